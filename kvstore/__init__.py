@@ -1,0 +1,1 @@
+"""A sharded, replicated, ordered key-value store."""

@@ -1,0 +1,161 @@
+"""Every error a caller can see, each telling whose fault it is and what may have happened.
+
+``retryable``: the same call may succeed later without a change by the caller.
+``may_have_applied``: a write may have taken effect although the call failed.
+``code``: the name by which the error travels between processes (see :func:`from_wire`).
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class KVError(Exception):
+    """Base of all errors of this package."""
+
+    code: ClassVar[str] = "error"
+    default_retryable: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        retryable: bool | None = None,
+        may_have_applied: bool = False,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.retryable = self.default_retryable if retryable is None else retryable
+        self.may_have_applied = may_have_applied
+
+
+class InvalidArgument(KVError):
+    """The caller's input breaks a documented rule; nothing was changed."""
+
+    code = "invalid_argument"
+
+
+class Unavailable(KVError):
+    """No node could serve the call: none reachable, or no majority of the shard."""
+
+    code = "unavailable"
+    default_retryable = True
+
+
+class DeadlineExceeded(KVError):
+    """The call's own deadline passed before an answer came."""
+
+    code = "deadline_exceeded"
+    default_retryable = True
+
+
+class Overloaded(KVError):
+    """The node refused to queue more work; nothing was changed."""
+
+    code = "overloaded"
+    default_retryable = True
+
+
+class DiskFull(KVError):
+    """The node's disk has no room; reads go on, writes resume when there is room."""
+
+    code = "disk_full"
+    default_retryable = True
+
+
+class NotLeader(KVError):
+    """The asked replica does not lead the shard. ``leader`` is its best guess who does."""
+
+    code = "not_leader"
+    default_retryable = True
+
+    def __init__(
+        self, message: str, *, leader: str | None = None, may_have_applied: bool = False
+    ) -> None:
+        super().__init__(message, may_have_applied=may_have_applied)
+        self.leader = leader
+
+
+class SessionExpired(KVError):
+    """The session that made a retry safe is gone, so the retry was not run."""
+
+    code = "session_expired"
+
+
+class Refused(KVError):
+    """The other side turned this connection away: wrong cluster, protocol or identity."""
+
+    code = "refused"
+
+
+class ProtocolError(KVError):
+    """Bytes that are not a well-formed frame or message; the stream cannot be trusted."""
+
+    code = "protocol_error"
+
+
+class ClockAhead(KVError):
+    """A peer's clock is further ahead of ours than the configured bound."""
+
+    code = "clock_ahead"
+
+
+class Internal(KVError):
+    """A bug or a failing machine on the node's side; its log says more."""
+
+    code = "internal"
+
+
+class StartupError(KVError):
+    """A node cannot start; one line says why and what to do. Exit code 2."""
+
+    code = "startup"
+
+
+class ConfigError(StartupError):
+    """The configuration is broken: which setting, what is wrong, what is allowed."""
+
+    code = "config"
+
+
+class DataDirectoryError(StartupError):
+    """The data directory is in use, belongs elsewhere, or is too new."""
+
+    code = "data_directory"
+
+
+class CorruptionError(StartupError):
+    """Stored bytes fail their checksum where no crash could have torn them."""
+
+    code = "corruption"
+
+    def __init__(self, message: str, *, file: str, offset: int) -> None:
+        super().__init__(f"{file}: offset {offset}: {message}")
+        self.file = file
+        self.offset = offset
+
+
+_WIRE_ERRORS: dict[str, type[KVError]] = {
+    error.code: error
+    for error in (
+        InvalidArgument,
+        Unavailable,
+        DeadlineExceeded,
+        Overloaded,
+        DiskFull,
+        SessionExpired,
+        Refused,
+        ProtocolError,
+        ClockAhead,
+        Internal,
+    )
+}
+
+
+def from_wire(
+    code: str, message: str, *, may_have_applied: bool = False, leader: str | None = None
+) -> KVError:
+    """Rebuild an error that another process sent; an unknown code becomes ``Internal``."""
+    if code == NotLeader.code:
+        return NotLeader(message, leader=leader, may_have_applied=may_have_applied)
+    return _WIRE_ERRORS.get(code, Internal)(message, may_have_applied=may_have_applied)

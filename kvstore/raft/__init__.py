@@ -1,0 +1,1 @@
+"""Consensus of one group (Raft), as pure code.."""

@@ -1,0 +1,227 @@
+"""What replicas of one group say to each other, and what stands in their log.
+
+Every message carries the ids of both replicas: ids are never used again, so a message from
+or to an earlier life of a node is told apart and dropped. Which group it belongs to is the
+envelope's business. All are immutable.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import NamedTuple, TypeAlias
+
+from kvstore.ids import LogIndex, ReplicaId, Term
+
+
+class EntryKind(IntEnum):
+    """What a log entry holds."""
+
+    COMMAND = 0
+    """Opaque bytes for the state machine."""
+    CONFIG = 1
+    """An encoded :class:`GroupConfig`, in force from the moment it is appended (Raft §6)."""
+    NOOP = 2
+    """A new leader's first entry, so that it can commit what came before (Raft §5.4.2, §8)."""
+
+
+class Entry(NamedTuple):
+    """One log entry. A named tuple: the cheapest immutable record on the hot path."""
+
+    index: LogIndex
+    term: Term
+    kind: EntryKind
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class HardState:
+    """What must be durable before a message that depends on it leaves (Raft figure 2)."""
+
+    term: Term
+    vote: ReplicaId
+    """Whom this replica voted for in ``term``; ``NO_REPLICA`` if nobody."""
+
+
+@dataclass(frozen=True, slots=True)
+class GroupConfig:
+    """The members of a group (Raft §6; thesis §4.2.1 for learners, §4.3 for joint consensus).
+
+    Each tuple is sorted. ``voters_outgoing`` is not empty while a joint configuration is in
+    force: then elections and commits need a majority of both. A replica is never a voter and
+    a learner at once; ``learners_next`` are outgoing voters that become learners when the
+    joint configuration ends.
+    """
+
+    voters: tuple[ReplicaId, ...]
+    voters_outgoing: tuple[ReplicaId, ...] = ()
+    learners: tuple[ReplicaId, ...] = ()
+    learners_next: tuple[ReplicaId, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotMeta:
+    """What a snapshot stands for: the state after entry ``index``."""
+
+    index: LogIndex
+    term: Term
+    config: GroupConfig
+
+
+@dataclass(frozen=True, slots=True)
+class VoteRequest:
+    """Raft §5.2; thesis §9.6 when ``pre_vote`` (then ``term`` is the one it would start)."""
+
+    sender: ReplicaId
+    receiver: ReplicaId
+    term: Term
+    last_index: LogIndex
+    last_term: Term
+    pre_vote: bool
+    by_transfer: bool
+    """The leader itself asked for this election: voters do not protect it (thesis §3.10)."""
+
+
+@dataclass(frozen=True, slots=True)
+class VoteResponse:
+    """For a granted pre-vote ``term`` is the requested one, else the voter's own."""
+
+    sender: ReplicaId
+    receiver: ReplicaId
+    term: Term
+    granted: bool
+    pre_vote: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AppendRequest:
+    """Raft §5.3. ``entries`` follow ``prev_index``; empty when it only probes."""
+
+    sender: ReplicaId
+    receiver: ReplicaId
+    term: Term
+    prev_index: LogIndex
+    prev_term: Term
+    entries: tuple[Entry, ...]
+    commit_index: LogIndex
+
+
+@dataclass(frozen=True, slots=True)
+class AppendResponse:
+    """``match_index`` when accepted: all up to it is durable here and equal to the leader's.
+
+    When rejected: ``rejected_index`` is the ``prev_index`` that did not match, and the hint
+    (``hint_index``, ``hint_term``) is this follower's last entry at or before it that may
+    still match, so that the leader jumps back by a term and not by one.
+    """
+
+    sender: ReplicaId
+    receiver: ReplicaId
+    term: Term
+    match_index: LogIndex
+    rejected: bool = False
+    rejected_index: LogIndex = LogIndex(0)
+    hint_index: LogIndex = LogIndex(0)
+    hint_term: Term = Term(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """Keeps followers quiet, moves their commit index, confirms reads.
+
+    ``commit_index`` never exceeds what the receiver has acknowledged, because lanes may
+    reorder. ``read_round`` numbers the leader's rounds of this term; an answer confirms this
+    and every earlier round.
+    """
+
+    sender: ReplicaId
+    receiver: ReplicaId
+    term: Term
+    commit_index: LogIndex
+    read_round: int
+
+
+@dataclass(frozen=True, slots=True)
+class HeartbeatResponse:
+    """Echoes the round of the heartbeat it answers."""
+
+    sender: ReplicaId
+    receiver: ReplicaId
+    term: Term
+    read_round: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReadIndexRequest:
+    """A follower asks for an index at which a read is linearizable (thesis §6.4)."""
+
+    sender: ReplicaId
+    receiver: ReplicaId
+    term: Term
+    context: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReadIndexResponse:
+    """``refused`` when the asked replica cannot confirm that it leads."""
+
+    sender: ReplicaId
+    receiver: ReplicaId
+    term: Term
+    context: int
+    index: LogIndex
+    refused: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TimeoutNow:
+    """Leadership transfer: start an election at once (thesis §3.10)."""
+
+    sender: ReplicaId
+    receiver: ReplicaId
+    term: Term
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotChunk:
+    """A piece of a snapshot (Raft §7). ``data`` starts at byte ``offset`` of the stream."""
+
+    sender: ReplicaId
+    receiver: ReplicaId
+    term: Term
+    meta: SnapshotMeta
+    transfer: int
+    """Numbers the leader's attempts; a chunk of an older attempt is dropped."""
+    offset: int
+    data: bytes
+    is_last: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotResponse:
+    """``next_offset`` is durable so far; ``installed`` once the whole state is in force."""
+
+    sender: ReplicaId
+    receiver: ReplicaId
+    term: Term
+    index: LogIndex
+    transfer: int
+    next_offset: int
+    installed: bool = False
+    rejected: bool = False
+    """The receiver lost track of this attempt: begin again at offset 0."""
+
+
+Message: TypeAlias = (
+    VoteRequest
+    | VoteResponse
+    | AppendRequest
+    | AppendResponse
+    | Heartbeat
+    | HeartbeatResponse
+    | ReadIndexRequest
+    | ReadIndexResponse
+    | TimeoutNow
+    | SnapshotChunk
+    | SnapshotResponse
+)

@@ -1,0 +1,119 @@
+"""What a core hands to its driver: one value object, and nothing else leaves the core.
+
+The driver's duties, in order (DESIGN section 4):
+
+1. write ``hard_state`` and ``entries`` to the log, in that order;
+2. send ``messages`` at once, without waiting for the write;
+3. when that write *and every earlier one of this group* is durable, call
+   ``core.persisted(last_index, last_term)`` if there were entries, and send
+   ``messages_when_durable``;
+4. apply ``committed`` in order and call ``core.applied(index)``;
+5. answer the reads: a ``ReadState`` may be served once ``applied_index >= index``;
+   a failed read gets an error.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+from kvstore.ids import LogIndex, ReplicaId, Term
+from kvstore.raft.messages import Entry, GroupConfig, HardState, Message, SnapshotMeta
+
+
+class Role(IntEnum):
+    """What a replica is doing (Raft §5.1; thesis §9.6 for the pre-candidate)."""
+
+    FOLLOWER = 0
+    PRE_CANDIDATE = 1
+    CANDIDATE = 2
+    LEADER = 3
+
+
+@dataclass(frozen=True, slots=True)
+class ReadState:
+    """The read called ``context`` is linearizable at any state from ``index`` on."""
+
+    context: int
+    index: LogIndex
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotRead:
+    """Read the next piece of this group's state for ``peer``.
+
+    ``offset`` 0 opens a new snapshot of the applied state for this ``transfer`` (an older
+    one for ``peer`` is closed). Answer with ``core.snapshot_read(...)``.
+    """
+
+    peer: ReplicaId
+    transfer: int
+    offset: int
+    bytes_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotWrite:
+    """Append ``data`` at ``offset`` of the staged snapshot ``meta``; offset 0 starts afresh.
+
+    Answer with ``core.snapshot_written(transfer, next_offset)`` once it is written, and when
+    ``is_last`` install it (durable, all or nothing) and call ``core.snapshot_installed(meta)``.
+    """
+
+    meta: SnapshotMeta
+    transfer: int
+    offset: int
+    data: bytes
+    is_last: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """Everything to persist, send, apply and answer since the last one."""
+
+    hard_state: HardState | None
+    entries: tuple[Entry, ...]
+    """To append; the first one's index may lie within the log: what follows it is replaced."""
+    messages: tuple[Message, ...]
+    messages_when_durable: tuple[Message, ...]
+    committed: tuple[Entry, ...]
+    """Committed, durable here and not handed out before."""
+    read_states: tuple[ReadState, ...]
+    reads_failed: tuple[int, ...]
+    """Contexts of reads that cannot be confirmed here any more."""
+    snapshot_reads: tuple[SnapshotRead, ...]
+    snapshot_writes: tuple[SnapshotWrite, ...]
+    snapshots_closed: tuple[ReplicaId, ...]
+    """Peers whose transfer ended: what was opened for them can be released."""
+    compacted: tuple[LogIndex, Term, GroupConfig] | None
+    """Write a compaction mark: entries up to it are applied and left the core's log."""
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """A view for operators, the router and the controller; never used by the rules."""
+
+    replica: ReplicaId
+    role: Role
+    term: Term
+    leader: ReplicaId
+    commit_index: LogIndex
+    applied_index: LogIndex
+    last_index: LogIndex
+    first_index: LogIndex
+    config: GroupConfig
+    transferring_to: ReplicaId
+    progress: tuple[PeerProgress, ...]
+    """Only on a leader, sorted by replica."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerProgress:
+    """How far a leader believes a peer to be."""
+
+    replica: ReplicaId
+    state: str
+    match_index: LogIndex
+    next_index: LogIndex
+    recently_active: bool
+    phi: float

@@ -1,0 +1,1 @@
+"""One node: drivers that carry out what the pure cores decide.."""

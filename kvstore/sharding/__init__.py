@@ -1,0 +1,1 @@
+"""Keys to shards, shards to nodes, as pure code.."""
