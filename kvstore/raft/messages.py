@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 from kvstore.ids import LogIndex, ReplicaId, Term
 
@@ -25,8 +25,9 @@ class EntryKind(IntEnum):
     """A new leader's first entry, so that it can commit what came before (Raft §5.4.2, §8)."""
 
 
-class Entry(NamedTuple):
-    """One log entry. A named tuple: the cheapest immutable record on the hot path."""
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One log entry. ``payload`` is never looked into by the core, but for CONFIG."""
 
     index: LogIndex
     term: Term
