@@ -1,0 +1,116 @@
+"""Frames: how a stream of bytes is cut into messages (DESIGN section 8).
+
+A frame is ``length u32 BE | kind u8 | flags u8 | request u64 BE | body``; ``length`` counts
+everything after itself, so it is at least 10. ``flags`` is 0 in protocol version 1.
+
+Rules:
+
+* a length is checked as soon as its four bytes are there, before anything is stored for it:
+  memory follows what has arrived, never what a header promises;
+* every byte is copied a fixed number of times, however small the pieces it comes in.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import NamedTuple
+
+from kvstore.errors import ProtocolError
+
+_HEADER = struct.Struct(">IBBQ")
+_LENGTH = struct.Struct(">I")
+HEADER_BYTES = _HEADER.size
+"""Bytes of a frame before its body, the length field included."""
+_LENGTH_BYTES = _LENGTH.size
+_LENGTH_MIN = HEADER_BYTES - _LENGTH_BYTES
+
+
+class Frame(NamedTuple):
+    """One received frame. A tuple, because servers make hundreds of thousands a second."""
+
+    kind: int
+    """A :class:`kvstore.wire.kinds.Kind`, or a number this version does not know."""
+    flags: int
+    request: int
+    """Chosen by whoever asks and repeated in the answer; 0 is the connection itself."""
+    body: bytes
+
+
+def encode_frame(kind: int, request: int, body: bytes, flags: int = 0) -> bytes:
+    """The bytes of one frame."""
+    return _HEADER.pack(_LENGTH_MIN + len(body), kind, flags, request) + body
+
+
+def decode_header(frame: bytes) -> tuple[int, int]:
+    """The ``(kind, request)`` of an encoded frame."""
+    _, kind, _, request = _HEADER.unpack_from(frame)
+    return kind, request
+
+
+class FrameDecoder:
+    """Cuts what arrives into frames.
+
+    Invariant between calls: ``_partial`` holds the beginning of exactly one frame, whose
+    length, if it is there, is within bounds. After an error the decoder must not be fed.
+    """
+
+    __slots__ = ("_need", "_partial", "frame_bytes_max")
+
+    def __init__(self, frame_bytes_max: int) -> None:
+        self.frame_bytes_max = frame_bytes_max
+        """The largest ``length`` accepted; may be changed between calls."""
+        self._partial = bytearray()
+        self._need = 0
+
+    @property
+    def buffered_bytes(self) -> int:
+        """How much of a frame that is not complete is held."""
+        return len(self._partial)
+
+    def feed(self, data: bytes) -> list[Frame]:
+        """Take the next bytes of the stream and return the frames they complete.
+
+        Raises:
+            ProtocolError: a length below 10 or above ``frame_bytes_max``. Frames before the
+                bad one are lost with it: the stream cannot be trusted.
+        """
+        if self._partial:
+            self._partial += data
+            if len(self._partial) < self._need:
+                return []
+            data = bytes(self._partial)
+            self._partial = bytearray()
+        return self._cut(data)
+
+    def _cut(self, data: bytes) -> list[Frame]:
+        """The complete frames of ``data``; keeps what follows them."""
+        frames: list[Frame] = []
+        start, size = 0, len(data)
+        new = tuple.__new__  # a NamedTuple's own __new__ costs twice as much
+        while size - start >= HEADER_BYTES:
+            length, kind, flags, request = _HEADER.unpack_from(data, start)
+            if not _LENGTH_MIN <= length <= self.frame_bytes_max:
+                raise self._bad_length(length)
+            end = start + _LENGTH_BYTES + length
+            if end > size:
+                break
+            frames.append(new(Frame, (kind, flags, request, data[start + HEADER_BYTES : end])))
+            start = end
+        if start < size:
+            self._keep(data, start)
+        return frames
+
+    def _keep(self, data: bytes, start: int) -> None:
+        """Hold the beginning of a frame, and know how many bytes complete its next step."""
+        self._partial += memoryview(data)[start:]
+        self._need = _LENGTH_BYTES
+        if len(self._partial) >= _LENGTH_BYTES:
+            (length,) = _LENGTH.unpack_from(self._partial)
+            if not _LENGTH_MIN <= length <= self.frame_bytes_max:
+                raise self._bad_length(length)
+            self._need = _LENGTH_BYTES + length
+
+    def _bad_length(self, length: int) -> ProtocolError:
+        return ProtocolError(
+            f"frame length {length} is not within {_LENGTH_MIN} to {self.frame_bytes_max}"
+        )

@@ -1,0 +1,43 @@
+"""The numbers that say what a frame holds (DESIGN section 8).
+
+1-15 are about the connection itself and are handled by :mod:`kvstore.net`; 16-31 are what
+clients ask; 32-47 are answers; 48 and up are what nodes say to each other. A number is never
+given a second meaning.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class Kind(IntEnum):
+    """What a frame's body is. Which module encodes it stands beside each."""
+
+    HELLO = 1
+    """The first frame of whoever connects: :class:`kvstore.wire.hello.Hello`."""
+    WELCOME = 2
+    """The answer to a hello that is accepted: :class:`kvstore.wire.hello.Welcome`."""
+    ERROR = 3
+    """Instead of a reply, or for request 0 about the connection, which then ends:
+    :func:`kvstore.wire.requests.encode_error`."""
+    GOODBYE = 4
+    """The sender closes the connection as planned; no body."""
+    PING = 5
+    """Answered by a PONG with the same request id; no body."""
+    PONG = 6
+    WRITE = 16
+    """The kinds of a client's requests: :mod:`kvstore.wire.requests`."""
+    READ = 17
+    SCAN = 18
+    SHARD_MAP = 19
+    STATUS = 20
+    REPLY = 32
+    """The answer to a client's request, with that request's id."""
+    RAFT = 48
+    """Raft messages of many groups: :mod:`kvstore.wire.raft_codec`."""
+
+
+LINK_KINDS = frozenset({Kind.ERROR, Kind.GOODBYE, Kind.PING, Kind.PONG})
+"""What a connection deals with by itself once it stands."""
+APPLICATION_KINDS = frozenset(kind.value for kind in Kind if kind >= Kind.WRITE)
+"""What a connection hands on."""
