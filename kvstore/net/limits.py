@@ -1,0 +1,52 @@
+"""What the network may hold and how long it waits: the bounds of every connection."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kvstore.config import LimitsConfig
+
+_MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class NetLimits:
+    """Bounds of one server, one pool of peers, or one client."""
+
+    frame_bytes_max: int = 16 * _MIB
+    outbound_bytes_max: int = 32 * _MIB
+    """Unsent bytes of one connection. From half of it on nothing more is read from that
+    side; beyond it the connection is cut."""
+    held_bytes_max: int = 256 * _MIB
+    """Half-received frames and unsent bytes of all connections of a server together. Beyond
+    it those that hold most are closed."""
+    connections_max: int = 4096
+    """Clients that have said hello; peers are let in beyond it."""
+    handshakes_max: int = 1024
+    """Connections that have not yet said hello. One more evicts the oldest, so that a flood
+    of silent strangers cannot keep a peer out."""
+    hello_timeout_s: float = 5.0
+    frame_timeout_s: float = 30.0
+    """For one frame, from its first byte to its last."""
+    stall_timeout_s: float = 10.0
+    """For a side that does not take any of what waits for it."""
+    linger_s: float = 1.0
+    """How long a closing connection waits for the other side to read why."""
+    sweep_interval_s: float = 0.25
+    """How often a server looks for connections beyond these bounds."""
+    lane_bytes_max: int = 32 * _MIB
+    """Unsent bytes to one peer on one lane."""
+
+    @classmethod
+    def of(cls, config: LimitsConfig) -> NetLimits:
+        """The bounds that ``config`` asks for."""
+        return cls(
+            frame_bytes_max=config.frame_bytes_max,
+            outbound_bytes_max=config.outbound_bytes_max,
+            held_bytes_max=8 * config.outbound_bytes_max,
+            connections_max=config.connections_max,
+            hello_timeout_s=config.hello_timeout_s,
+            lane_bytes_max=config.lane_bytes_max,
+        )

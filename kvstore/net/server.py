@@ -1,0 +1,212 @@
+"""Listening: who may come in, how many, and what becomes of those who misbehave.
+
+A connection is a stranger until its hello is accepted. Strangers and clients are bounded
+apart, and peers are never kept out by either: a full house of clients, or a flood of
+connections that say nothing, must not cost the cluster its majority.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+from dataclasses import replace
+from typing import TYPE_CHECKING, TypeAlias
+
+from kvstore.errors import Overloaded, ProtocolError, StartupError, Unavailable
+from kvstore.net.connection import FrameConnection
+from kvstore.net.repeats import RepeatFilter
+from kvstore.wire.frames import encode_frame
+from kvstore.wire.hello import Hello, Welcome, decode_hello, encode_welcome, negotiate
+from kvstore.wire.kinds import Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kvstore.errors import KVError
+    from kvstore.net.connection import ConnectionCallback, FramesCallback
+    from kvstore.net.limits import NetLimits
+    from kvstore.wire.frames import Frame
+
+    HelloCallback: TypeAlias = Callable[[FrameConnection, Hello], Welcome]
+
+log = logging.getLogger(__name__)
+
+_BACKLOG = 1024
+
+
+class FrameServer:
+    """Listens at one address; owns every connection it has accepted.
+
+    ``on_hello`` looks at who comes and returns what this node says of itself, or raises a
+    KVError to turn it away. ``on_frames`` gets the application frames of each arrival, in
+    order; the connection's ``hello`` says from whom. ``on_closed`` is called once for each
+    connection whose hello was accepted. None of them may block.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        *,
+        limits: NetLimits,
+        on_hello: HelloCallback,
+        on_frames: FramesCallback,
+        on_closed: ConnectionCallback | None = None,
+    ) -> None:
+        self._host = host
+        self._port = port
+        self._limits = limits
+        self._on_hello = on_hello
+        self._on_frames = on_frames
+        self._on_closed = on_closed
+        self._server: asyncio.Server | None = None
+        self._sweeper: asyncio.Task[None] | None = None
+        self._strangers: dict[FrameConnection, float] = {}  # in order of arrival
+        self._guests: set[FrameConnection] = set()
+        self._clients = 0
+        self._complaints = RepeatFilter()
+
+    @property
+    def port(self) -> int:
+        """The port listened at; known also when 0 was asked for."""
+        return self._port
+
+    @property
+    def connection_count(self) -> int:
+        """How many connections are open, those without a hello included."""
+        return len(self._strangers) + len(self._guests)
+
+    async def start(self) -> None:
+        """Begin to listen.
+
+        Raises:
+            StartupError: the address cannot be listened at; one line says why.
+        """
+        loop = asyncio.get_running_loop()
+        try:
+            self._server = await loop.create_server(
+                self._new_connection, self._host, self._port, backlog=_BACKLOG
+            )
+        except OSError as error:
+            raise StartupError(_cannot_listen(self._host, self._port, error)) from error
+        self._port = self._server.sockets[0].getsockname()[1]
+        self._sweeper = loop.create_task(self._sweep_forever())
+
+    async def close(self, deadline_s: float = 1.0) -> None:
+        """Listen no more, say goodbye, and return when all is closed.
+
+        Connections that do not end within ``deadline_s`` are cut.
+        """
+        if self._server is not None:
+            self._server.close()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        connections = [*self._strangers, *self._guests]
+        for connection in connections:
+            connection.close()
+        waits = [connection.closed for connection in connections]
+        if waits:
+            await asyncio.wait(waits, timeout=deadline_s)
+        for connection in connections:
+            connection.abort()
+        if waits:
+            await asyncio.wait(waits)
+        if self._server is not None:
+            await self._server.wait_closed()
+
+    # -- coming in --------------------------------------------------------------------------
+
+    def _new_connection(self) -> FrameConnection:
+        return FrameConnection(
+            self._limits,
+            on_frames=self._first_frames,
+            on_opened=self._opened,
+            on_closed=self._closed,
+        )
+
+    def _opened(self, connection: FrameConnection) -> None:
+        if len(self._strangers) >= self._limits.handshakes_max:
+            oldest = next(iter(self._strangers))
+            del self._strangers[oldest]
+            oldest.abort(Overloaded("too many connections that have not said hello"))
+        self._strangers[connection] = asyncio.get_running_loop().time()
+
+    def _first_frames(self, connection: FrameConnection, frames: list[Frame]) -> None:
+        """The handshake; whatever it raises closes the connection with that error."""
+        first = frames[0]
+        if first.kind != Kind.HELLO:
+            raise ProtocolError(f"the first message must be a hello, not of kind {first.kind}")
+        hello = decode_hello(first.body)
+        connection.hello = hello
+        if hello.role == "client" and self._clients >= self._limits.connections_max:
+            raise Overloaded(f"this node serves {self._clients} clients, as many as it may")
+        protocol = negotiate(hello.protocol_min, hello.protocol_max)
+        welcome = replace(self._on_hello(connection, hello), protocol=protocol)
+        del self._strangers[connection]
+        self._guests.add(connection)
+        self._clients += hello.role == "client"
+        connection.send(encode_frame(Kind.WELCOME, first.request, encode_welcome(welcome)))
+        connection.establish(self._on_frames, frames[1:])
+
+    def _closed(self, connection: FrameConnection) -> None:
+        if connection.is_ours and connection.reason is not None:
+            self._complain(connection, connection.reason)
+        if connection in self._guests:
+            self._guests.remove(connection)
+            assert connection.hello is not None
+            self._clients -= connection.hello.role == "client"
+            if self._on_closed is not None:
+                self._on_closed(connection)
+        else:
+            self._strangers.pop(connection, None)
+
+    def _complain(self, connection: FrameConnection, error: KVError) -> None:
+        """One line per host, node and kind of trouble, however often it comes."""
+        node = connection.hello.node_id if connection.hello else None
+        now = asyncio.get_running_loop().time()
+        if self._complaints.is_new((connection.remote_host, node, error.code), now):
+            who = f"{connection.address} ({node})" if node else connection.address
+            log.warning("closed the connection from %s: %s", who, error.message)
+
+    # -- bounds -----------------------------------------------------------------------------
+
+    async def _sweep_forever(self) -> None:
+        while True:
+            await asyncio.sleep(self._limits.sweep_interval_s)
+            now = asyncio.get_running_loop().time()
+            self._close_silent_strangers(now)
+            self._close_stuck(now)
+            self._shed()
+
+    def _close_silent_strangers(self, now: float) -> None:
+        timeout_s = self._limits.hello_timeout_s
+        for connection, since in list(self._strangers.items()):
+            if now - since > timeout_s:
+                connection.close(ProtocolError(f"no hello within {timeout_s:g} s"))
+
+    def _close_stuck(self, now: float) -> None:
+        for connection in list(self._guests):
+            error = connection.overdue(now)
+            if isinstance(error, ProtocolError):
+                connection.close(error)
+            elif error is not None:
+                connection.abort(error)  # it reads nothing, so it cannot be told
+
+    def _shed(self) -> None:
+        """While all connections together hold too much, end those that hold most."""
+        held = {connection: connection.held_bytes for connection in self._guests}
+        excess = sum(held.values()) - self._limits.held_bytes_max
+        if excess <= 0:
+            return
+        for connection in sorted(held, key=held.__getitem__, reverse=True):
+            if excess <= 0:
+                break
+            excess -= held[connection]
+            connection.abort(Unavailable("the node is short of memory for its connections"))
+
+
+def _cannot_listen(host: str, port: int, error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"cannot listen at {host}:{port}: the port is in use by another process"
+    return f"cannot listen at {host}:{port}: {error.strerror or error}"

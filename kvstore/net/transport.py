@@ -1,0 +1,35 @@
+"""The seam between what decides to send and what knows sockets."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from kvstore.ids import NodeId
+
+
+class Lane(IntEnum):
+    """The connections from one node to another, one for each (the bulkhead pattern).
+
+    What waits on one lane never delays another: a snapshot cannot hold up a heartbeat.
+    """
+
+    CONTROL = 0
+    """Heartbeats, votes, read confirmations: small, and never late."""
+    DATA = 1
+    """Log entries and their answers."""
+    BULK = 2
+    """Snapshots and moves of shards."""
+
+
+class PeerTransport(Protocol):
+    """Sends to other nodes; :class:`kvstore.net.peers.PeerPool`, or a fake in tests."""
+
+    def send(self, peer: NodeId, lane: Lane, frame: bytes) -> bool:
+        """Queue an encoded frame; False when it was dropped.
+
+        It is dropped when the lane is down or full. True promises nothing: the connection
+        may still break before the frame arrives.
+        """
+        ...
