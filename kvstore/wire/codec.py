@@ -7,7 +7,8 @@ each level of nesting for another. So besides the frame's own size:
   the header is read, before the items are there);
 * a request may hold only as many containers as its shape has (``containers_max``);
 * nesting ends at 1024 levels (msgpack's own stack);
-* extension types, text that is not UTF-8, keys that are not text or bytes: refused.
+* extension types and text that is not UTF-8 are refused, and so are keys that are neither
+  text nor bytes, unless the message has such (hashes of numbers can be made to collide).
 
 Every failure is a :class:`~kvstore.errors.ProtocolError` whose text never shows the input.
 """
@@ -42,24 +43,33 @@ def pack(value: object) -> bytes:
     return encoded
 
 
-def unpack(data: bytes, *, items_max: int = ITEMS_MAX, containers_max: int | None = None) -> Any:
+def unpack(
+    data: bytes,
+    *,
+    items_max: int = ITEMS_MAX,
+    containers_max: int | None = None,
+    any_keys: bool = False,
+) -> Any:
     """Decode exactly one value.
 
     Args:
         data: All of the value and nothing after it.
         items_max: Bound on the items of each array and map.
         containers_max: Bound on the number of arrays and maps together; None for any.
+        any_keys: Maps may have keys that are neither text nor bytes, such as numbers.
 
     Raises:
         ProtocolError: malformed, or beyond a bound.
     """
     count = None if containers_max is None else _counter(containers_max)
+    items_max = min(items_max, len(data))  # an item takes at least a byte
     try:
         return msgpack.unpackb(
             data,
             list_hook=count,
             object_hook=count,
             ext_hook=_refuse_extension,
+            strict_map_key=not any_keys,
             max_array_len=items_max,
             max_map_len=items_max,
             max_ext_len=0,

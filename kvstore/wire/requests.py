@@ -47,6 +47,9 @@ class ReadMode(IntEnum):
     """At least as new as the request's ``min_revision``."""
 
 
+_READ_MODES: Final = {mode.value: mode for mode in ReadMode}
+
+
 class WriteRequest(NamedTuple):
     """One batch of commands for one shard."""
 
@@ -205,7 +208,7 @@ def encode_shard_map_reply(
     shard_map: object, leaders: Mapping[ShardId, NodeId], revision_now: int
 ) -> bytes:
     """The answer to a SHARD_MAP request (whose own body is empty)."""
-    return pack((shard_map, list(leaders.items()), revision_now))
+    return pack((shard_map, leaders, revision_now))
 
 
 def decode_shard_map_reply(body: bytes) -> ShardMapReply:
@@ -214,12 +217,11 @@ def decode_shard_map_reply(body: bytes) -> ShardMapReply:
     Raises:
         ProtocolError: malformed.
     """
-    fields = check_fields(unpack(body), "shard map reply", ARRAY | MAP, ARRAY, UINT)
-    leaders = {}
-    for row in fields[1]:
-        shard, node = check_fields(row, "shard map reply: a leader", UINT, TEXT)[:2]
-        leaders[ShardId(shard)] = NodeId(node)
-    return ShardMapReply(fields[0], leaders, Revision(fields[2]))
+    fields = check_fields(unpack(body, any_keys=True), "shard map reply", ARRAY | MAP, MAP, UINT)
+    shard_map, leaders, revision_now = fields[:3]
+    for shard, node in leaders.items():
+        check_fields([shard, node], "shard map reply: a leader", UINT, TEXT)
+    return ShardMapReply(shard_map, leaders, Revision(revision_now))
 
 
 def encode_status_reply(status: Mapping[str, Any]) -> bytes:
@@ -272,7 +274,7 @@ def _decode(body: bytes, what: str, *allowed: frozenset[type]) -> list[Any]:
 
 
 def _mode(mode: int) -> ReadMode:
-    try:
-        return ReadMode(mode)
-    except ValueError:
-        raise InvalidArgument(f"unknown read mode {mode}") from None
+    known = _READ_MODES.get(mode)
+    if known is None:
+        raise InvalidArgument(f"unknown read mode {mode}")
+    return known
