@@ -1,1 +1,1 @@
-"""Keys to shards, shards to nodes, as pure code.."""
+"""Which shard a key belongs to, and which nodes hold it (DESIGN section 5)."""

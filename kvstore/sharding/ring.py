@@ -1,0 +1,44 @@
+"""The ring: positions of keys, arcs of shards, tokens of nodes (Karger et al. 1997).
+
+The ring has 2^64 positions. It is cut into S equal arcs, S a power of two, so the shard of a
+key is the top ``log2 S`` bits of its position. Nodes stand on the same ring with tokens of
+their own; :mod:`kvstore.sharding.placement` walks them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import xxhash
+
+from kvstore.ids import ShardId
+
+if TYPE_CHECKING:
+    from kvstore.ids import NodeId
+
+RING_BITS = 64
+TOKENS_PER_WEIGHT = 128
+
+
+def position(key: bytes) -> int:
+    """Where ``key`` stands on the ring, 0 … 2^64-1 (XXH3, 64 bits, seed 0)."""
+    return xxhash.xxh3_64_intdigest(key)
+
+
+def shard_of(key: bytes, shards: int) -> ShardId:
+    """The shard that holds ``key`` when there are ``shards`` of them, a power of two."""
+    return ShardId(position(key) >> (RING_BITS - shards.bit_length() + 1))
+
+
+def arc_start(shard: ShardId, shards: int) -> int:
+    """The first position of a shard's arc."""
+    return shard << (RING_BITS - shards.bit_length() + 1)
+
+
+def tokens(node: NodeId, weight: float) -> list[int]:
+    """The positions of a node: ``weight x 128`` of them, at least one.
+
+    A node's tokens depend on itself alone, so another node's coming or going moves none.
+    """
+    count = max(1, round(weight * TOKENS_PER_WEIGHT))
+    return [position(f"{node}#{number}".encode()) for number in range(count)]
