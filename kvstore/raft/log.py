@@ -1,0 +1,189 @@
+"""A replica's log in memory: what followers may still need, and what is not yet applied.
+
+The log begins behind ``base``: all up to it is in the state machine. Indexes are positions:
+entry ``i`` stands at ``i - base.index - 1``. Configurations inside the log are in force from
+the moment they are appended and fall away when their entry is truncated (Raft §6), so they
+are kept as a stack.
+
+Invariants: ``base.index <= durable_index <= last_index``; terms never fall.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kvstore.ids import LogIndex, Term
+from kvstore.raft import confchange
+from kvstore.raft.messages import Entry, EntryKind, GroupConfig, SnapshotMeta
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+ENTRY_OVERHEAD_BYTES = 64
+"""Charged for an entry on top of its payload."""
+
+
+def size_of(entry: Entry) -> int:
+    """What an entry counts for in windows and bounds, in bytes."""
+    return len(entry.payload) + ENTRY_OVERHEAD_BYTES
+
+
+class RaftLog:
+    """Entries behind ``base``, all of them durable at the start."""
+
+    def __init__(self, base: SnapshotMeta, entries: Sequence[Entry]) -> None:
+        self._entries: list[Entry] = []
+        self._configs: list[tuple[LogIndex, GroupConfig]] = [(base.index, base.config)]
+        self.base_index = base.index
+        self.base_term = base.term
+        self.bytes = 0
+        self.extend(entries)
+        self.durable_index = self.last_index
+        self._unwritten_from = LogIndex(self.last_index + 1)
+
+    # -- questions --------------------------------------------------------------------------
+
+    @property
+    def last_index(self) -> LogIndex:
+        """Index of the last entry, or of the base."""
+        return LogIndex(self.base_index + len(self._entries))
+
+    @property
+    def last_term(self) -> Term:
+        """Term of the last entry, or of the base."""
+        return self._entries[-1].term if self._entries else self.base_term
+
+    @property
+    def config(self) -> GroupConfig:
+        """The newest configuration, committed or not: the one in force."""
+        return self._configs[-1][1]
+
+    @property
+    def config_index(self) -> LogIndex:
+        """Where :attr:`config` stands."""
+        return self._configs[-1][0]
+
+    def config_at(self, index: LogIndex) -> GroupConfig:
+        """The configuration in force once ``index`` was appended."""
+        return next(config for at, config in reversed(self._configs) if at <= index)
+
+    def term_at(self, index: LogIndex) -> Term | None:
+        """Term of entry ``index``; None where the log does not reach."""
+        position = index - self.base_index - 1
+        if 0 <= position < len(self._entries):
+            return self._entries[position].term
+        return self.base_term if position == -1 else None
+
+    def is_up_to_date(self, last_index: LogIndex, last_term: Term) -> bool:
+        """Whether a candidate with such a last entry has all we have (Raft §5.4.1)."""
+        return (last_term, last_index) >= (self.last_term, self.last_index)
+
+    def between(self, first: LogIndex, last: LogIndex) -> tuple[Entry, ...]:
+        """Entries ``first`` to ``last``, both included; both must be there."""
+        start = first - self.base_index - 1
+        assert start >= 0
+        return tuple(self._entries[start : last - self.base_index])
+
+    def following(self, first: LogIndex, bytes_max: int) -> tuple[Entry, ...]:
+        """Entries from ``first`` on, up to ``bytes_max`` but at least one if there is one."""
+        start = first - self.base_index - 1
+        end, size = start, 0
+        while end < len(self._entries):
+            size += size_of(self._entries[end])
+            if size > bytes_max and end > start:
+                break
+            end += 1
+        return tuple(self._entries[start:end])
+
+    def last_of_term(self, index: LogIndex, term: Term) -> LogIndex:
+        """The last index up to ``index`` whose term is at most ``term``.
+
+        Both sides of a rejected append use it to jump over whole terms (Raft §5.3). It may
+        stop at the base, which is committed and so matches.
+        """
+        index = min(index, self.last_index)
+        while index > self.base_index:
+            at = self.term_at(index)
+            if at is not None and at <= term:
+                break
+            index = LogIndex(index - 1)
+        return index
+
+    # -- changes ----------------------------------------------------------------------------
+
+    def extend(self, entries: Sequence[Entry]) -> None:
+        """Append entries that continue the log."""
+        for entry in entries:
+            assert entry.index == self.last_index + 1
+            assert entry.term >= self.last_term
+            self._entries.append(entry)
+            self.bytes += size_of(entry)
+            if entry.kind is EntryKind.CONFIG:
+                self._configs.append((entry.index, confchange.decode(entry.payload)))
+
+    def merge(self, entries: Sequence[Entry]) -> None:
+        """Append a leader's entries, replacing what conflicts with them (Raft §5.3)."""
+        for position, entry in enumerate(entries):
+            if self.term_at(entry.index) != entry.term:
+                if entry.index <= self.last_index:
+                    self._truncate(entry.index)
+                self.extend(entries[position:])
+                return
+
+    def _truncate(self, first: LogIndex) -> None:
+        """Drop entries from ``first`` on, and the configurations among them."""
+        start = first - self.base_index - 1
+        assert start >= 0
+        self.bytes -= sum(size_of(entry) for entry in self._entries[start:])
+        del self._entries[start:]
+        while self._configs[-1][0] >= first:
+            self._configs.pop()
+        self.durable_index = min(self.durable_index, LogIndex(first - 1))
+        self._unwritten_from = min(self._unwritten_from, first)
+
+    def take_unwritten(self) -> tuple[Entry, ...]:
+        """Entries that have not been handed out for writing yet."""
+        if self._unwritten_from > self.last_index:
+            return ()
+        entries = self.between(self._unwritten_from, self.last_index)
+        self._unwritten_from = LogIndex(self.last_index + 1)
+        return entries
+
+    def wrote(self, index: LogIndex, term: Term) -> bool:
+        """A write that ended with this entry is durable.
+
+        Ignored if the entry has been replaced since: then the write of what replaced it
+        will say so.
+        """
+        if index > self.durable_index and self.term_at(index) == term:
+            self.durable_index = index
+            return True
+        return False
+
+    def compact(self, index: LogIndex) -> None:
+        """Forget entries up to ``index``, which are applied."""
+        term = self.term_at(index)
+        assert term is not None
+        count = index - self.base_index
+        config = self.config_at(index)
+        self.bytes -= sum(size_of(entry) for entry in self._entries[:count])
+        del self._entries[:count]
+        self._configs = [(index, config), *(row for row in self._configs if row[0] > index)]
+        self.base_index, self.base_term = index, term
+
+    def compactable(self, applied: LogIndex, keep_bytes: int) -> LogIndex:
+        """How far up to ``applied`` to compact so that about ``keep_bytes`` stay."""
+        index, excess = self.base_index, self.bytes - keep_bytes
+        while excess > 0 and index < applied:
+            excess -= size_of(self._entries[index - self.base_index])
+            index = LogIndex(index + 1)
+        return index
+
+    def restore(self, meta: SnapshotMeta) -> None:
+        """A snapshot replaces everything."""
+        self._entries.clear()
+        self._configs = [(meta.index, meta.config)]
+        self.base_index, self.base_term = meta.index, meta.term
+        self.bytes = 0
+        self.durable_index = meta.index
+        self._unwritten_from = LogIndex(meta.index + 1)

@@ -1,0 +1,143 @@
+"""What a leader knows of one peer, and how much it may send it (thesis §10.2.1).
+
+The states are those of etcd's raft:
+
+``PROBE``      the peer's log is not known to match at ``next_index - 1``: one message at a
+               time, then wait for the answer (or a heartbeat's);
+``REPLICATE``  it matches: send on without waiting, as far as the window allows;
+``SNAPSHOT``   what it needs is compacted away: it gets a snapshot, and no entries meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+from kvstore.ids import LogIndex, ReplicaId
+from kvstore.raft.messages import SnapshotMeta
+from kvstore.raft.phi import ArrivalWindow
+
+
+class ProgressState(IntEnum):
+    """How entries travel to a peer."""
+
+    PROBE = 0
+    REPLICATE = 1
+    SNAPSHOT = 2
+
+
+@dataclass(slots=True)
+class SnapshotTransfer:
+    """One attempt to send a snapshot. At most one piece is being read at a time."""
+
+    number: int
+    active_at: float
+    """When the last sign of progress was seen."""
+    meta: SnapshotMeta | None = None
+    next_offset: int = 0
+    """Read and sent so far."""
+    acked_offset: int = 0
+    unacked: deque[int] = field(default_factory=deque)
+    """End offsets of the chunks that are under way."""
+    reading: bool = True
+    sent_last: bool = False
+
+
+@dataclass(slots=True)
+class Progress:
+    """Invariant: ``0 <= match_index < next_index``."""
+
+    replica: ReplicaId
+    next_index: LogIndex
+    arrivals: ArrivalWindow
+    match_index: LogIndex = LogIndex(0)
+    state: ProgressState = ProgressState.PROBE
+    probe_sent: bool = False
+    """In PROBE: an append is under way."""
+    recently_active: bool = False
+    """Heard from since the last check of the quorum."""
+    read_round: int = 0
+    """The highest heartbeat round it has answered."""
+    lease_from: float = float("-inf")
+    """When the heartbeat was sent that it answered last."""
+    stalled_at: LogIndex = LogIndex(0)
+    """``match_index`` at the last heartbeat answer: no progress since means a lost append."""
+    transfer: SnapshotTransfer | None = None
+    inflight: deque[tuple[LogIndex, int]] = field(default_factory=deque)
+    """In REPLICATE: last index and size of each append not yet acknowledged."""
+    inflight_bytes: int = 0
+
+    # -- transitions ----------------------------------------------------------------------
+
+    def become_probe(self) -> None:
+        """Find out again where the logs match; after a snapshot, just behind it."""
+        behind = self.match_index
+        if self.transfer is not None and self.transfer.meta is not None:
+            behind = max(behind, self.transfer.meta.index)
+        self._reset(ProgressState.PROBE)
+        self.next_index = LogIndex(behind + 1)
+
+    def become_replicate(self) -> None:
+        """The logs match at ``match_index``."""
+        self._reset(ProgressState.REPLICATE)
+        self.next_index = LogIndex(self.match_index + 1)
+
+    def become_snapshot(self, transfer: SnapshotTransfer) -> None:
+        """Send the state itself."""
+        self._reset(ProgressState.SNAPSHOT)
+        self.transfer = transfer
+
+    def _reset(self, state: ProgressState) -> None:
+        self.state = state
+        self.probe_sent = False
+        self.transfer = None
+        self.inflight.clear()
+        self.inflight_bytes = 0
+
+    # -- sending ----------------------------------------------------------------------------
+
+    def is_paused(self, messages_max: int, bytes_max: int) -> bool:
+        """Whether no append may be sent now."""
+        if self.state is ProgressState.REPLICATE:
+            return len(self.inflight) >= messages_max or self.inflight_bytes >= bytes_max
+        return self.state is ProgressState.SNAPSHOT or self.probe_sent
+
+    def sent(self, last_index: LogIndex, size: int) -> None:
+        """An append with entries up to ``last_index`` left."""
+        if self.state is ProgressState.REPLICATE:
+            self.next_index = LogIndex(last_index + 1)
+            self.inflight.append((last_index, size))
+            self.inflight_bytes += size
+        else:
+            self.probe_sent = True
+
+    # -- answers ----------------------------------------------------------------------------
+
+    def acknowledged(self, index: LogIndex) -> bool:
+        """All up to ``index`` is durable there. False if that was known before."""
+        while self.inflight and self.inflight[0][0] <= index:
+            self.inflight_bytes -= self.inflight.popleft()[1]
+        self.next_index = max(self.next_index, LogIndex(index + 1))
+        if index <= self.match_index:
+            return False
+        self.match_index = index
+        self.probe_sent = False
+        return True
+
+    def rejected(self, rejected_index: LogIndex, probe_index: LogIndex) -> bool:
+        """The peer's log does not match at ``rejected_index``; it may at ``probe_index``.
+
+        False if the answer is old: it does not belong to what is under way now.
+        """
+        if self.state is ProgressState.REPLICATE:
+            if rejected_index <= self.match_index:
+                return False
+            self.become_probe()
+            return True
+        if self.state is ProgressState.SNAPSHOT or self.next_index - 1 != rejected_index:
+            return False
+        lower = min(rejected_index, probe_index + 1)
+        self.next_index = LogIndex(max(lower, self.match_index + 1))
+        self.probe_sent = False
+        return True

@@ -1,0 +1,252 @@
+"""Sending and receiving a snapshot in chunks (Raft §7), with flow control.
+
+The leader reads a chunk, sends it, and goes on while at most a few are unacknowledged. A
+chunk is acknowledged once the receiver's driver has it on disk. Whatever goes wrong on the
+way ends the attempt; the next one has a new number and begins at offset 0, so that pieces of
+two attempts are never mixed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kvstore.raft.messages import SnapshotChunk, SnapshotMeta, SnapshotResponse
+from kvstore.raft.progress import ProgressState, SnapshotTransfer
+from kvstore.raft.ready import SnapshotRead, SnapshotWrite
+from kvstore.raft.state import Receiving
+
+if TYPE_CHECKING:
+    from kvstore.ids import LogIndex, ReplicaId
+    from kvstore.raft.progress import Progress
+    from kvstore.raft.state import RaftState
+
+INSTALL_TIMEOUT_S = 60.0
+"""How long a receiver may take to install what it has completely received."""
+
+CHUNK_TIMEOUT_S = 10.0
+"""How long a chunk may stay unacknowledged."""
+
+
+# -- the leader's side --------------------------------------------------------------------------
+
+
+def begin(state: RaftState, peer: Progress) -> None:
+    """What ``peer`` needs is compacted away; its next entries follow once it has the state."""
+    if not peer.recently_active:
+        return
+    state.transfers_begun += 1
+    transfer = SnapshotTransfer(number=_transfer_number(state), active_at=state.now)
+    peer.become_snapshot(transfer)
+    _read_on(state, peer, transfer)
+
+
+def _transfer_number(state: RaftState) -> int:
+    """Unique among all leaders: the term belongs to one of them."""
+    return (state.term << 24) + state.transfers_begun
+
+
+def _read_on(state: RaftState, peer: Progress, transfer: SnapshotTransfer) -> None:
+    transfer.reading = True
+    state.out.snapshot_reads.append(
+        SnapshotRead(
+            peer=peer.replica,
+            transfer=transfer.number,
+            offset=transfer.next_offset,
+            bytes_max=state.options.snapshot_chunk_bytes,
+        )
+    )
+
+
+def current_transfer(
+    state: RaftState, replica: ReplicaId, number: int
+) -> tuple[Progress, SnapshotTransfer] | None:
+    """The transfer called ``number``, unless it ended in the meantime."""
+    if state.leading is None:
+        return None
+    peer = state.leading.tracker.peers.get(replica)
+    if peer is None or peer.transfer is None or peer.transfer.number != number:
+        return None
+    return peer, peer.transfer
+
+
+def chunk_read(
+    state: RaftState,
+    peer: Progress,
+    transfer: SnapshotTransfer,
+    meta: SnapshotMeta | None,
+    data: bytes,
+    *,
+    is_last: bool,
+) -> None:
+    """The driver read the next piece: send it, and read on if the window allows."""
+    if meta is not None:
+        transfer.meta = meta
+    assert transfer.meta is not None
+    state.out.messages.append(
+        SnapshotChunk(
+            sender=state.replica,
+            receiver=peer.replica,
+            term=state.term,
+            meta=transfer.meta,
+            transfer=transfer.number,
+            offset=transfer.next_offset,
+            data=data,
+            is_last=is_last,
+        )
+    )
+    transfer.next_offset += len(data)
+    transfer.unacked.append(transfer.next_offset)
+    transfer.active_at = state.now
+    transfer.reading = False
+    transfer.sent_last = is_last
+    _fill_window(state, peer, transfer)
+
+
+def _fill_window(state: RaftState, peer: Progress, transfer: SnapshotTransfer) -> None:
+    room = len(transfer.unacked) < state.options.snapshot_chunks_inflight_max
+    if room and not transfer.reading and not transfer.sent_last:
+        _read_on(state, peer, transfer)
+
+
+def handle_response(state: RaftState, peer: Progress, response: SnapshotResponse) -> None:
+    """The receiver stored a chunk, has the whole state in force, or wants a new attempt."""
+    if response.installed:
+        _installed(state, peer, response.index)
+        return
+    transfer = peer.transfer
+    if transfer is None or transfer.number != response.transfer:
+        return
+    if response.rejected:
+        abort(state, peer)
+        return
+    transfer.active_at = state.now
+    transfer.acked_offset = max(transfer.acked_offset, response.next_offset)
+    while transfer.unacked and transfer.unacked[0] <= transfer.acked_offset:
+        transfer.unacked.popleft()
+    _fill_window(state, peer, transfer)
+
+
+def _installed(state: RaftState, peer: Progress, index: LogIndex) -> None:
+    peer.acknowledged(index)
+    if peer.transfer is not None and peer.transfer.meta is not None:
+        if peer.transfer.meta.index > index:
+            return
+        state.out.snapshots_closed.append(peer.replica)
+        peer.become_probe()
+
+
+def abort(state: RaftState, peer: Progress) -> None:
+    """End the attempt. A probe behind it finds out what the peer has; maybe it is enough."""
+    state.out.snapshots_closed.append(peer.replica)
+    peer.become_probe()
+
+
+def check_stalled(state: RaftState, peer: Progress) -> None:
+    """Give up on an attempt of which nothing is heard."""
+    transfer = peer.transfer
+    if transfer is None or transfer.reading:
+        return
+    patience = INSTALL_TIMEOUT_S if transfer.sent_last else CHUNK_TIMEOUT_S
+    if state.now - transfer.active_at > patience:
+        abort(state, peer)
+
+
+def retention_index(state: RaftState) -> LogIndex | None:
+    """Entries behind this are needed by a receiver as soon as it has its snapshot."""
+    if state.leading is None:
+        return None
+    indexes = [
+        peer.transfer.meta.index if peer.transfer.meta is not None else state.applied_index
+        for peer in state.leading.tracker.peers.values()
+        if peer.state is ProgressState.SNAPSHOT and peer.transfer is not None
+    ]
+    return min(indexes, default=None)
+
+
+# -- the follower's side --------------------------------------------------------------------------
+
+
+def handle_chunk(state: RaftState, chunk: SnapshotChunk) -> None:
+    """Take the next piece, or say that it is not needed or does not fit."""
+    receiving = state.receiving
+    if receiving is not None and receiving.is_complete:
+        return  # Nothing can be undone while the driver installs; the answer follows.
+    if _has_state(state, chunk.meta):
+        state.receiving = None
+        state.commit_index = max(state.commit_index, chunk.meta.index)
+        _respond(state, chunk.sender, chunk.meta, chunk.transfer, installed=True)
+        return
+    if chunk.offset == 0 and (receiving is None or receiving.transfer != chunk.transfer):
+        receiving = Receiving(chunk.sender, chunk.transfer, chunk.meta)
+        state.receiving = receiving
+    if receiving is None or receiving.transfer != chunk.transfer:
+        _respond(state, chunk.sender, chunk.meta, chunk.transfer, rejected=True)
+        return
+    if chunk.offset < receiving.next_offset:
+        return  # A duplicate; its first copy is acknowledged once it is written.
+    if chunk.offset > receiving.next_offset:
+        state.receiving = None
+        _respond(state, chunk.sender, chunk.meta, chunk.transfer, rejected=True)
+        return
+    receiving.next_offset += len(chunk.data)
+    receiving.is_complete = chunk.is_last
+    state.out.snapshot_writes.append(
+        SnapshotWrite(chunk.meta, chunk.transfer, chunk.offset, chunk.data, chunk.is_last)
+    )
+
+
+def _has_state(state: RaftState, meta: SnapshotMeta) -> bool:
+    """Whether our own log already holds all that the snapshot stands for."""
+    if meta.index <= state.commit_index:
+        return True
+    return state.log.term_at(meta.index) == meta.term
+
+
+def written(state: RaftState, transfer: int, next_offset: int) -> None:
+    """The driver has stored everything up to ``next_offset``."""
+    receiving = state.receiving
+    if receiving is not None and receiving.transfer == transfer:
+        _respond(state, receiving.sender, receiving.meta, transfer, next_offset=next_offset)
+
+
+def aborted(state: RaftState, transfer: int) -> None:
+    """The driver could not store a piece: the sender must begin again."""
+    receiving = state.receiving
+    if receiving is not None and receiving.transfer == transfer:
+        state.receiving = None
+        _respond(state, receiving.sender, receiving.meta, transfer, rejected=True)
+
+
+def installed(state: RaftState, meta: SnapshotMeta) -> None:
+    """The state after ``meta.index`` is in force and durable; the log begins behind it."""
+    receiving = state.receiving
+    assert receiving is not None
+    assert meta.index > state.commit_index
+    state.log.restore(meta)
+    state.commit_index = state.handed_index = state.applied_index = meta.index
+    state.receiving = None
+    _respond(state, receiving.sender, meta, receiving.transfer, installed=True)
+
+
+def _respond(
+    state: RaftState,
+    receiver: ReplicaId,
+    meta: SnapshotMeta,
+    transfer: int,
+    *,
+    next_offset: int = 0,
+    installed: bool = False,
+    rejected: bool = False,
+) -> None:
+    state.out.messages_when_durable.append(
+        SnapshotResponse(
+            sender=state.replica,
+            receiver=receiver,
+            term=state.term,
+            index=meta.index,
+            transfer=transfer,
+            next_offset=next_offset,
+            installed=installed,
+            rejected=rejected,
+        )
+    )
