@@ -1,0 +1,263 @@
+"""The engine on disk: RocksDB through ``rocksdict``, its own log off (DESIGN section 7).
+
+What survives a crash is a prefix of the writes: all up to some point, at least up to the
+last :meth:`RocksEngine.flush`. One column family, so that no part of a write batch can be
+flushed without the rest. The write-ahead log of the node replays what is missing.
+
+Facts about ``rocksdict`` that this module is built on (each has a test):
+
+* An iterator is a consistent snapshot of the moment it was made. ``Rdict.snapshot()`` is
+  not: *its* iterators see later writes.
+* Iterators end silently at a damaged block; only ``status()`` tells.
+* Any failure is a bare ``Exception``. A write batch is used up even if its write failed, so
+  ours keeps the operations and can be written again.
+* After a full disk RocksDB refuses writes until a flush succeeds, and resumes by itself a
+  few seconds after there is room.
+* The directory stays locked until the last iterator is gone.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+from rocksdict import (
+    BlockBasedOptions,
+    Cache,
+    DBCompressionType,
+    Options,
+    Rdict,
+    RdictIter,
+    ReadOptions,
+    WriteOptions,
+)
+from rocksdict import WriteBatch as NativeBatch
+
+from kvstore.errors import CorruptionError, DataDirectoryError, DiskFull, Internal, KVError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from kvstore.config import EngineConfig
+    from kvstore.kv.engine import WriteBatch
+
+BLOOM_BITS_PER_KEY = 10
+MEMTABLES_MAX = 4
+"""One is written, the others wait for their flush; beyond that RocksDB makes writers wait."""
+
+_DAMAGED_FILE = re.compile(r" in (\S+) offset (\d+)")
+_NO_ROOM = ("No space left on device", "Disk quota exceeded", "Space limit reached")
+
+
+class _RangeEnd(bytes):
+    """The end of a deleted range, where a put has its value."""
+
+
+class RocksBatch:
+    """Operations of one atomic write, in order; may be written again if the write failed."""
+
+    __slots__ = ("operations",)
+
+    def __init__(self) -> None:
+        self.operations: list[tuple[bytes, bytes | None]] = []
+
+    def put(self, key: bytes, value: bytes) -> None:
+        """Set ``key``."""
+        self.operations.append((key, value))
+
+    def delete(self, key: bytes) -> None:
+        """Remove ``key`` if it is there."""
+        self.operations.append((key, None))
+
+    def delete_range(self, start: bytes, end: bytes) -> None:
+        """Remove every key in ``[start, end)``."""
+        self.operations.append((start, _RangeEnd(end)))
+
+    def to_native(self) -> NativeBatch:
+        """The same operations as RocksDB takes them, once."""
+        native = NativeBatch(raw_mode=True)
+        put = native.put
+        for key, value in self.operations:
+            if value is None:
+                native.delete(key)
+            elif value.__class__ is _RangeEnd:
+                native.delete_range(key, bytes(value))
+            else:
+                put(key, value)
+        return native
+
+
+class RocksEngine:
+    """One RocksDB in a directory of its own. Reads and writes may come from any thread."""
+
+    def __init__(self, path: Path, config: EngineConfig) -> None:
+        """Open or create it.
+
+        Raises:
+            DataDirectoryError: another process (or this one) has it open.
+            CorruptionError: a file of it is damaged or missing.
+            DiskFull: no room even to open.
+        """
+        self._path: Final = path
+        self._write_options = WriteOptions()
+        # A property, whatever the stubs say.
+        self._write_options.disable_wal = True  # type: ignore[method-assign, assignment]
+        path.mkdir(parents=True, exist_ok=True)
+        try:
+            self._db = Rdict(str(path), _options(config))
+        except Exception as error:
+            raise self._open_error(error) from error
+        self._db.set_write_options(self._write_options)
+
+    def get(self, key: bytes) -> bytes | None:
+        """The value of ``key``, or None.
+
+        Raises:
+            CorruptionError: the block that holds it is damaged.
+        """
+        try:
+            value: bytes | None = self._db.get(key)
+        except Exception as error:
+            raise self._error(error) from error
+        return value
+
+    def get_many(self, keys: list[bytes]) -> list[bytes | None]:
+        """The value of each key, or None, in the order asked.
+
+        Raises:
+            CorruptionError: a block that holds one of them is damaged.
+        """
+        try:
+            values: list[bytes | None] = self._db.get(keys)  # type: ignore[assignment, arg-type]
+        except Exception as error:
+            raise self._error(error) from error
+        return values
+
+    def scan(
+        self, start: bytes, end: bytes, limit: int, bytes_max: int
+    ) -> list[tuple[bytes, bytes]]:
+        """Rows of ``[start, end)`` in key order: at most ``limit``, about ``bytes_max`` bytes.
+
+        At least one row, if there is any.
+
+        Raises:
+            CorruptionError: a block on the way is damaged.
+        """
+        found: list[tuple[bytes, bytes]] = []
+        size = 0
+        if limit <= 0:
+            return found
+        for row in self.snapshot_rows(start, end):
+            size += len(row[0]) + len(row[1])
+            if found and size > bytes_max:
+                break
+            found.append(row)
+            if len(found) == limit:
+                break
+        return found
+
+    def batch(self) -> RocksBatch:
+        """An empty batch."""
+        return RocksBatch()
+
+    def write(self, batch: WriteBatch) -> None:
+        """Apply all of ``batch`` or nothing; durable after the next :meth:`flush`.
+
+        Raises:
+            DiskFull: an earlier flush found no room; the same batch may be written again.
+            Internal: RocksDB refuses writes for another reason.
+        """
+        assert isinstance(batch, RocksBatch)
+        try:
+            self._db.write(batch.to_native(), self._write_options)
+        except Exception as error:
+            raise self._error(error) from error
+
+    def snapshot_rows(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Rows of ``[start, end)`` in key order as they are at this call.
+
+        The iterator pins that state (memory and files) until it is exhausted or dropped; it
+        may be used in another thread, by one at a time.
+
+        Raises:
+            CorruptionError: while iterating, at a damaged block.
+        """
+        options = ReadOptions()
+        options.set_iterate_upper_bound(end)
+        try:
+            native = self._db.iter(options)
+        except Exception as error:
+            raise self._error(error) from error
+        return self._iterate(native, start)
+
+    def _iterate(self, native: RdictIter, start: bytes) -> Iterator[tuple[bytes, bytes]]:
+        native.seek(start)
+        while native.valid():
+            yield native.key(), native.value()
+            native.next()
+        try:
+            native.status()
+        except Exception as error:
+            raise self._error(error) from error
+
+    def flush(self) -> None:
+        """Make everything written so far durable. Blocks: call it in a thread.
+
+        Raises:
+            DiskFull: no room; nothing is lost, and writes are refused until there is.
+            Internal: the disk fails.
+        """
+        try:
+            self._db.flush()
+        except Exception as error:
+            raise self._error(error) from error
+
+    @property
+    def size_bytes(self) -> int:
+        """About how much live data there is on disk."""
+        return int(self._db.property_int_value("rocksdb.estimate-live-data-size") or 0)
+
+    def close(self) -> None:
+        """Release the directory. What was not flushed is gone. Blocks a few milliseconds."""
+        self._db.close()
+
+    def _error(self, error: Exception) -> KVError:
+        text = str(error)
+        if any(reason in text for reason in _NO_ROOM):
+            return DiskFull(f"the engine has no room on the disk: {text}")
+        if text.startswith("Corruption"):
+            place = _DAMAGED_FILE.search(text)
+            file, offset = (place[1], int(place[2])) if place else (str(self._path), 0)
+            return CorruptionError(text, file=file, offset=offset)
+        return Internal(f"the engine failed: {text}")
+
+    def _open_error(self, error: Exception) -> KVError:
+        if "LOCK" in str(error):
+            return DataDirectoryError(f"{self._path} is in use by another process: {error}")
+        return self._error(error)
+
+
+def _options(config: EngineConfig) -> Options:
+    """Small and steady: every cache and buffer has a bound, none grows with the data."""
+    table = BlockBasedOptions()
+    table.set_block_cache(Cache(config.block_cache_bytes))
+    table.set_bloom_filter(BLOOM_BITS_PER_KEY, False)
+    table.set_cache_index_and_filter_blocks(True)
+    table.set_pin_l0_filter_and_index_blocks_in_cache(True)
+    table.set_format_version(5)
+    options = Options(raw_mode=True)
+    options.create_if_missing(True)
+    options.set_block_based_table_factory(table)
+    options.set_write_buffer_size(config.memtable_bytes // 2)
+    options.set_max_write_buffer_number(MEMTABLES_MAX)
+    options.set_max_background_jobs(config.background_jobs)
+    options.set_level_compaction_dynamic_level_bytes(True)
+    options.set_compression_type(DBCompressionType.lz4())
+    options.set_max_open_files(256)
+    options.set_keep_log_file_num(2)
+    options.set_max_log_file_size(1024 * 1024)
+    options.set_stats_dump_period_sec(0)
+    options.set_stats_persist_period_sec(0)
+    options.set_paranoid_checks(True)
+    return options
