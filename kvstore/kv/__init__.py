@@ -1,1 +1,1 @@
-"""The replicated state machine: commands, sessions, values, as pure code.."""
+"""The replicated state machine: commands, sessions and values, as pure code."""

@@ -1,18 +1,52 @@
-"""What the state machine asks of its store: an ordered map of bytes with atomic writes.
+"""The seam to the storage engine: ordered bytes, written in atomic batches.
 
-Keys of the engine are ``shard u16 BE | space u8 | key`` (DESIGN section 7).
+A key of the engine is ``shard u16 BE | space u8 | key``, so that a shard is one range to
+stream, move or delete, and its data is in key order within that range (DESIGN section 7).
+Whatever applying one entry changes (data, sessions, applied index) goes into one batch.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from enum import IntEnum
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from kvstore.ids import ShardId
+
+
+class Space(IntEnum):
+    """What a key of the engine holds. The numbers are stored: never reuse one."""
+
+    SYSTEM = 0
+    SESSIONS = 1
+    LEASES = 2
+    """Kept free."""
+    DATA = 3
+    HISTORY = 4
+    """Kept free."""
+
+
+def space_prefix(shard: ShardId, space: Space) -> bytes:
+    """The bytes that all keys of one space of one shard begin with."""
+    return shard.to_bytes(2, "big") + bytes((space,))
+
+
+def space_range(shard: ShardId, space: Space) -> tuple[bytes, bytes]:
+    """``[start, end)`` of all keys of one space of one shard."""
+    head = shard.to_bytes(2, "big")
+    return head + bytes((space,)), head + bytes((space + 1,))
+
+
+def shard_range(shard: ShardId) -> tuple[bytes, bytes]:
+    """``[start, end)`` of everything that the engine holds of one shard."""
+    return shard.to_bytes(2, "big") + b"\x00", shard.to_bytes(2, "big") + b"\xff"
 
 
 class WriteBatch(Protocol):
-    """Operations that take effect together, in the order given."""
+    """Changes that take effect together, in the order in which they were added."""
 
     def put(self, key: bytes, value: bytes) -> None:
-        """Set ``key``."""
+        """Set ``key`` to ``value``."""
         ...
 
     def delete(self, key: bytes) -> None:
@@ -20,35 +54,38 @@ class WriteBatch(Protocol):
         ...
 
     def delete_range(self, start: bytes, end: bytes) -> None:
-        """Remove every key in ``[start, end)``."""
+        """Remove every key of ``[start, end)``."""
         ...
 
 
 class Engine(Protocol):
-    """An ordered map; a write batch is applied whole or not at all."""
+    """An ordered map of bytes. Reads see every finished :meth:`write`, and no other."""
 
     def get(self, key: bytes) -> bytes | None:
         """The value of ``key``, or None."""
         ...
 
     def get_many(self, keys: list[bytes]) -> list[bytes | None]:
-        """The value of each key, or None, in the order asked."""
+        """The values of ``keys``, in their order."""
         ...
 
     def scan(
         self, start: bytes, end: bytes, limit: int, bytes_max: int
     ) -> list[tuple[bytes, bytes]]:
-        """Rows of ``[start, end)`` in key order, at least one if there is any."""
+        """Rows of ``[start, end)`` in key order, at least one if there is any.
+
+        Stops after ``limit`` rows, or before keys and values pass ``bytes_max``.
+        """
         ...
 
     def batch(self) -> WriteBatch:
-        """An empty batch."""
+        """A new, empty batch."""
         ...
 
     def write(self, batch: WriteBatch) -> None:
-        """Apply ``batch``.
+        """Apply ``batch`` as a whole or not at all.
 
         Raises:
-            DiskFull: no room; nothing was changed, and the same batch may be written again.
+            DiskFull: nothing was changed; the same batch may be written later.
         """
         ...
