@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from kvstore.errors import DataDirectoryError, Refused
+from kvstore.ids import NodeId
+from kvstore.storage import durable
+from kvstore.storage.identity import IDENTITY_FILE, LOCK_FILE, Identity, open_identity
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+N2 = NodeId("n2")
+
+
+def open_it(data_dir: Path, **changes: Any) -> Identity:
+    return open_identity(
+        data_dir, **{"cluster_id": "c", "node_id": NodeId("n1"), "shards": 8} | changes
+    )
+
+
+def test_a_directory_keeps_its_id_and_pins(tmp_path: Path) -> None:
+    first = open_it(tmp_path / "a" / "b")
+    assert 0 < first.data_id < 1 << 64
+    first.pin(N2, 7)
+    first.pin(NodeId("n3"), (1 << 64) - 1)
+    first.pin(N2, 7)
+    assert first.pins == {"n2": 7, "n3": (1 << 64) - 1}
+    first.release()
+    again = open_it(tmp_path / "a" / "b")
+    assert (again.data_id, again.pins) == (first.data_id, first.pins)
+    again.release()
+
+
+def test_two_directories_differ(tmp_path: Path) -> None:
+    ids = set()
+    for name in "abc":
+        identity = open_it(tmp_path / name)
+        ids.add(identity.data_id)
+        identity.release()
+    assert len(ids) == 3
+
+
+def test_a_pinned_peer_cannot_be_another(tmp_path: Path) -> None:
+    identity = open_it(tmp_path)
+    identity.pin(N2, 7)
+    with pytest.raises(Refused, match="n2"):
+        identity.pin(N2, 8)
+    assert identity.pins == {"n2": 7}
+    identity.release()
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    identity = open_it(tmp_path)
+    with pytest.raises(DataDirectoryError, match=f"in use by another process.*{os.getpid()}"):
+        open_it(tmp_path)
+    identity.release()
+    identity.release()
+    open_it(tmp_path).release()
+
+
+def test_another_process_that_dies_leaves_no_lock(tmp_path: Path) -> None:
+    script = (
+        "import pathlib, sys; from kvstore.storage.identity import open_identity;"
+        "kept = open_identity(pathlib.Path(sys.argv[1]), cluster_id='c', node_id='n1', shards=8);"
+        "print('open', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"open\n"
+        with pytest.raises(DataDirectoryError, match=f"pid {holder.pid}"):
+            open_it(tmp_path)
+        holder.kill()
+    open_it(tmp_path).release()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"cluster_id": "other"}, "cluster c, the configuration says other"),
+        ({"node_id": NodeId("n9")}, "node n1, the configuration says n9"),
+        ({"shards": 16}, "shards 8, the configuration says 16"),
+        ({"facts": {"nodes": "n1"}}, "nodes n1 n2, the configuration says n1"),
+    ],
+)
+def test_what_belongs_to_another_is_refused(
+    tmp_path: Path, changes: dict[str, Any], words: str
+) -> None:
+    open_it(tmp_path, facts={"nodes": "n1 n2"}).release()
+    with pytest.raises(DataDirectoryError, match=words):
+        open_it(tmp_path, **changes)
+    open_it(tmp_path, facts={"nodes": "n1 n2", "added later": "x"}).release()
+
+
+def rewrite(data_dir: Path, **changes: Any) -> None:
+    path = data_dir / IDENTITY_FILE
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"format": 2}, "format 2, this version knows up to 1.*newer version"),
+        ({"data_id": 5}, "checksum does not match.*restore"),
+        ({"pins": {"n2": 5}}, "checksum does not match"),
+        ({"crc32c": None}, "checksum does not match"),
+    ],
+)
+def test_what_cannot_be_trusted_is_refused(
+    tmp_path: Path, changes: dict[str, Any], words: str
+) -> None:
+    open_it(tmp_path).release()
+    rewrite(tmp_path, **changes)
+    with pytest.raises(DataDirectoryError, match=words):
+        open_it(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\x00", b"{", b"[]", b"{}", b"7", b'{"format": 1}'])
+def test_a_damaged_file_is_refused_and_kept(tmp_path: Path, content: bytes) -> None:
+    open_it(tmp_path).release()
+    (tmp_path / IDENTITY_FILE).write_bytes(content)
+    for _ in range(2):
+        with pytest.raises(DataDirectoryError, match="damaged"):
+            open_it(tmp_path)
+    assert (tmp_path / IDENTITY_FILE).read_bytes() == content
+
+
+def test_data_without_an_identity_is_not_taken_over(tmp_path: Path) -> None:
+    (tmp_path / "wal").mkdir()
+    with pytest.raises(DataDirectoryError, match="holds wal but no identity"):
+        open_it(tmp_path)
+    assert not (tmp_path / IDENTITY_FILE).exists()
+
+
+def test_what_cannot_be_a_directory_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataDirectoryError, match="cannot be used"):
+        open_it(tmp_path / "file")
+
+
+def test_a_crash_at_any_step_of_a_pin_leaves_the_old_or_the_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = ["remove", "append", "sync", "rename", "sync"]
+    for crash_at in range(len(steps)):
+        data_dir = tmp_path / str(crash_at)
+        identity = open_it(data_dir)
+        with monkeypatch.context() as patch:
+            done = fail_at_step(patch, crash_at)
+            with pytest.raises(OSError, match="injected"):
+                identity.pin(N2, 7)
+        assert done == steps[:crash_at]
+        assert identity.pins == {}
+        identity.release()
+        again = open_it(data_dir)
+        assert again.data_id == identity.data_id
+        assert again.pins == ({"n2": 7} if crash_at == 4 else {})
+        again.release()
+
+
+def test_a_crash_at_the_first_start_can_be_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for crash_at in range(5):
+        data_dir = tmp_path / str(crash_at)
+        with monkeypatch.context() as patch:
+            fail_at_step(patch, crash_at)
+            with pytest.raises(DataDirectoryError, match="injected"):
+                open_it(data_dir)
+        assert (data_dir / LOCK_FILE).exists()
+        open_it(data_dir).release()
+
+
+def fail_at_step(patch: pytest.MonkeyPatch, crash_at: int) -> list[str]:
+    """The ``crash_at``-th disk operation fails; returns the names of those done before."""
+    done: list[str] = []
+
+    def stepping(name: str) -> Any:
+        real = getattr(durable.Disk, name)
+
+        def step(*args: Any) -> None:
+            if len(done) == crash_at:
+                raise OSError("injected")
+            done.append(name)
+            real(*args)
+
+        return step
+
+    for name in ("remove", "append", "sync", "rename"):
+        patch.setattr(durable.Disk, name, stepping(name))
+    return done
