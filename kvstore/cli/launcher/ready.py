@@ -1,0 +1,100 @@
+"""Waiting until a cluster, or one node that came back, serves."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+from kvstore.cli.survey import survey_cluster
+from kvstore.errors import Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from kvstore.cli.launcher.cluster import Cluster
+    from kvstore.cli.launcher.node import Node
+    from kvstore.cli.survey import Survey
+    from kvstore.cli.view import ClusterView
+
+START_TIMEOUT_S = 30.0
+_POLL_S = 0.05
+_ANSWER_WAIT_S = 0.5
+
+
+async def wait_until_led(
+    cluster: Cluster,
+    started: Sequence[Node],
+    *,
+    timeout_s: float = START_TIMEOUT_S,
+    progress: Callable[[str], None],
+) -> ClusterView:
+    """Wait until every node of ``started`` answers and every shard has a leader.
+
+    Raises:
+        StartupError: a node of ``started`` has ended; its own words say why.
+        Unavailable: ``timeout_s`` has passed; says what is still missing.
+    """
+    deadline = time.monotonic() + timeout_s
+    addresses = {node.files.address for node in started}
+    while True:
+        for node in started:
+            node.check_started()
+        survey = await survey_cluster(cluster.layout.spec.config(), _ANSWER_WAIT_S)
+        view = survey.view
+        if view.is_led and addresses <= survey.answers.keys():
+            return view
+        if time.monotonic() >= deadline:
+            raise Unavailable(f"not ready after {timeout_s:g} s: {'; '.join(view.missing())}")
+        progress(
+            f"{view.reachable} of {len(view.nodes)} nodes answer, "
+            f"{view.led} of {len(view.shards)} shards have a leader"
+        )
+        await asyncio.sleep(_POLL_S)
+
+
+async def wait_until_serving(
+    cluster: Cluster,
+    node: Node,
+    *,
+    timeout_s: float = START_TIMEOUT_S,
+    progress: Callable[[str], None],
+) -> ClusterView:
+    """Wait until ``node`` answers and has applied what was committed when it first did.
+
+    A shard whose other replicas are gone cannot have a leader; it is not waited for.
+
+    Raises:
+        StartupError: the node has ended; its own words say why.
+        Unavailable: ``timeout_s`` has passed; says how far the node is.
+    """
+    deadline = time.monotonic() + timeout_s
+    goals: dict[int, int] = {}
+    while True:
+        node.check_started()
+        survey = await survey_cluster(cluster.layout.spec.config(), _ANSWER_WAIT_S)
+        lack = _lack(survey, node, goals)
+        if lack is None:
+            return survey.view
+        if time.monotonic() >= deadline:
+            raise Unavailable(f"not ready after {timeout_s:g} s: {lack}")
+        progress(lack)
+        await asyncio.sleep(_POLL_S)
+
+
+def _lack(survey: Survey, node: Node, goals: dict[int, int]) -> str | None:
+    """What ``node`` still lacks, None when it serves; the first leader seen sets a goal."""
+    answer = survey.answers.get(node.files.address)
+    if answer is None:
+        return f"{node.id} does not answer"
+    applied = {row["id"]: row["applied_index"] for row in answer.status["shards"]}
+    behind = []
+    for shard in survey.view.shards:
+        if node.id not in shard.replicas or not shard.has_majority:
+            continue
+        if shard.leader is not None and shard.commit_index is not None:
+            goals.setdefault(shard.id, shard.commit_index)
+        goal = goals.get(shard.id)
+        if goal is None or applied.get(shard.id, -1) < goal:
+            behind.append(str(shard.id))
+    return f"{node.id} has not caught up on shard {', '.join(behind)}" if behind else None

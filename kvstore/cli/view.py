@@ -1,0 +1,196 @@
+"""One picture of the cluster out of what each node says of itself.
+
+Pure: answers in, picture out. A shard's leader is whoever answered and says that it leads in
+the highest term; a leader that only others still believe in, but that does not answer, is
+shown as none, because nobody can use it. What is missing is said, never guessed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kvstore.sharding.shard_map import ShardMap
+
+UNREACHABLE = "unreachable"
+SERVING = "serving"
+
+NodeStatus = Mapping[str, Any]
+"""A node's answer to STATUS: ``{"node": {...}, "shards": [{...}, ...]}``."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeView:
+    """One node; ``id`` is None while only its address is known."""
+
+    id: str | None
+    address: str
+    state: str
+
+    @property
+    def name(self) -> str:
+        """What to call it in a sentence."""
+        return self.id or self.address
+
+    @property
+    def is_reachable(self) -> bool:
+        """Whether it answered."""
+        return self.state != UNREACHABLE
+
+
+@dataclass(frozen=True, slots=True)
+class ShardView:
+    """One shard; the numbers are None when none of its replicas answered."""
+
+    id: int
+    leader: str | None
+    term: int | None
+    replicas: tuple[str, ...]
+    commit_index: int | None
+    applied_index: int | None
+    unreachable: tuple[str, ...] = ()
+    """Replicas whose node did not answer."""
+
+    @property
+    def has_majority(self) -> bool:
+        """Whether enough replicas answer for the shard to elect and commit."""
+        return len(self.unreachable) < (len(self.replicas) + 1) // 2
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterView:
+    """Nodes in the shard map's order, shards by number."""
+
+    nodes: tuple[NodeView, ...]
+    shards: tuple[ShardView, ...]
+
+    @property
+    def reachable(self) -> int:
+        """How many nodes answered."""
+        return sum(node.is_reachable for node in self.nodes)
+
+    @property
+    def led(self) -> int:
+        """How many shards have a leader."""
+        return sum(shard.leader is not None for shard in self.shards)
+
+    @property
+    def is_led(self) -> bool:
+        """Whether the shards are known and every one has a leader."""
+        return bool(self.shards) and self.led == len(self.shards)
+
+    def missing(self) -> list[str]:
+        """Sentences about what a healthy cluster would have."""
+        said = [
+            f"{node.name}{f' ({node.address})' if node.id else ''} does not answer"
+            for node in self.nodes
+            if not node.is_reachable
+        ]
+        if not self.shards:
+            return [*said, "the shards are not known"]
+        leaderless = [str(shard.id) for shard in self.shards if shard.leader is None]
+        if len(leaderless) == len(self.shards):
+            said.append("no shard has a leader")
+        elif leaderless:
+            said.append(f"no leader for shard {', '.join(leaderless)}")
+        lost = [shard for shard in self.shards if not shard.has_majority]
+        if lost:
+            said.append(f"{len(lost)} of {len(self.shards)} shards lack a majority of replicas")
+        return said
+
+    def to_json(self) -> dict[str, Any]:
+        """The documented shape of ``kv status -o json``."""
+        return {
+            "nodes": [
+                {"id": node.id, "address": node.address, "state": node.state} for node in self.nodes
+            ],
+            "shards": [
+                {
+                    "id": shard.id,
+                    "leader": shard.leader,
+                    "term": shard.term,
+                    "replicas": list(shard.replicas),
+                    "commit_index": shard.commit_index,
+                    "applied_index": shard.applied_index,
+                    "unreachable": list(shard.unreachable),
+                }
+                for shard in self.shards
+            ],
+            "missing": self.missing(),
+        }
+
+
+def merge(
+    shard_map: ShardMap | None,
+    statuses: Sequence[NodeStatus],
+    addresses: Sequence[str] = (),
+) -> ClusterView:
+    """Put the answers together.
+
+    Args:
+        shard_map: the newest known, None when neither a node nor a directory told one.
+        statuses: one for each node that answered.
+        addresses: asked in vain or not; shown where the map does not name them.
+    """
+    by_id = {status["node"]["id"]: status for status in statuses}
+    nodes = _nodes(shard_map, by_id, addresses)
+    if shard_map is None:
+        return ClusterView(tuple(nodes), ())
+    shards = tuple(
+        _shard(shard, tuple(replica.node for replica in shard_map.replicas[shard]), by_id)
+        for shard in range(shard_map.shards)
+    )
+    return ClusterView(tuple(nodes), shards)
+
+
+def _nodes(
+    shard_map: ShardMap | None, by_id: Mapping[str, NodeStatus], addresses: Sequence[str]
+) -> list[NodeView]:
+    views = {}
+    for node in shard_map.nodes if shard_map else ():
+        views[node.address] = NodeView(node.id, node.address, UNREACHABLE)
+    for node_id, status in by_id.items():
+        said = status["node"]
+        views[said["address"]] = NodeView(node_id, said["address"], said["state"])
+    if shard_map is None:
+        for address in addresses:
+            views.setdefault(address, NodeView(None, address, UNREACHABLE))
+    return list(views.values())
+
+
+def _shard(shard: int, replicas: tuple[str, ...], by_id: Mapping[str, NodeStatus]) -> ShardView:
+    said = {
+        node: row
+        for node in replicas
+        if node in by_id
+        for row in by_id[node]["shards"]
+        if row["id"] == shard
+    }
+    unreachable = tuple(node for node in replicas if node not in by_id)
+    if not said:
+        return ShardView(shard, None, None, replicas, None, None, unreachable)
+    term = max(row["term"] for row in said.values())
+    leader = next(
+        (node for node, row in said.items() if row["role"] == "leader" and row["term"] == term),
+        None,
+    )
+    told = [said[leader]] if leader else list(said.values())
+    return ShardView(
+        id=shard,
+        leader=leader,
+        term=term,
+        replicas=replicas,
+        commit_index=max(row["commit_index"] for row in told),
+        applied_index=max(row["applied_index"] for row in told),
+        unreachable=unreachable,
+    )
+
+
+def leaders_per_node(view: ClusterView) -> Counter[str]:
+    """How many shards each node leads."""
+    return Counter(shard.leader for shard in view.shards if shard.leader)
