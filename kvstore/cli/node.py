@@ -1,0 +1,34 @@
+"""``kv node start``: one node in the foreground, as a service manager would run it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from kvstore.cli.options import Command, Group
+
+
+@click.group(cls=Group)
+def node() -> None:
+    """Run one node of a cluster."""
+
+
+@node.command(cls=Command)
+@click.option(
+    "--config",
+    "config_file",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="The node's settings; configs/node.toml explains them all.",
+)
+def start(config_file: Path) -> int:
+    """Run the node that FILE describes until SIGTERM or Ctrl-C.
+
+    Logs go to stderr. A node that cannot start says why in one line and exits with code 2.
+    """
+    from kvstore import config
+    from kvstore.server.node import run
+
+    return run(config.load(config_file))

@@ -1,0 +1,98 @@
+"""``status`` and ``locate``: the cluster as its nodes see it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import click
+
+from kvstore.cli import output
+from kvstore.cli.endpoints import Endpoints, resolve
+from kvstore.cli.exits import Exit
+from kvstore.cli.options import Command, Settings
+from kvstore.cli.survey import ANSWER_WAIT_S, Survey, survey_endpoints
+from kvstore.cli.text import from_argument, json_value, readable
+from kvstore.cli.view import leaders_per_node
+from kvstore.errors import InvalidArgument, Unavailable
+
+if TYPE_CHECKING:
+    from kvstore.cli.view import ClusterView, ShardView
+
+NOTHING = "-"
+
+
+@click.command(cls=Command)
+@click.pass_obj
+def status(settings: Settings) -> int:
+    """Show nodes and shards as the cluster sees itself.
+
+    Answers as long as one node does, and says what is missing. With no node at all it shows
+    what is known of them and ends with code 3.
+    """
+    endpoints = resolve(settings)
+    survey = asyncio.run(_survey(settings, endpoints))
+    if settings.format == "json":
+        output.write_json(survey.view.to_json())
+    else:
+        _write_nodes(settings, survey.view)
+        output.line("")
+        _write_shards(settings, survey.view)
+        for missing in survey.view.missing():
+            output.note(f"kv: note: {missing}")
+    if not survey.answers:
+        raise survey.refusal or Unavailable(f"no node answers at {endpoints}")
+    return Exit.OK
+
+
+@click.command(cls=Command)
+@click.argument("key", type=from_argument)
+@click.pass_obj
+def locate(settings: Settings, key: bytes) -> None:
+    """Show the shard of KEY, the nodes that hold it and the one that leads it."""
+    if not key:
+        raise InvalidArgument("the key must not be empty")
+    endpoints = resolve(settings)
+    survey = asyncio.run(_survey(settings, endpoints))
+    if survey.shard_map is None or not survey.answers:
+        raise survey.refusal or Unavailable(f"no node answers at {endpoints}")
+    shard = survey.view.shards[survey.shard_map.shard_of(key)]
+    if settings.format == "json":
+        output.write_json(
+            {
+                "key": json_value(key),
+                "shard": shard.id,
+                "replicas": list(shard.replicas),
+                "leader": shard.leader,
+            }
+        )
+        return
+    row = [readable(key), str(shard.id), ", ".join(shard.replicas), shard.leader or NOTHING]
+    output.write_rows(settings.format, ["key", "shard", "replicas", "leader"], [row])
+
+
+async def _survey(settings: Settings, endpoints: Endpoints) -> Survey:
+    """One round; a longer wait than usual only where ``--timeout`` asks for it."""
+    return await survey_endpoints(endpoints, settings.timeout or ANSWER_WAIT_S)
+
+
+def _write_nodes(settings: Settings, view: ClusterView) -> None:
+    led = leaders_per_node(view)
+    rows = [
+        [node.id or NOTHING, node.address, node.state, str(led[node.id]) if node.id else NOTHING]
+        for node in view.nodes
+    ]
+    output.write_rows(settings.format, ["node", "address", "state", "leads"], rows)
+
+
+def _write_shards(settings: Settings, view: ClusterView) -> None:
+    header = ["shard", "leader", "term", "replicas", "commit", "applied"]
+    output.write_rows(settings.format, header, [_shard_row(shard) for shard in view.shards])
+
+
+def _shard_row(shard: ShardView) -> list[str]:
+    replicas = [f"{node}?" if node in shard.unreachable else node for node in shard.replicas]
+    numbers = (shard.term, shard.commit_index, shard.applied_index)
+    term, commit, applied = (NOTHING if n is None else str(n) for n in numbers)
+    leader = shard.leader or NOTHING
+    return [str(shard.id), leader, term, ", ".join(replicas), commit, applied]

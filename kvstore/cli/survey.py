@@ -1,0 +1,170 @@
+"""Asking every node what it sees.
+
+Unlike a client's call, a survey talks to each node by itself and takes what comes: it is for
+the moments when a majority may be gone. Nodes that the given addresses do not name are found
+through the shard map of one that answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kvstore import __version__
+from kvstore.cli.view import ClusterView, NodeStatus, merge
+from kvstore.errors import KVError, ProtocolError, Refused, Unavailable
+from kvstore.net.dial import dial
+from kvstore.net.limits import NetLimits
+from kvstore.sharding.shard_map import ShardMap, bootstrap
+from kvstore.wire.frames import encode_frame
+from kvstore.wire.hello import Hello
+from kvstore.wire.kinds import Kind
+from kvstore.wire.requests import decode_error, decode_shard_map_reply, decode_status_reply
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from kvstore.cli.endpoints import Endpoints
+    from kvstore.config import ClusterConfig
+    from kvstore.net.connection import FrameConnection
+    from kvstore.wire.frames import Frame
+
+ANSWER_WAIT_S = 1.0
+"""A node of a healthy cluster answers in milliseconds."""
+_STATUS, _SHARD_MAP = 1, 2
+_NODE_FIELDS = ("id", "address", "state")
+_SHARD_FIELDS = ("id", "role", "term", "commit_index", "applied_index")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one node said."""
+
+    status: NodeStatus
+    shard_map: ShardMap
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What the nodes that answered said, by address, and the picture that makes."""
+
+    answers: Mapping[str, Answer]
+    view: ClusterView
+    shard_map: ShardMap | None
+    refusal: Refused | None = None
+    """Set when no node answered and one turned us away."""
+
+
+async def survey_endpoints(endpoints: Endpoints, answer_wait_s: float = ANSWER_WAIT_S) -> Survey:
+    """Ask the nodes at ``endpoints``, and those of the shard map that they do not name."""
+    known = None if endpoints.cluster is None else bootstrap(endpoints.cluster)
+    return await _survey(endpoints.addresses, known, answer_wait_s)
+
+
+async def survey_cluster(cluster: ClusterConfig, answer_wait_s: float = ANSWER_WAIT_S) -> Survey:
+    """Ask every node of ``cluster``."""
+    addresses = tuple(node.address for node in cluster.nodes)
+    return await _survey(addresses, bootstrap(cluster), answer_wait_s)
+
+
+async def _survey(
+    addresses: tuple[str, ...], known: ShardMap | None, answer_wait_s: float
+) -> Survey:
+    outcomes = await _ask_all(addresses, answer_wait_s)
+    shard_map = _newest(outcomes.values(), known)
+    if shard_map is not None:
+        others = {node.address for node in shard_map.nodes} - outcomes.keys()
+        outcomes |= await _ask_all(sorted(others), answer_wait_s)
+        shard_map = _newest(outcomes.values(), shard_map)
+    answers = {
+        address: outcome for address, outcome in outcomes.items() if isinstance(outcome, Answer)
+    }
+    refusals = [outcome for outcome in outcomes.values() if isinstance(outcome, Refused)]
+    return Survey(
+        answers=answers,
+        view=merge(shard_map, [answer.status for answer in answers.values()], addresses),
+        shard_map=shard_map,
+        refusal=refusals[0] if refusals and not answers else None,
+    )
+
+
+def _newest(outcomes: Iterable[Answer | KVError], known: ShardMap | None) -> ShardMap | None:
+    maps = [outcome.shard_map for outcome in outcomes if isinstance(outcome, Answer)]
+    return max([*([known] if known else []), *maps], key=lambda m: m.version, default=None)
+
+
+async def _ask_all(addresses: Iterable[str], answer_wait_s: float) -> dict[str, Answer | KVError]:
+    """Ask all at once; a node that fails is an outcome like any other."""
+
+    async def outcome(address: str) -> Answer | KVError:
+        try:
+            return await ask(address, answer_wait_s)
+        except KVError as error:
+            return error
+
+    asked = list(dict.fromkeys(addresses))
+    return dict(zip(asked, await asyncio.gather(*map(outcome, asked)), strict=True))
+
+
+async def ask(address: str, answer_wait_s: float = ANSWER_WAIT_S) -> Answer:
+    """The status and the shard map of the node at ``address``.
+
+    Raises:
+        Unavailable: it cannot be reached or does not answer in time.
+        KVError: it turned us away or failed; ProtocolError: its answer makes no sense.
+    """
+    replies: dict[int, Frame] = {}
+    is_complete = asyncio.get_running_loop().create_future()
+
+    def on_frames(_connection: FrameConnection, frames: list[Frame]) -> None:
+        replies.update((frame.request, frame) for frame in frames)
+        if {_STATUS, _SHARD_MAP} <= replies.keys() and not is_complete.done():
+            is_complete.set_result(None)
+
+    def on_closed(connection: FrameConnection) -> None:
+        if not is_complete.done():
+            error = connection.reason or Unavailable(f"{address} closed the connection")
+            is_complete.set_exception(error)
+
+    try:
+        async with asyncio.timeout(answer_wait_s):
+            connection = await dial(
+                address,
+                Hello(role="client", software=f"kv {__version__}", wall_ms=_wall_ms()),
+                limits=NetLimits(),
+                timeout_s=answer_wait_s,
+                on_frames=on_frames,
+                on_closed=on_closed,
+            )
+            try:
+                connection.send(encode_frame(Kind.STATUS, _STATUS, b""))
+                connection.send(encode_frame(Kind.SHARD_MAP, _SHARD_MAP, b""))
+                await is_complete
+            finally:
+                connection.abort()
+    except TimeoutError as error:
+        raise Unavailable(f"{address}: no answer within {answer_wait_s:g} s") from error
+    return _answer(replies[_STATUS], replies[_SHARD_MAP])
+
+
+def _answer(status: Frame, shard_map: Frame) -> Answer:
+    for frame in (status, shard_map):
+        if frame.kind == Kind.ERROR:
+            raise decode_error(frame.body)
+    said = decode_status_reply(status.body)
+    _check_fields(said.get("node"), _NODE_FIELDS)
+    for row in said.get("shards", ()):
+        _check_fields(row, _SHARD_FIELDS)
+    return Answer(said, ShardMap.from_wire(decode_shard_map_reply(shard_map.body).map))
+
+
+def _check_fields(row: object, fields: Iterable[str]) -> None:
+    if not isinstance(row, dict) or not row.keys() >= set(fields):
+        raise ProtocolError("status reply: a field is missing")
+
+
+def _wall_ms() -> int:
+    return time.time_ns() // 1_000_000
