@@ -1,0 +1,51 @@
+# A fresh machine needs Python 3.11 or newer and make; the rest is installed into .venv.
+
+# The first of these that is new enough; name another with: make PYTHON=/path/to/python
+PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13 python3.14; do \
+	command -v $$python >/dev/null 2>&1 && \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && \
+	echo $$python && break; done)
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+TESTS ?= tests
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint layers types check clean
+
+help:  ## show these lines
+	@sed -n 's/^\([a-z]*\):[^#]*##/\1/p' $(MAKEFILE_LIST) | awk '{ name = $$1; $$1 = ""; printf "  make %-8s%s\n", name, $$0 }'
+
+setup: $(STAMP)  ## make .venv and install everything into it
+
+demo: $(STAMP)  ## start a cluster, kill a leader, show that nothing is lost
+	@$(BIN)/python scripts/demo.py
+
+test: $(STAMP)  ## run the tests (one folder: make test TESTS=tests/raft)
+	$(BIN)/python -m pytest -q $(TESTS)
+
+lint: $(STAMP)  ## style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+layers: $(STAMP)  ## each package imports only from floors below its own
+	$(BIN)/lint-imports
+
+types: $(STAMP)  ## static types, strict
+	$(BIN)/mypy
+
+check: lint types layers  ## all of the above that runs no test
+
+clean:  ## remove .venv, caches and build output
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find kvstore tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamp says that what pyproject.toml asks for is installed.
+$(STAMP): pyproject.toml
+	@if [ -z "$(PYTHON)" ] || ! $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then \
+		echo "kvstore needs Python 3.11 or newer; name one with: make PYTHON=/path/to/python3.11" >&2; exit 1; fi
+	@echo "Installing into $(VENV) ..."
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
