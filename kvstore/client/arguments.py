@@ -1,0 +1,83 @@
+"""What callers give, as bytes and times, or a clear refusal.
+
+Checked here as well as at the shard: a bad argument fails its own call at once and never
+travels with others.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, TypeAlias
+
+from kvstore.config import is_address
+from kvstore.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+Text: TypeAlias = "str | bytes | bytearray | memoryview"
+"""Keys and values: text stands for its UTF-8."""
+
+
+def as_bytes(value: Text, what: str) -> bytes:
+    """``value`` as bytes.
+
+    Raises:
+        InvalidArgument: neither text nor bytes, or text that UTF-8 cannot express.
+    """
+    if type(value) is bytes:
+        return value
+    if isinstance(value, str):
+        try:
+            return value.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidArgument(f"the {what} cannot be encoded as UTF-8: {error}") from error
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value)
+    raise InvalidArgument(f"the {what} must be str or bytes, not {type(value).__name__}")
+
+
+def bad_key(key: bytes, key_bytes_max: int) -> InvalidArgument:
+    """What is wrong with a key whose length is out of bounds."""
+    if not key:
+        return InvalidArgument("the key is empty")
+    return InvalidArgument(f"the key has {len(key)} bytes, more than {key_bytes_max}")
+
+
+def bad_value(value: bytes, value_bytes_max: int) -> InvalidArgument:
+    """What is wrong with a value whose length is out of bounds."""
+    return InvalidArgument(f"the value has {len(value)} bytes, more than {value_bytes_max}")
+
+
+def check_timeout(timeout_s: float) -> float:
+    """``timeout_s`` if it is one.
+
+    Raises:
+        InvalidArgument: not a finite number above 0.
+    """
+    if not isinstance(timeout_s, int | float) or not 0 < timeout_s < math.inf:
+        raise InvalidArgument(f"timeout_s must be a finite number above 0, not {timeout_s!r}")
+    return timeout_s
+
+
+def parse_endpoints(endpoints: str | Iterable[str]) -> tuple[str, ...]:
+    """``"host:port,host:port"``, or several such texts, as addresses without repeats.
+
+    Raises:
+        InvalidArgument: there is none, or one is not ``host:port``.
+    """
+    texts = [endpoints] if isinstance(endpoints, str) else list(endpoints)
+    parts = [part.strip() for text in texts for part in text.split(",")]
+    addresses = tuple(dict.fromkeys(part for part in parts if part))
+    for address in addresses:
+        if not is_address(address):
+            raise InvalidArgument(f"endpoint {address!r} is not host:port")
+    if not addresses:
+        raise InvalidArgument("no endpoint given")
+    return addresses
+
+
+def prefix_end(prefix: bytes) -> bytes | None:
+    """The lowest key above all that start with ``prefix``; None if there is none."""
+    stem = prefix.rstrip(b"\xff")
+    return stem[:-1] + bytes([stem[-1] + 1]) if stem else None

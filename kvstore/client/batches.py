@@ -1,0 +1,178 @@
+"""What one frame asks of one shard, and how its answer reaches the callers.
+
+A batch gathers operations until :meth:`begin` fixes it; from then on every attempt sends the
+same bytes, so that a shard recognises a write that it has already run.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from kvstore.client.key_value import KeyValue
+from kvstore.client.operations import Operation, Operations
+from kvstore.errors import KVError
+from kvstore.ids import Revision, ShardId
+from kvstore.kv import commands, replies
+from kvstore.wire import requests
+from kvstore.wire.kinds import Kind
+
+if TYPE_CHECKING:
+    from kvstore.client.read_window import ReadWindow
+    from kvstore.client.session import Session
+
+NO_MIN_REVISION = Revision(0)
+
+
+class Batch(Protocol):
+    """A frame's worth of operations on one shard."""
+
+    @property
+    def kind(self) -> Kind:
+        """The kind of the request's frame."""
+        ...
+
+    @property
+    def operations(self) -> Operations:
+        """Who waits for the answer."""
+        ...
+
+    def encode(self, map_version: int) -> bytes:
+        """The request's body; after :meth:`begin`, for every attempt."""
+        ...
+
+    def settle(self, body: bytes) -> KVError | None:
+        """Give the callers what the reply ``body`` holds, or return the refusal in it.
+
+        Raises:
+            ProtocolError: malformed.
+        """
+        ...
+
+    def end(self) -> None:
+        """No attempt of it will be made any more."""
+        ...
+
+
+class WriteBatch:
+    """Commands, numbered within a session."""
+
+    __slots__ = ("_encoded", "_seq", "_shard", "operations", "session")
+    kind = Kind.WRITE
+
+    def __init__(self, shard: ShardId, operations: Operations | None = None) -> None:
+        self.operations = operations or Operations()
+        self._shard = shard
+        self.session: Session | None = None
+        self._seq = 0
+        self._encoded = b""
+
+    def begin(self, session: Session) -> None:
+        """Take a number in ``session`` and fix the commands, without callers who left."""
+        self.operations.drop_unwanted()
+        self.session = session
+        self._seq, ack_below = session.begin()
+        self._encoded = commands.encode_batch(
+            session.created,
+            session.nonce,
+            self._seq,
+            ack_below,
+            [command for command, _, _ in self.operations.items],
+        )
+
+    def end(self) -> None:
+        """It will not be sent again under its number."""
+        if self.session is not None:
+            self.session.settle(self._seq)
+            self.session = None
+
+    def encode(self, map_version: int) -> bytes:
+        """The body of a WRITE."""
+        count = len(self.operations.items)
+        return requests.encode_write(
+            requests.WriteRequest(map_version, self._shard, count, self._encoded)
+        )
+
+    def settle(self, body: bytes) -> KVError | None:
+        """A put gets its revision; a delete or compare-and-swap, whether it did something."""
+        items = self.operations.items
+        reply = replies.decode_reply(body, len(items))
+        if isinstance(reply, KVError):
+            return reply
+        revisions = range(reply.first_revision, reply.first_revision + len(items))
+        for (command, future, _), revision, effect in zip(
+            items, revisions, reply.effects, strict=True
+        ):
+            if not future.done():
+                future.set_result(revision if command[0] == commands.PUT else effect)
+        return None
+
+
+class ReadBatch:
+    """Keys to read."""
+
+    __slots__ = ("_shard", "_window", "operations")
+    kind = Kind.READ
+
+    def __init__(self, shard: ShardId, operations: Operations | None = None) -> None:
+        self.operations = operations or Operations()
+        self._shard = shard
+        self._window: ReadWindow | None = None
+
+    def begin(self, window: ReadWindow) -> None:
+        """Take room in ``window`` and fix the keys, without callers who left."""
+        self.operations.drop_unwanted()
+        self._window = window
+        window.begin(len(self.operations.items))
+
+    def end(self) -> None:
+        """Its room is free."""
+        if self._window is not None:
+            self._window.end(len(self.operations.items))
+            self._window = None
+
+    def encode(self, map_version: int) -> bytes:
+        """The body of a READ."""
+        keys = [key for key, _, _ in self.operations.items]
+        return requests.encode_read(
+            requests.ReadRequest(
+                map_version, self._shard, requests.ReadMode.LINEARIZABLE, keys, NO_MIN_REVISION
+            )
+        )
+
+    def settle(self, body: bytes) -> KVError | None:
+        """Each caller gets its item, or None."""
+        items = self.operations.items
+        rows = requests.decode_read_reply(body, len(items))
+        for (key, future, _), row in zip(items, rows, strict=True):
+            if not future.done():
+                future.set_result(None if row is None else KeyValue(key, row[0], row[1]))
+        return None
+
+
+class ScanPage:
+    """One page of one shard; its only operation's command is the request itself."""
+
+    __slots__ = ("operations",)
+    kind = Kind.SCAN
+
+    def __init__(self, operation: Operation) -> None:
+        self.operations = Operations()
+        self.operations.add(operation, 0)
+        # A scan asks for a page per shard at a time: bounded without the gate.
+        self.operations.entered = 0
+
+    def end(self) -> None:
+        """Nothing was taken."""
+
+    def encode(self, map_version: int) -> bytes:
+        """The body of a SCAN."""
+        request: requests.ScanRequest = self.operations.items[0][0]
+        return requests.encode_scan(request._replace(map_version=map_version))
+
+    def settle(self, body: bytes) -> KVError | None:
+        """The caller gets the page."""
+        reply = requests.decode_scan_reply(body)
+        future = self.operations.items[0][1]
+        if not future.done():
+            future.set_result(reply)
+        return None

@@ -1,0 +1,303 @@
+"""One shard as this client uses it: gathers operations and sends them, a frame at a time.
+
+The operations of one loop tick share a frame. While the window of unanswered batches is full,
+or nobody is known to lead the shard, operations gather on; what was sent and failed goes
+before them. Whatever happens, a caller hears by its deadline: each batch that was taken up
+has a timer of its own (:mod:`kvstore.client.call`), those that gather share one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from kvstore.client.backoff import seek_delay_s
+from kvstore.client.batches import ReadBatch, ScanPage, WriteBatch
+from kvstore.client.call import Call, late
+from kvstore.client.gathering import Gathering
+from kvstore.client.operations import TIMER_SLACK_S, copy_of
+from kvstore.client.read_window import ReadWindow
+from kvstore.client.route import Contact, Route
+from kvstore.client.session import Session
+from kvstore.ids import NodeId
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kvstore.client.batches import Batch
+    from kvstore.client.cluster import Cluster
+    from kvstore.client.key_value import KeyValue
+    from kvstore.errors import KVError
+    from kvstore.ids import ShardId
+    from kvstore.kv.commands import Command
+    from kvstore.wire.requests import ScanReply, ScanRequest
+
+
+class Channel:
+    """Everything this client wants of one shard.
+
+    Invariants: a batch is either gathering, or taken up by one call of ``_calls``; calls in
+    ``_ready`` have no current attempt. While the route has no leader, at most one call at a
+    time is sent to look for it, the ``_seeker``.
+    """
+
+    def __init__(self, shard: ShardId, replicas: Sequence[NodeId], cluster: Cluster) -> None:
+        options = cluster.options
+        self.route = Route(replicas)
+        self.shard = shard
+        self._cluster = cluster
+        self._options = options
+        self._loop = asyncio.get_running_loop()
+        self._writes: Gathering[WriteBatch]
+        self._reads: Gathering[ReadBatch]
+        self._writes = Gathering(lambda: WriteBatch(shard), bytes_max=options.batch_bytes_max)
+        self._reads = Gathering(lambda: ReadBatch(shard), bytes_max=options.batch_bytes_max)
+        self._read_window = ReadWindow(
+            budget_bytes=cluster.read_budget_bytes,
+            keys_max=options.batch_commands_max,
+            batches_max=options.batches_outstanding_max,
+        )
+        self._session = self._new_session()
+        self._calls: dict[Call, None] = {}
+        self._ready: deque[Call] = deque()
+        self._seeker: Call | None = None
+        self._round_timer: asyncio.TimerHandle | None = None
+        self._gather_timer: asyncio.TimerHandle | None = None
+        self._error: KVError | None = None
+        self._is_scheduled = False
+
+    def _new_session(self, above: int = 0) -> Session:
+        created, nonce = self._cluster.new_session_id()
+        outstanding_max = self._options.batches_outstanding_max
+        return Session(max(created, above), nonce, outstanding_max=outstanding_max)
+
+    # -- operations come in -------------------------------------------------------------------
+
+    def write(self, command: Command, size: int, deadline: float) -> asyncio.Future[Any]:
+        """Take a command of ``size`` bytes; it leaves at the end of this loop tick.
+
+        The future gets the revision of a put, or whether another command did something.
+        """
+        future: asyncio.Future[Any] = self._loop.create_future()
+        self._writes.add((command, future, deadline), size, self._options.batch_commands_max)
+        if not self._is_scheduled:
+            self._schedule()
+        return future
+
+    def read(self, key: bytes, size: int, deadline: float) -> asyncio.Future[KeyValue | None]:
+        """Take a key of ``size`` bytes to read; it leaves at the end of this loop tick."""
+        future: asyncio.Future[KeyValue | None] = self._loop.create_future()
+        self._reads.add((key, future, deadline), size, self._read_window.batch_keys_max)
+        if not self._is_scheduled:
+            self._schedule()
+        return future
+
+    def scan(self, request: ScanRequest, deadline: float) -> asyncio.Future[ScanReply]:
+        """Take a request for one page, which has a frame of its own."""
+        future: asyncio.Future[ScanReply] = self._loop.create_future()
+        call = self._new_call(ScanPage((request, future, deadline)))
+        call.arm()
+        self._ready.append(call)
+        self._schedule()
+        return future
+
+    def _new_call(self, batch: Batch) -> Call:
+        call = Call(batch, self, self._loop, self._cluster.rng)
+        self._calls[call] = None
+        return call
+
+    # -- batches go out -----------------------------------------------------------------------
+
+    def wake(self) -> None:
+        """A connection has opened or ended: see if something can go now."""
+        if self._ready or self._writes or self._reads:
+            self._schedule()
+
+    def _schedule(self) -> None:
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._is_scheduled = False
+        while not self._is_seeking:
+            call = self._take()
+            if call is None:
+                break
+            node = self._target()
+            if node is None:
+                self._pause(call)
+                break
+            self._send(call, node)
+        if self._writes or self._reads:
+            self._watch_gathering()
+
+    @property
+    def _is_seeking(self) -> bool:
+        """Whether a call is out to find the leader."""
+        seeker = self._seeker
+        return seeker is not None and bool(seeker.request) and self.route.leader is None
+
+    def _take(self) -> Call | None:
+        """The next call to send: those that failed before, then writes, then reads."""
+        while self._ready:
+            call = self._ready.popleft()
+            if call.is_done:
+                continue
+            if call.batch.operations.is_wanted:
+                return call
+            self.failed(call)
+        while self._writes and self._session.has_room:
+            write = self._writes.pop()
+            if write.operations.is_wanted:
+                write.begin(self._session)
+                return self._new_call(write)
+            self._release(write)
+        while self._reads and self._read_window.has_room(len(self._reads.first.operations.items)):
+            read = self._reads.pop()
+            if read.operations.is_wanted:
+                read.begin(self._read_window)
+                return self._new_call(read)
+            self._release(read)
+        return None
+
+    def _target(self) -> NodeId | None:
+        """Where to send now; None: nowhere until a connection opens or a pause is over."""
+        contact = self._cluster.contact
+        leader = self.route.leader
+        if leader is not None:
+            if contact(leader) is Contact.OPEN:
+                return leader
+            self.route.lost(leader)
+        return self.route.pick(contact)
+
+    def _send(self, call: Call, node: NodeId) -> None:
+        if self.route.leader is None:
+            self._seeker = call
+        options = self._options
+        call.send(
+            self._cluster.link(node),
+            self._cluster.next_request(),
+            self._cluster.map_version,
+            options.attempt_timeout_s,
+            options.attempt_timeout_s_max,
+        )
+
+    def _pause(self, call: Call) -> None:
+        """Nobody is left to ask in this round."""
+        if call.error is None:
+            call.error = self._why()
+        call.arm()
+        self._ready.appendleft(call)
+        if self._round_timer is None:
+            delay_s = seek_delay_s(self._cluster.rng)
+            self._round_timer = self._loop.call_later(delay_s, self._next_round)
+
+    def _next_round(self) -> None:
+        self._round_timer = None
+        self.route.next_round()
+        self._cluster.refresh_soon()
+        self._flush()
+
+    def _why(self) -> KVError | None:
+        """Why nothing can be sent; None when it only has to wait for its turn."""
+        if self.route.leader is not None:
+            return None
+        return self._error or self._cluster.why_unreachable(self.shard)
+
+    # -- outcomes come in (see Owner in call.py) ----------------------------------------------
+
+    def settled(self, call: Call, node: NodeId, answer_bytes: int) -> None:
+        """``node`` served the call: it leads."""
+        if isinstance(call.batch, ReadBatch):
+            self._read_window.observe(answer_bytes, len(call.batch.operations.items))
+        self.route.served(node)
+        self._error = None
+        self._drop(call)
+        self._release(call.batch)
+
+    def failed(self, call: Call) -> None:
+        """The callers have been told."""
+        self._drop(call)
+        self._release(call.batch)
+
+    def refused(self, node: NodeId, hint: str | None) -> None:
+        """``node`` does not lead the shard."""
+        self.route.refused(node, None if hint is None else NodeId(hint))
+
+    def lost(self, node: NodeId) -> None:
+        """``node`` leaves requests unanswered."""
+        self.route.lost(node)
+
+    def ready(self, call: Call) -> None:
+        """To be sent again as soon as somebody leads."""
+        self._error = call.error
+        self._ready.append(call)
+        self._schedule()
+
+    def renew(self, call: Call) -> None:
+        """Begin again in a new session."""
+        batch = call.batch
+        assert isinstance(batch, WriteBatch)
+        if batch.session is self._session:
+            self._session = self._new_session(above=self._session.created + 1)
+        self._drop(call)
+        self._writes.put_back([batch])
+
+    def split(self, call: Call) -> None:
+        """Begin again in two halves."""
+        batch = call.batch
+        self._drop(call)
+        halves = batch.operations.halves()
+        if not halves:
+            self._release(batch)
+        elif isinstance(batch, WriteBatch):
+            self._writes.put_back([WriteBatch(self.shard, half) for half in halves])
+        else:
+            self._read_window.observe(self._options.frame_bytes_max, len(batch.operations.items))
+            self._reads.put_back([ReadBatch(self.shard, half) for half in halves])
+
+    def _drop(self, call: Call) -> None:
+        """The call is over; there may be room for the next."""
+        call.finish()
+        call.batch.end()
+        del self._calls[call]
+        self.wake()
+
+    def _release(self, batch: Batch) -> None:
+        """The batch is over: what it held is free."""
+        self._cluster.gate.leave(batch.operations.entered, batch.operations.bytes)
+
+    # -- time and the end ---------------------------------------------------------------------
+
+    def _watch_gathering(self) -> None:
+        """Have a timer for the first deadline among operations that gather on."""
+        if self._gather_timer is not None:
+            self._gather_timer.cancel()
+        deadline = min(self._writes.deadline, self._reads.deadline)
+        self._gather_timer = self._loop.call_at(deadline, self._expire_gathering)
+
+    def _expire_gathering(self) -> None:
+        self._gather_timer = None
+        now = self._loop.time() + TIMER_SLACK_S
+        error = late(self._why())
+        for gathering in (self._writes, self._reads):
+            for batch in gathering.expire(now, error):
+                self._release(batch)
+        if self._writes or self._reads:
+            self._watch_gathering()
+
+    def close(self, error: KVError) -> None:
+        """Fail everybody, each with what is known of its effect."""
+        for timer in (self._round_timer, self._gather_timer):
+            if timer is not None:
+                timer.cancel()
+        self._is_scheduled = True  # nothing is sent any more
+        for gathering in (self._writes, self._reads):
+            for batch in gathering.take_all():
+                batch.operations.fail(error)
+                self._release(batch)
+        for call in list(self._calls):
+            call.fail(copy_of(error))
+        self._ready.clear()

@@ -1,0 +1,84 @@
+"""Operations that have not been taken up: gathered into batches, in order of arrival."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from kvstore.client.operations import NEVER
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from kvstore.client.batches import Batch
+    from kvstore.client.operations import Operation, Operations
+    from kvstore.errors import KVError
+
+B = TypeVar("B", bound="Batch")
+
+
+class Gathering(Generic[B]):
+    """Invariant: only the last batch may grow, and not if it was put back."""
+
+    def __init__(self, new_batch: Callable[[], B], *, bytes_max: int) -> None:
+        self._new_batch = new_batch
+        self._bytes_max = bytes_max
+        self._batches: deque[B] = deque()
+        self._growing: Operations | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self._batches)
+
+    @property
+    def first(self) -> B:
+        """The batch that goes next."""
+        return self._batches[0]
+
+    @property
+    def deadline(self) -> float:
+        """When :meth:`expire` has something to do."""
+        return min((batch.operations.deadline for batch in self._batches), default=NEVER)
+
+    def add(self, operation: Operation, size: int, commands_max: int) -> None:
+        """Take one more, of ``size`` bytes, in a batch of at most ``commands_max``."""
+        growing = self._growing
+        if (
+            growing is None
+            or len(growing.items) >= commands_max
+            or growing.bytes + size > self._bytes_max
+        ):
+            batch = self._new_batch()
+            self._batches.append(batch)
+            self._growing = growing = batch.operations
+        growing.add(operation, size)
+
+    def put_back(self, batches: Sequence[B]) -> None:
+        """These go before all others, as they are."""
+        self._batches.extendleft(reversed(batches))
+
+    def pop(self) -> B:
+        """Take the first batch up."""
+        batch = self._batches.popleft()
+        if batch.operations is self._growing:
+            self._growing = None
+        return batch
+
+    def expire(self, now: float, error: KVError) -> list[B]:
+        """Fail operations whose time is up; take out and return batches nobody waits for."""
+        empty = []
+        for batch in self._batches:
+            if batch.operations.deadline <= now:
+                batch.operations.expire(now, error)
+                if batch.operations.deadline == NEVER:
+                    empty.append(batch)
+        if empty:
+            self._batches = deque(batch for batch in self._batches if batch not in empty)
+            if all(batch.operations is not self._growing for batch in self._batches):
+                self._growing = None
+        return empty
+
+    def take_all(self) -> list[B]:
+        """Empty it."""
+        batches, self._growing = list(self._batches), None
+        self._batches.clear()
+        return batches
