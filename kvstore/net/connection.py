@@ -21,6 +21,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from contextlib import suppress
 from typing import TYPE_CHECKING, TypeAlias, cast
 
 from kvstore.errors import (
@@ -93,6 +94,8 @@ class FrameConnection(asyncio.Protocol):
         self._outbox_bytes = 0
         self._unsent_bytes = 0  # in the transport, as of the last look
         self._written_bytes = 0  # ever given to the transport
+        self._high_water_bytes = limits.outbound_bytes_max // 2
+        self._is_jammed = False  # the transport has had enough, until the other side reads
         self._frames_received = 0
         self._linger: asyncio.TimerHandle | None = None
         self._receiving, self._sending = Progress(), Progress()
@@ -174,8 +177,8 @@ class FrameConnection(asyncio.Protocol):
             self._loop.call_soon(self._flush)
         self._outbox.append(frame)
         self._outbox_bytes += len(frame)
-        if self._outbox_bytes + self._unsent_bytes > self._limits.outbound_bytes_max:
-            return self._check_outbound()
+        if self._outbox_bytes + self._unsent_bytes > self._high_water_bytes:
+            return self._hold_back()
         return True
 
     def _fitting(self, frame: bytes) -> bytes:
@@ -191,13 +194,15 @@ class FrameConnection(asyncio.Protocol):
         )
         return encode_frame(Kind.ERROR, request, encode_error(error))
 
-    def _check_outbound(self) -> bool:
-        """Cut the connection unless the transport has sent some since the last look."""
-        unsent = self.unsent_bytes
-        if unsent <= self._limits.outbound_bytes_max:
-            return True
-        self.abort(Overloaded(f"{unsent} bytes wait for a side that does not read them"))
-        return False
+    def _hold_back(self) -> bool:
+        """Hear no more from a side for which so much waits; cut it if it is too much."""
+        unsent = self.unsent_bytes  # the transport may have sent some since the last look
+        if unsent > self._limits.outbound_bytes_max:
+            self.abort(Overloaded(f"{unsent} bytes wait for a side that does not read them"))
+            return False
+        if self._transport is not None and unsent > self._high_water_bytes:
+            self._transport.pause_reading()
+        return True
 
     def _flush(self) -> None:
         """Give the transport all that gathered in this iteration of the loop."""
@@ -212,6 +217,8 @@ class FrameConnection(asyncio.Protocol):
         else:
             transport.writelines(frames)
         self._unsent_bytes = transport.get_write_buffer_size()
+        if not self._is_jammed:
+            transport.resume_reading()
 
     # -- receiving --------------------------------------------------------------------------
 
@@ -220,8 +227,25 @@ class FrameConnection(asyncio.Protocol):
         if self._established:
             for frame in frames:
                 if frame.kind not in APPLICATION_KINDS or frame.flags:
-                    frames = [frame for frame in frames if self._is_application(frame)]
-                    break
+                    self._dispatch_mixed(frames)
+                    return
+        self._hand_on(frames)
+
+    def _dispatch_mixed(self, frames: list[Frame]) -> None:
+        """In the order of arrival: what stands before a goodbye is still heard."""
+        run: list[Frame] = []
+        for frame in frames:
+            is_answer = frame.kind == Kind.ERROR and frame.request != _CONNECTION
+            if (frame.kind in APPLICATION_KINDS or is_answer) and not frame.flags:
+                run.append(frame)
+                continue
+            self._hand_on(run)
+            run = []
+            if not self._closing:
+                self._take(frame)
+        self._hand_on(run)
+
+    def _hand_on(self, frames: list[Frame]) -> None:
         if not frames or self._closing:
             return
         try:
@@ -232,10 +256,11 @@ class FrameConnection(asyncio.Protocol):
             log.exception("%s: a frame could not be handled", self.address)
             self.close(Internal("the node failed to handle a frame"))
 
-    def _is_application(self, frame: Frame) -> bool:
-        """Whether ``frame`` is to be handed on; deals with it if it is not."""
-        if self._closing:
-            return False
+    def _take(self, frame: Frame) -> None:
+        """Deal with a frame that is the connection's own business, or nobody's."""
+        if frame.flags:
+            self._refuse(frame, f"unknown frame flags {frame.flags:#x}")
+            return
         match frame.kind:
             case Kind.PING:
                 self.send(encode_frame(Kind.PONG, frame.request, b""))
@@ -243,23 +268,12 @@ class FrameConnection(asyncio.Protocol):
                 pass  # that it arrived is all it says
             case Kind.GOODBYE:
                 self._end(None)
-            case Kind.ERROR if frame.request == _CONNECTION:
+            case Kind.ERROR:
                 self._end(_received_error(frame))
             case Kind.HELLO | Kind.WELCOME:
                 self.close(ProtocolError("a second handshake on one connection"))
             case _:
-                return self._is_known(frame)
-        return False
-
-    def _is_known(self, frame: Frame) -> bool:
-        """A kind or flag of a later version is refused under its request's id."""
-        if frame.flags:
-            self._refuse(frame, f"unknown frame flags {frame.flags:#x}")
-            return False
-        if frame.kind != Kind.ERROR and frame.kind not in APPLICATION_KINDS:
-            self._refuse(frame, f"unknown message kind {frame.kind}")
-            return False
-        return True
+                self._refuse(frame, f"unknown message kind {frame.kind}")
 
     def _refuse(self, frame: Frame, why: str) -> None:
         self.send(encode_frame(Kind.ERROR, frame.request, encode_error(InvalidArgument(why))))
@@ -278,7 +292,8 @@ class FrameConnection(asyncio.Protocol):
         self._outbox_bytes += len(farewell)
         self._settle(error, is_ours=True)
         self._flush()
-        self._transport.write_eof()
+        with suppress(OSError):  # the other side may have reset the connection meanwhile
+            self._transport.write_eof()
 
     def abort(self, error: KVError | None = None) -> None:
         """Cut the connection without a word; what is queued is lost."""
@@ -311,8 +326,7 @@ class FrameConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by the event loop: the socket is connected."""
         self._transport = cast("asyncio.Transport", transport)
-        outbound_bytes_max = self._limits.outbound_bytes_max
-        self._transport.set_write_buffer_limits(outbound_bytes_max // 2, outbound_bytes_max // 4)
+        self._transport.set_write_buffer_limits(self._high_water_bytes)
         remote = transport.get_extra_info("peername")
         if remote:
             self.remote_host, self.remote_port = remote[0], remote[1]
@@ -325,23 +339,23 @@ class FrameConnection(asyncio.Protocol):
         if self._closing:
             return
         self.heard = True
-        try:
-            frames = self._decoder.feed(data)
-        except ProtocolError as error:
-            self.close(error)
-            return
+        frames = self._decoder.feed(data)
         if frames:
             self._frames_received += len(frames)
             self._dispatch(frames)
+        if self._decoder.error is not None:
+            self.close(self._decoder.error)
 
     def pause_writing(self) -> None:
         """Called by the event loop: half of the outbound bound is taken."""
+        self._is_jammed = True
         if self._transport is not None and not self._closing:
             self._transport.pause_reading()
 
     def resume_writing(self) -> None:
         """Called by the event loop: the other side has caught up."""
-        if self._transport is not None and not self._closing:
+        self._is_jammed = False
+        if self._transport is not None:
             self._transport.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:

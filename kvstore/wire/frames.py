@@ -51,14 +51,17 @@ class FrameDecoder:
     """Cuts what arrives into frames.
 
     Invariant between calls: ``_partial`` holds the beginning of exactly one frame, whose
-    length, if it is there, is within bounds. After an error the decoder must not be fed.
+    length, if it is there, is within bounds; or there is an ``error``, and nothing is held.
     """
 
-    __slots__ = ("_need", "_partial", "frame_bytes_max")
+    __slots__ = ("_need", "_partial", "error", "frame_bytes_max")
 
     def __init__(self, frame_bytes_max: int) -> None:
         self.frame_bytes_max = frame_bytes_max
         """The largest ``length`` accepted; may be changed between calls."""
+        self.error: ProtocolError | None = None
+        """Set once the stream holds a length that cannot be. What came before it was still
+        good and is returned; what follows is not looked at any more."""
         self._partial = bytearray()
         self._need = 0
 
@@ -70,10 +73,11 @@ class FrameDecoder:
     def feed(self, data: bytes) -> list[Frame]:
         """Take the next bytes of the stream and return the frames they complete.
 
-        Raises:
-            ProtocolError: a length below 10 or above ``frame_bytes_max``. Frames before the
-                bad one are lost with it: the stream cannot be trusted.
+        Look at ``error`` afterwards: it does not depend on how the stream is cut whether a
+        good frame before a bad length is returned.
         """
+        if self.error is not None:
+            return []
         if self._partial:
             self._partial += data
             if len(self._partial) < self._need:
@@ -90,7 +94,7 @@ class FrameDecoder:
         while size - start >= HEADER_BYTES:
             length, kind, flags, request = _HEADER.unpack_from(data, start)
             if not _LENGTH_MIN <= length <= self.frame_bytes_max:
-                raise self._bad_length(length)
+                break
             end = start + _LENGTH_BYTES + length
             if end > size:
                 break
@@ -101,16 +105,17 @@ class FrameDecoder:
         return frames
 
     def _keep(self, data: bytes, start: int) -> None:
-        """Hold the beginning of a frame, and know how many bytes complete its next step."""
+        """Hold the beginning of a frame, and know how many bytes complete its next step.
+
+        The one place where a bad length is found out.
+        """
         self._partial += memoryview(data)[start:]
         self._need = _LENGTH_BYTES
         if len(self._partial) >= _LENGTH_BYTES:
             (length,) = _LENGTH.unpack_from(self._partial)
-            if not _LENGTH_MIN <= length <= self.frame_bytes_max:
-                raise self._bad_length(length)
             self._need = _LENGTH_BYTES + length
-
-    def _bad_length(self, length: int) -> ProtocolError:
-        return ProtocolError(
-            f"frame length {length} is not within {_LENGTH_MIN} to {self.frame_bytes_max}"
-        )
+            if not _LENGTH_MIN <= length <= self.frame_bytes_max:
+                self.error = ProtocolError(
+                    f"frame length {length} is not within {_LENGTH_MIN} to {self.frame_bytes_max}"
+                )
+                self._partial = bytearray()

@@ -37,7 +37,5 @@ class Kind(IntEnum):
     """Raft messages of many groups: :mod:`kvstore.wire.raft_codec`."""
 
 
-LINK_KINDS = frozenset({Kind.ERROR, Kind.GOODBYE, Kind.PING, Kind.PONG})
-"""What a connection deals with by itself once it stands."""
 APPLICATION_KINDS = frozenset(kind.value for kind in Kind if kind >= Kind.WRITE)
-"""What a connection hands on."""
+"""What a connection hands on without a look."""

@@ -56,15 +56,24 @@ def test_a_false_length_is_refused_as_soon_as_it_is_there(length: int) -> None:
     decoder = FrameDecoder(100)
     stream = struct.pack(">I", length)
     assert decoder.feed(stream[:3]) == []
-    with pytest.raises(ProtocolError, match=f"frame length {length} is not within 10 to 100"):
-        decoder.feed(stream[3:])
+    assert decoder.error is None
+    assert decoder.feed(stream[3:]) == []
+    assert isinstance(decoder.error, ProtocolError)
+    assert decoder.error.message == f"frame length {length} is not within 10 to 100"
 
 
 @pytest.mark.parametrize("length", [9, 101])
-def test_a_false_length_after_good_frames(length: int) -> None:
-    stream = encode_frame(16, 1, b"good") + struct.pack(">IBBQ", length, 1, 0, 1)
-    with pytest.raises(ProtocolError):
-        FrameDecoder(100).feed(stream)
+@pytest.mark.parametrize("cut", [0, 5, 18, 20, 22, 25])
+def test_what_precedes_a_false_length_is_good_and_what_follows_is_not(
+    length: int, cut: int
+) -> None:
+    good = encode_frame(16, 1, b"good")
+    stream = good + struct.pack(">IBBQ", length, 1, 0, 1) + good
+    decoder = FrameDecoder(100)
+    assert decoder.feed(stream[:cut]) + decoder.feed(stream[cut:]) == [Frame(16, 0, 1, b"good")]
+    assert decoder.error is not None
+    assert decoder.feed(good) == []
+    assert decoder.buffered_bytes == 0
 
 
 def test_the_bounds_themselves_are_allowed() -> None:
