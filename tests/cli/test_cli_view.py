@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+from typing import Any
+
+from kvstore.cli.view import ClusterView, leaders_per_node, merge
+from kvstore.config import ClusterConfig, NodeAddress
+from kvstore.ids import NodeId, ReplicaId
+from kvstore.sharding.shard_map import Replica, ShardMap, bootstrap
+
+NODES = tuple(NodeAddress(NodeId(f"n{i}"), f"127.0.0.1:740{i}") for i in (1, 2, 3))
+MAP = bootstrap(ClusterConfig(id="c", nodes=NODES, shards=2, replicas=3))
+ADDRESSES = [node.address for node in NODES]
+
+
+def says(node: int, *shards: dict[str, Any]) -> dict[str, Any]:
+    address = NODES[node - 1]
+    return {
+        "node": {"id": address.id, "address": address.address, "state": "serving"},
+        "shards": [
+            {"id": i, "role": "follower", "leader": None, "term": 1, "commit_index": 5}
+            | {"applied_index": 5}
+            | shard
+            for i, shard in enumerate(shards)
+        ],
+    }
+
+
+LEADS: dict[str, Any] = {"role": "leader"}
+FOLLOWS: dict[str, Any] = {}
+
+
+def test_a_healthy_cluster_misses_nothing() -> None:
+    view = merge(MAP, [says(1, LEADS, FOLLOWS), says(2, FOLLOWS, LEADS), says(3, {}, {})])
+    assert view.is_led
+    assert view.missing() == []
+    assert [shard.leader for shard in view.shards] == ["n1", "n2"]
+    assert leaders_per_node(view) == {"n1": 1, "n2": 1}
+
+
+def test_the_json_has_the_documented_fields() -> None:
+    view = merge(MAP, [says(1, LEADS, LEADS), says(2, {}, {})])
+    shown = view.to_json()
+    assert shown["nodes"][2] == {
+        "id": "n3",
+        "address": "127.0.0.1:7403",
+        "state": "unreachable",
+    }
+    shard = shown["shards"][0]
+    assert shard["id"] == 0
+    assert shard["leader"] == "n1"
+    assert (shard["term"], shard["commit_index"], shard["applied_index"]) == (1, 5, 5)
+    assert sorted(shard["replicas"]) == ["n1", "n2", "n3"]
+
+
+def test_of_two_that_say_they_lead_the_newer_term_counts() -> None:
+    deposed, elected = {**LEADS, "term": 3, "commit_index": 9}, {**LEADS, "term": 4}
+    view = merge(MAP, [says(1, deposed, LEADS), says(2, elected, {}), says(3, {}, {})])
+    assert (view.shards[0].leader, view.shards[0].term) == ("n2", 4)
+    assert view.shards[0].commit_index == 5
+
+
+def test_a_deposed_leader_does_not_count_while_the_new_term_has_none() -> None:
+    view = merge(MAP, [says(1, {**LEADS, "term": 3}, LEADS), says(2, {"term": 4}, {})])
+    assert view.shards[0].leader is None
+
+
+def test_a_leader_that_does_not_answer_is_none_whatever_others_believe() -> None:
+    believes = {"leader": "n1"}
+    view = merge(MAP, [says(2, believes, believes), says(3, believes, believes)])
+    assert [shard.leader for shard in view.shards] == [None, None]
+    assert not view.is_led
+    assert view.missing() == ["n1 (127.0.0.1:7401) does not answer", "no shard has a leader"]
+
+
+def test_without_a_majority_it_says_so() -> None:
+    view = merge(MAP, [says(3, FOLLOWS, FOLLOWS)])
+    assert set(view.shards[0].unreachable) == {"n1", "n2"}
+    assert not view.shards[0].has_majority
+    assert view.missing()[-1] == "2 of 2 shards lack a majority of replicas"
+
+
+def test_when_nobody_answers_the_known_is_shown() -> None:
+    view = merge(MAP, [], ADDRESSES)
+    assert [node.state for node in view.nodes] == ["unreachable"] * 3
+    assert [(shard.leader, shard.term, shard.commit_index) for shard in view.shards] == [
+        (None, None, None)
+    ] * 2
+
+
+def test_with_addresses_only_it_still_names_them() -> None:
+    view = merge(None, [], ADDRESSES)
+    assert view == ClusterView(view.nodes, ())
+    assert [(node.id, node.name) for node in view.nodes] == [(None, a) for a in ADDRESSES]
+    assert view.missing()[-1] == "the shards are not known"
+    assert not view.is_led
+
+
+def test_a_shard_elsewhere_is_not_missed_on_a_node_without_it() -> None:
+    replicas = ((Replica(ReplicaId(1), NodeId("n1")),), (Replica(ReplicaId(2), NodeId("n2")),))
+    spread = ShardMap(version=1, shards=2, nodes=NODES, replicas=replicas)
+    on_n2 = says(2, {}, LEADS)
+    on_n2["shards"] = on_n2["shards"][1:]
+    view = merge(spread, [says(1, LEADS), on_n2, says(3)])
+    assert [shard.leader for shard in view.shards] == ["n1", "n2"]
+    assert view.missing() == []
