@@ -22,7 +22,7 @@ from crc32c import crc32c
 
 from kvstore.errors import DataDirectoryError, Refused
 from kvstore.ids import NodeId
-from kvstore.storage.durable import DRAFT_SUFFIX, Disk, replace_durably
+from kvstore.storage.files import OsFiles, write_file_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -158,7 +158,7 @@ def _load_or_found(
 
 
 def _check_is_empty(data_dir: Path) -> None:
-    ours = {LOCK_FILE, IDENTITY_FILE + DRAFT_SUFFIX}
+    ours = {LOCK_FILE, IDENTITY_FILE + ".new"}
     others = sorted(entry.name for entry in data_dir.iterdir() if entry.name not in ours)
     if others:
         raise DataDirectoryError(
@@ -190,7 +190,7 @@ def _save(data_dir: Path, founding: _Founding, pins: Mapping[NodeId, int]) -> No
         "pins": dict(pins),
     }
     text = json.dumps(content | {"crc32c": _checksum(content)}, indent=2) + "\n"
-    replace_durably(data_dir / IDENTITY_FILE, text.encode(), Disk())
+    write_file_atomically(OsFiles(), data_dir / IDENTITY_FILE, text.encode())
 
 
 def _decode(data: bytes) -> tuple[_Founding, dict[NodeId, int]]:

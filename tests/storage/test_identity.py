@@ -10,13 +10,15 @@ import pytest
 
 from kvstore.errors import DataDirectoryError, Refused
 from kvstore.ids import NodeId
-from kvstore.storage import durable
+from kvstore.storage.files import OsFiles
 from kvstore.storage.identity import IDENTITY_FILE, LOCK_FILE, Identity, open_identity
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 N2 = NodeId("n2")
+STEPS = ["create", "write", "sync", "rename", "sync_directory"]
+"""How the identity file is replaced."""
 
 
 def open_it(data_dir: Path, **changes: Any) -> Identity:
@@ -151,27 +153,26 @@ def test_what_cannot_be_a_directory_is_refused(tmp_path: Path) -> None:
 def test_a_crash_at_any_step_of_a_pin_leaves_the_old_or_the_new(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    steps = ["remove", "append", "sync", "rename", "sync"]
-    for crash_at in range(len(steps)):
+    for crash_at in range(len(STEPS)):
         data_dir = tmp_path / str(crash_at)
         identity = open_it(data_dir)
         with monkeypatch.context() as patch:
             done = fail_at_step(patch, crash_at)
             with pytest.raises(OSError, match="injected"):
                 identity.pin(N2, 7)
-        assert done == steps[:crash_at]
+        assert done == STEPS[:crash_at]
         assert identity.pins == {}
         identity.release()
         again = open_it(data_dir)
         assert again.data_id == identity.data_id
-        assert again.pins == ({"n2": 7} if crash_at == 4 else {})
+        assert again.pins == ({"n2": 7} if crash_at > STEPS.index("rename") else {})
         again.release()
 
 
 def test_a_crash_at_the_first_start_can_be_started_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for crash_at in range(5):
+    for crash_at in range(len(STEPS)):
         data_dir = tmp_path / str(crash_at)
         with monkeypatch.context() as patch:
             fail_at_step(patch, crash_at)
@@ -186,16 +187,16 @@ def fail_at_step(patch: pytest.MonkeyPatch, crash_at: int) -> list[str]:
     done: list[str] = []
 
     def stepping(name: str) -> Any:
-        real = getattr(durable.Disk, name)
+        real = getattr(OsFiles, name)
 
-        def step(*args: Any) -> None:
+        def step(*args: Any) -> Any:
             if len(done) == crash_at:
                 raise OSError("injected")
             done.append(name)
-            real(*args)
+            return real(*args)
 
         return step
 
-    for name in ("remove", "append", "sync", "rename"):
-        patch.setattr(durable.Disk, name, stepping(name))
+    for name in STEPS:
+        patch.setattr(OsFiles, name, stepping(name))
     return done
