@@ -1,0 +1,139 @@
+"""The keys of a shard: what commands do to them, and how they are read.
+
+Commands run against the state as of the command before, which the engine does not hold yet:
+many entries share one engine write. So changes are kept here as well until they are written.
+Readers see only what is written.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from kvstore.errors import InvalidArgument
+from kvstore.kv import values
+from kvstore.kv.commands import CAS, DELETE, PUT
+from kvstore.kv.engine import Space, space_prefix, space_range
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kvstore.ids import ShardId
+    from kvstore.kv.commands import Command
+    from kvstore.kv.engine import Engine, WriteBatch
+
+
+class Row(NamedTuple):
+    """A row of a scan."""
+
+    key: bytes
+    value: bytes | None
+    """None when only keys were asked for."""
+    revision: int
+    """Of the last put."""
+
+
+class Data:
+    """Invariant: ``_unwritten`` holds every change since :meth:`written`, None for a delete."""
+
+    def __init__(self, shard: ShardId, engine: Engine) -> None:
+        self._engine = engine
+        self._prefix = space_prefix(shard, Space.DATA)
+        self._end = space_range(shard, Space.DATA)[1]
+        self._unwritten: dict[bytes, bytes | None] = {}
+
+    # -- commands -------------------------------------------------------------------------
+
+    def run(self, commands: Sequence[Command], revision: int, batch: WriteBatch) -> list[bool]:
+        """Run checked commands in order; the first one has ``revision``, the next one more.
+
+        Returns:
+            For each whether it had an effect: put, True; delete, whether the key existed;
+            CAS, whether it swapped.
+        """
+        effects = []
+        for command in commands:
+            op = command[0]
+            key = self._prefix + command[1]
+            if op == PUT:
+                self._put(key, self._stored(key), revision, command[2], batch)
+                effect = True
+            elif op == DELETE:
+                effect = self._delete(key, batch)
+            else:
+                assert op == CAS
+                effect = self._compare_and_swap(key, command[2], revision, command[3], batch)
+            effects.append(effect)
+            revision += 1
+        return effects
+
+    def _stored(self, key: bytes) -> bytes | None:
+        """One at a time: keeping a batch's worth of old values could take gigabytes."""
+        if key in self._unwritten:
+            return self._unwritten[key]
+        return self._engine.get(key)
+
+    def _put(
+        self, key: bytes, before: bytes | None, revision: int, value: bytes, batch: WriteBatch
+    ) -> None:
+        created = revision if before is None else values.created_revision_of(before)
+        stored = values.encode(created, revision, values.NO_LEASE, value)
+        batch.put(key, stored)
+        self._unwritten[key] = stored
+
+    def _delete(self, key: bytes, batch: WriteBatch) -> bool:
+        if self._stored(key) is None:
+            return False
+        batch.delete(key)
+        self._unwritten[key] = None
+        return True
+
+    def _compare_and_swap(
+        self, key: bytes, expected: bytes | None, revision: int, value: bytes, batch: WriteBatch
+    ) -> bool:
+        before = self._stored(key)
+        if before is None or expected is None:
+            is_as_expected = before is expected  # both absent
+        else:
+            is_as_expected = values.is_value(before, expected)
+        if is_as_expected:
+            self._put(key, before, revision, value, batch)
+        return is_as_expected
+
+    def written(self) -> None:
+        """The engine holds every change, or its present state is to be taken as it is."""
+        self._unwritten.clear()
+
+    # -- reads ----------------------------------------------------------------------------
+
+    def get_many(self, keys: Sequence[bytes]) -> list[tuple[bytes, int] | None]:
+        """Value and modified revision of each of ``keys``, None where it does not exist."""
+        prefix = self._prefix
+        found: list[tuple[bytes, int] | None] = []
+        for stored in self._engine.get_many([prefix + key for key in keys]):
+            if stored is None:
+                found.append(None)
+            else:
+                _, modified_revision, _, value = values.decode(stored)
+                found.append((value, modified_revision))
+        return found
+
+    def scan(
+        self, start: bytes, end: bytes | None, limit: int, bytes_max: int, keys_only: bool
+    ) -> tuple[list[Row], bool]:
+        """See :meth:`kvstore.kv.state_machine.StateMachine.scan`."""
+        if limit < 1 or bytes_max < 1:
+            raise InvalidArgument("scan: limit and bytes_max must be at least 1")
+        first = self._prefix + start
+        last = self._end if end is None else self._prefix + end
+        if first >= last:
+            return [], False
+        stored_rows = self._engine.scan(first, last, limit, bytes_max)
+        rows = []
+        for key, stored in stored_rows:
+            _, modified_revision, _, value = values.decode(stored)
+            value_asked_for = None if keys_only else value
+            rows.append(Row(key[len(self._prefix) :], value_asked_for, modified_revision))
+        return rows, bool(stored_rows) and self._has_rows_after(stored_rows[-1][0], last)
+
+    def _has_rows_after(self, key: bytes, end: bytes) -> bool:
+        return bool(self._engine.scan(key + b"\x00", end, 1, 1))

@@ -1,0 +1,81 @@
+"""The answer to a batch, msgpack.
+
+``[0, first_revision, effects]`` when it was run: its i-th command has the revision
+``first_revision + i``, and ``effects`` has a bit for each, the first command's the highest.
+``[1, code, message, may_have_applied]`` when it was refused as a whole.
+
+The shard keeps the answers to recent batches (:mod:`kvstore.kv.sessions`), up to 64 for each
+of thousands of clients; hence the bits.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import msgpack
+
+from kvstore.errors import KVError, ProtocolError, from_wire
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_DONE: Final = 0
+_REFUSED: Final = 1
+_TO_DIGITS: Final = bytes.maketrans(b"\x00\x01", b"01")
+
+
+class BatchReply(NamedTuple):
+    """What a batch did."""
+
+    first_revision: int
+    effects: list[bool]
+    """For each command: put, True; delete, whether the key existed; CAS, whether it swapped."""
+
+
+def encode_done(first_revision: int, effects: Sequence[bool]) -> bytes:
+    """The answer to a batch that was run; at least one effect."""
+    bits = int(bytes(effects).translate(_TO_DIGITS), 2)
+    packed = bits.to_bytes((len(effects) + 7) // 8, "big")
+    encoded: bytes = msgpack.packb((_DONE, first_revision, packed))
+    return encoded
+
+
+def encode_refused(error: KVError) -> bytes:
+    """The answer to a batch of which nothing was run."""
+    encoded: bytes = msgpack.packb((_REFUSED, error.code, error.message, error.may_have_applied))
+    return encoded
+
+
+def decode_reply(body: bytes, count: int) -> BatchReply | KVError:
+    """Read the answer to a batch of ``count`` commands.
+
+    Returns:
+        What it did, or the error with which it was refused (not raised).
+
+    Raises:
+        ProtocolError: malformed, or the answer to another number of commands.
+    """
+    try:
+        fields = msgpack.unpackb(body, max_array_len=8, max_map_len=0, max_ext_len=0)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ProtocolError(f"reply: not msgpack ({type(error).__name__})") from None
+    match fields:
+        case [0, int(first_revision), bytes(packed)]:
+            return BatchReply(first_revision, _effects(packed, count))
+        case [1, str(code), str(message), bool(may_have_applied)]:
+            return from_wire(code, message, may_have_applied=may_have_applied)
+        case _:
+            raise ProtocolError(f"reply: unknown form {_outline(fields)}")
+
+
+def _effects(packed: bytes, count: int) -> list[bool]:
+    bits = int.from_bytes(packed, "big")
+    if len(packed) != (count + 7) // 8 or bits >> count:
+        raise ProtocolError(f"reply: effects do not fit {count} commands")
+    return [digit == "1" for digit in f"{bits:0{count}b}"]
+
+
+def _outline(fields: Any) -> str:
+    if type(fields) is not list:
+        return type(fields).__name__
+    return f"[{', '.join(type(field).__name__ for field in fields)}]"

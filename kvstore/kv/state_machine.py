@@ -1,0 +1,250 @@
+"""The state machine of one shard: what its log means (Raft §2, thesis §6.3).
+
+The same entries give the same engine contents to the byte, on every replica, however they are
+gathered into engine writes and wherever a restart falls between two of them. Therefore:
+
+* Nothing but the entries decides. Time is their revisions; limits travel in them; whether the
+  shard owns a key follows from the key and the number of shards, which never changes.
+* Everything that later entries depend on is in the engine: values, sessions, the horizon, the
+  last revision; and it is written together with the index up to which it is the result.
+* An entry that could not come from a correct leader stops the replica, rather than be guessed
+  at: :class:`~kvstore.errors.Internal`. A client's batch that breaks a rule is another thing.
+  It is refused as a whole, changes nothing, and its neighbours in the entry are run.
+
+The caller applies entries in order into one write batch, then calls :meth:`~StateMachine.flush`,
+writes the batch, and calls :meth:`~StateMachine.written`. What it could not write it may write
+again; to give up, it calls :meth:`~StateMachine.reload`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from struct import Struct
+from typing import TYPE_CHECKING, Final
+
+from kvstore.errors import DataDirectoryError, Internal, InvalidArgument, SessionExpired
+from kvstore.hlc import wall_ms_of
+from kvstore.kv import commands, replies
+from kvstore.kv.data import Data
+from kvstore.kv.engine import Space, space_prefix, space_range
+from kvstore.kv.sessions import Sessions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from kvstore.ids import ShardId
+    from kvstore.kv.data import Row
+    from kvstore.kv.engine import Engine, WriteBatch
+    from kvstore.kv.limits import ApplyLimits
+
+FORMAT: Final = 1
+
+_APPLIED = Struct(">BQQQQ")
+_LOAD_ROWS: Final = 1024
+_LOAD_BYTES_MAX: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """How far the log is applied."""
+
+    index: int
+    term: int
+    last_revision: int
+    config_bytes: bytes
+    """The replica configuration in force, encoded; empty before the log's first."""
+
+
+class StateMachine:
+    """Invariant: the engine holds the state as of ``_written``, and readers see no other.
+
+    ``_applied`` is what :meth:`flush` will write; the next entry must continue it.
+    """
+
+    _applied: Applied
+    _written: Applied
+    _sessions: Sessions
+
+    def __init__(self, shard: ShardId, engine: Engine, *, owns: Callable[[bytes], bool]) -> None:
+        """Take up the state that the engine holds; an empty engine is a new shard.
+
+        Args:
+            shard: Whose rows in the engine these are.
+            engine: Where all state is kept.
+            owns: Whether a key belongs to the shard; must only depend on the key.
+
+        Raises:
+            DataDirectoryError: a newer version wrote it.
+        """
+        self._engine = engine
+        self._owns = owns
+        self._shard = shard
+        system = space_prefix(shard, Space.SYSTEM)
+        self._applied_key = system + b"applied"
+        self._config_key = system + b"config"
+        self._sessions_prefix = space_prefix(shard, Space.SESSIONS)
+        self._data = Data(shard, engine)
+        self.reload()
+
+    @property
+    def applied_index(self) -> int:
+        """The last entry whose effects are in the engine, where readers see them."""
+        return self._written.index
+
+    @property
+    def applied_term(self) -> int:
+        """The term of that entry."""
+        return self._written.term
+
+    @property
+    def last_revision(self) -> int:
+        """The highest revision up to that entry; a leader's must lie above it."""
+        return self._written.last_revision
+
+    @property
+    def config_bytes(self) -> bytes:
+        """The replica configuration as of that entry; empty if the log has told none."""
+        return self._written.config_bytes
+
+    # -- entries come in ------------------------------------------------------------------
+
+    def apply(self, index: int, term: int, payload: bytes, batch: WriteBatch) -> list[bytes]:
+        """Run the batches of one entry.
+
+        Args:
+            index: The entry's; one above the last.
+            term: The entry's.
+            payload: As :func:`kvstore.kv.commands.encode_entry` made it.
+            batch: Takes the changes.
+
+        Returns:
+            The reply to each batch, in order (:mod:`kvstore.kv.replies`). It may leave once
+            ``batch`` is written.
+
+        Raises:
+            Internal: no correct leader proposes this; the replica must stop.
+        """
+        self._check_next(index)
+        entry = commands.decode_entry(payload)
+        revision = entry.first_revision
+        before = self._applied
+        if revision <= before.last_revision:
+            raise Internal(
+                f"shard {self._shard}: entry {index} has revision {revision}, "
+                f"not above {before.last_revision}"
+            )
+        self._sessions.expire(wall_ms_of(revision), entry.limits.session_ttl_ms)
+        answers = []
+        for count, encoded in entry.batches:
+            answers.append(self._run(count, encoded, revision, entry.limits, batch))
+            revision += count
+        self._sessions.evict(entry.limits.sessions_max)
+        self._applied = Applied(index, term, revision - 1, before.config_bytes)
+        return answers
+
+    def apply_config(self, index: int, term: int, config_bytes: bytes, batch: WriteBatch) -> None:
+        """Note the replica configuration that an entry put in force."""
+        self._check_next(index)
+        self._applied = Applied(index, term, self._applied.last_revision, config_bytes)
+        batch.put(self._config_key, config_bytes)
+
+    def apply_noop(self, index: int, term: int, batch: WriteBatch) -> None:
+        """Note an entry without commands; it adds nothing to ``batch``."""
+        self._check_next(index)
+        self._applied = replace(self._applied, index=index, term=term)
+
+    def _check_next(self, index: int) -> None:
+        if index != self._applied.index + 1:
+            raise Internal(
+                f"shard {self._shard}: entry {index} was given after entry {self._applied.index}"
+            )
+
+    def _run(
+        self, count: int, encoded: bytes, revision: int, limits: ApplyLimits, batch: WriteBatch
+    ) -> bytes:
+        """Run one client's batch, unless it was run before or breaks a rule."""
+        try:
+            opened = commands.decode_batch(encoded, count)
+            session, seq, ack_below = opened.session, opened.seq, opened.ack_below
+            reply = self._sessions.find_reply(session, seq, ack_below, wall_ms_of(revision))
+            if reply is None:
+                to_run = commands.decode_commands(opened, limits, self._owns)
+        except (InvalidArgument, SessionExpired) as error:
+            return replies.encode_refused(error)
+        if reply is None:
+            reply = replies.encode_done(revision, self._data.run(to_run, revision, batch))
+        self._sessions.record(session, seq, ack_below, reply, revision)
+        return reply
+
+    # -- into the engine ------------------------------------------------------------------
+
+    def flush(self, batch: WriteBatch) -> None:
+        """Add to ``batch`` what all entries since :meth:`written` changed beside the data."""
+        applied = self._applied
+        self._sessions.flush(self._sessions_prefix, batch)
+        batch.put(
+            self._applied_key,
+            _APPLIED.pack(
+                FORMAT,
+                applied.index,
+                applied.term,
+                applied.last_revision,
+                self._sessions.horizon,
+            ),
+        )
+
+    def written(self) -> None:
+        """The batch is in the engine."""
+        self._written = self._applied
+        self._sessions.written()
+        self._data.written()
+
+    def reload(self) -> None:
+        """Take up what the engine holds: another state was put there, or a write given up.
+
+        Raises:
+            DataDirectoryError: a newer version wrote it.
+        """
+        stored = self._engine.get(self._applied_key) or _APPLIED.pack(FORMAT, 0, 0, 0, 0)
+        if stored[0] != FORMAT:
+            raise DataDirectoryError(
+                f"shard {self._shard} is stored in format {stored[0]}, this version knows {FORMAT}"
+            )
+        _, index, term, last_revision, horizon = _APPLIED.unpack(stored)
+        config_bytes = self._engine.get(self._config_key) or b""
+        self._applied = Applied(index, term, last_revision, config_bytes)
+        self._sessions = Sessions(self._stored_sessions(), horizon)
+        self.written()
+
+    def _stored_sessions(self) -> Iterator[tuple[bytes, bytes]]:
+        start, end = space_range(self._shard, Space.SESSIONS)
+        while rows := self._engine.scan(start, end, _LOAD_ROWS, _LOAD_BYTES_MAX):
+            for key, stored in rows:
+                yield key[len(self._sessions_prefix) :], stored
+            start = rows[-1][0] + b"\x00"
+
+    # -- reads ----------------------------------------------------------------------------
+
+    def get_many(self, keys: Sequence[bytes]) -> list[tuple[bytes, int] | None]:
+        """Value and modified revision of each of ``keys``, None where it does not exist."""
+        return self._data.get_many(keys)
+
+    def scan(
+        self, start: bytes, end: bytes | None, limit: int, bytes_max: int, keys_only: bool
+    ) -> tuple[list[Row], bool]:
+        """A page of the shard's keys, in order. May be called in any thread.
+
+        Args:
+            start: First key, inclusive; empty for the shard's first.
+            end: Last key, exclusive; None for the end of the shard.
+            limit: Rows at most, at least 1.
+            bytes_max: Bytes of keys and values at most; one row comes even if it is larger.
+            keys_only: Leave the values out. They count for ``bytes_max`` all the same.
+
+        Returns:
+            The rows, and whether there are more.
+
+        Raises:
+            InvalidArgument: ``limit`` or ``bytes_max`` below 1.
+        """
+        return self._data.scan(start, end, limit, bytes_max, keys_only)

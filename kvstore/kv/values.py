@@ -1,0 +1,56 @@
+"""A value as the engine stores it.
+
+``format u8 | created_revision u64 | modified_revision u64 | lease u64 | value``, big endian.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+from typing import Final, NamedTuple
+
+from kvstore.errors import Internal
+
+FORMAT: Final = 1
+NO_LEASE: Final = 0
+
+_HEADER = Struct(">BQQQ")
+_HEADER_BYTES: Final = _HEADER.size
+
+
+class Value(NamedTuple):
+    """A value and where it comes from."""
+
+    created_revision: int
+    """The put since which the key has existed without a break."""
+    modified_revision: int
+    """The last put."""
+    lease: int
+    """The lease that the key ends with; 0 for none."""
+    value: bytes
+
+
+def encode(created_revision: int, modified_revision: int, lease: int, value: bytes) -> bytes:
+    """The stored form."""
+    return _HEADER.pack(FORMAT, created_revision, modified_revision, lease) + value
+
+
+def decode(stored: bytes) -> Value:
+    """Read the stored form.
+
+    Raises:
+        Internal: it is not one that this version writes or has ever written.
+    """
+    if len(stored) < _HEADER_BYTES or stored[0] != FORMAT:
+        raise Internal(f"a stored value has the unknown format {stored[:1].hex() or 'empty'}")
+    _, created_revision, modified_revision, lease = _HEADER.unpack_from(stored)
+    return Value(created_revision, modified_revision, lease, stored[_HEADER_BYTES:])
+
+
+def is_value(stored: bytes, value: bytes) -> bool:
+    """Whether the stored form ``stored`` holds ``value``."""
+    return len(stored) == _HEADER_BYTES + len(value) and stored.endswith(value)
+
+
+def created_revision_of(stored: bytes) -> int:
+    """:attr:`Value.created_revision` of a stored form, without copying its value."""
+    return int.from_bytes(stored[1:9], "big")
