@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
+from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING
 
 import click
@@ -23,12 +25,18 @@ if TYPE_CHECKING:
 
     from kvstore.client import Client, KeyValue
 
+TIMEOUT_S_MIN = 0.001
 FLUSH_ROWS = 1000
 """A long scan reaches the next program of a pipe in pieces of so many rows."""
 
 
-def _connect(settings: Settings) -> Client:
-    return connect(str(resolve(settings)), timeout_s=settings.timeout_s)
+@asynccontextmanager
+async def _store(settings: Settings) -> AsyncIterator[tuple[Client, float]]:
+    """An open client, and the seconds that connecting left of ``--timeout``."""
+    began = time.monotonic()
+    async with connect(str(resolve(settings)), timeout_s=settings.timeout_s) as kv:
+        spent_s = time.monotonic() - began
+        yield kv, max(settings.timeout_s - spent_s, TIMEOUT_S_MIN)
 
 
 @click.command(cls=Command, epilog='VALUE "-" reads stdin.  After "--", a leading "-" is data.')
@@ -49,8 +57,8 @@ def put(settings: Settings, key: bytes, value: bytes) -> None:
 
 
 async def _put(settings: Settings, key: bytes, value: bytes) -> int:
-    async with _connect(settings) as kv:
-        return await kv.put(key, value)
+    async with _store(settings) as (kv, timeout_s):
+        return await kv.put(key, value, timeout_s=timeout_s)
 
 
 def _read_stdin() -> bytes:
@@ -88,8 +96,8 @@ def get(settings: Settings, key: bytes) -> int:
 
 
 async def _get(settings: Settings, key: bytes) -> KeyValue | None:
-    async with _connect(settings) as kv:
-        return await kv.get(key)
+    async with _store(settings) as (kv, timeout_s):
+        return await kv.get(key, timeout_s=timeout_s)
 
 
 @click.command(cls=Command)
@@ -109,8 +117,10 @@ def delete(settings: Settings, keys: tuple[bytes, ...]) -> None:
 
 async def _delete(settings: Settings, keys: tuple[bytes, ...]) -> int:
     """Delete all at once; a failure of one also says if another took effect."""
-    async with _connect(settings) as kv:
-        results = await asyncio.gather(*map(kv.delete, keys), return_exceptions=True)
+    async with _store(settings) as (kv, timeout_s):
+        results = await asyncio.gather(
+            *(kv.delete(key, timeout_s=timeout_s) for key in keys), return_exceptions=True
+        )
     failures = [result for result in results if isinstance(result, BaseException)]
     for failure in failures:
         if isinstance(failure, KVError):
@@ -121,7 +131,7 @@ async def _delete(settings: Settings, keys: tuple[bytes, ...]) -> int:
 
 @click.command(cls=Command)
 @click.argument("prefix", type=from_argument, default=b"")
-@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most so many keys.")
+@click.option("--limit", type=click.IntRange(min=0), metavar="N", help="At most so many keys.")
 @click.option("--keys-only", is_flag=True, help="Leave the values out.")
 @click.pass_obj
 def scan(settings: Settings, prefix: bytes, limit: int | None, keys_only: bool) -> None:
@@ -135,8 +145,10 @@ def scan(settings: Settings, prefix: bytes, limit: int | None, keys_only: bool) 
 
 
 async def _scan(settings: Settings, prefix: bytes, limit: int | None, keys_only: bool) -> None:
-    async with _connect(settings) as kv:
-        items = kv.scan(prefix, limit=limit, keys_only=keys_only)
+    async with (
+        _store(settings) as (kv, _timeout_s),
+        aclosing(kv.scan(prefix, limit=limit, keys_only=keys_only)) as items,
+    ):
         match settings.format:
             case "table":
                 _write_item_table([item async for item in items], keys_only=keys_only)

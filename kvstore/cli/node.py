@@ -29,6 +29,9 @@ def start(config_file: Path) -> int:
     Logs go to stderr. A node that cannot start says why in one line and exits with code 2.
     """
     from kvstore import config
+
+    settings = config.load(config_file)
+
     from kvstore.server.node import run
 
-    return run(config.load(config_file))
+    return run(settings)
