@@ -22,6 +22,10 @@ the revisions of the entries, or the least recently active beyond the bound on t
 order survives a restart.
 
 A refused batch changes nothing. Its retry is judged afresh, and so may be run: once.
+
+A refusal speaks of the one arrival that it answers. Whether an earlier one of the same batch
+was run is for the client to judge: if it sent the batch once, it begins a new session and
+goes on; if more often, the outcome is unknown (``may_have_applied``).
 """
 
 from __future__ import annotations
@@ -126,7 +130,7 @@ class Sessions:
             now_ms: The log's time.
 
         Raises:
-            SessionExpired: whether it was run is no longer known.
+            SessionExpired: it is not run, and whether it was before is no longer known.
             InvalidArgument: numbers that no correct client sends.
         """
         if key == NO_SESSION:
@@ -154,9 +158,9 @@ class Sessions:
 
     def _check_unknown(self, created: int, now_ms: int) -> None:
         if created <= self.horizon:
-            raise SessionExpired("session: it has expired", may_have_applied=True)
+            raise SessionExpired("session: it has expired")
         if wall_ms_of(created) > now_ms + CREATED_AHEAD_MS_MAX:
-            raise SessionExpired("session: it was created in the future", may_have_applied=True)
+            raise SessionExpired("session: it was created in the future")
 
     def record(
         self, key: SessionKey, seq: int, ack_below: int, reply: bytes, revision: int
