@@ -11,7 +11,7 @@ from kvstore.net.dial import NobodyListens, dial
 if TYPE_CHECKING:
     from kvstore.net.backoff import Backoff
     from kvstore.net.connection import FrameConnection
-    from kvstore.net.limits import NetLimits
+    from kvstore.net.limits import NetLimits, PeerTiming
     from kvstore.net.transport import Lane
     from kvstore.wire.frames import Frame
     from kvstore.wire.hello import Hello, Welcome
@@ -20,8 +20,6 @@ _REDIALS_S: Final = (0.0, 0.001, 0.005)
 """Waits before the first attempts after a loss. More than one, because a dying process
 closes its connections and its listening socket one after the other: the first attempt may
 still be accepted, and reset a moment later."""
-_SETTLED_S: Final = 0.1
-"""A connection that stood for less says nothing about the next."""
 
 
 class LaneOwner(Protocol):
@@ -66,14 +64,14 @@ class PeerLane:
         owner: LaneOwner,
         *,
         limits: NetLimits,
-        dial_timeout_s: float,
+        timing: PeerTiming,
         backoff: Backoff,
     ) -> None:
         self.lane = lane
         self._address = address
         self._owner = owner
         self._limits = limits
-        self._dial_timeout_s = dial_timeout_s
+        self._timing = timing
         self._backoff = backoff
         self._connection: FrameConnection | None = None
 
@@ -117,7 +115,7 @@ class PeerLane:
             address,
             self._owner.make_hello(self.lane),
             limits=self._limits,
-            timeout_s=self._dial_timeout_s,
+            timeout_s=self._timing.dial_timeout_s,
             on_frames=_unexpected_frames,
             check=self._owner.check_welcome,
         )
@@ -137,9 +135,10 @@ class PeerLane:
         finally:
             self._connection = None
             connection.close()
+            await connection.wait_closed()  # at once, or when it has lingered
         self._owner.lane_lost(self.lane, connection.reason)
         is_plain = connection.reason is None or isinstance(connection.reason, Unavailable)
-        is_settled = is_plain and loop.time() - since >= _SETTLED_S
+        is_settled = is_plain and loop.time() - since >= self._timing.settled_s
         if is_settled:
             self._backoff.reset()
         return is_settled

@@ -50,3 +50,21 @@ class NetLimits:
             hello_timeout_s=config.hello_timeout_s,
             lane_bytes_max=config.lane_bytes_max,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class PeerTiming:
+    """How hard to try, and how long to believe in silence."""
+
+    dial_timeout_s: float = 2.0
+    """For TCP, hello and welcome together."""
+    settled_s: float = 0.1
+    """How long a connection must have stood for its loss to be answered by dialling at once.
+    One that broke sooner may well do so again, and forever."""
+    backoff_base_s: float = 0.02
+    backoff_cap_s: float = 1.0
+    ping_interval_s: float = 0.5
+    silent_pings_max: int = 5
+    """Intervals without a word on the control lane, after which all lanes are cut. Counted
+    by our own ticks and not by the clock: time in which this process was frozen itself
+    proves nothing about the peer."""

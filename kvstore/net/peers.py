@@ -21,7 +21,9 @@ from kvstore.errors import KVError, Unavailable
 from kvstore.ids import NodeId
 from kvstore.net.backoff import Backoff
 from kvstore.net.lane import PeerLane
+from kvstore.net.limits import PeerTiming
 from kvstore.net.repeats import RepeatFilter
+from kvstore.net.tasks import start_task, stop_tasks
 from kvstore.net.transport import Lane
 from kvstore.wire.frames import encode_frame
 from kvstore.wire.hello import Hello, Welcome
@@ -29,28 +31,13 @@ from kvstore.wire.kinds import Kind
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Coroutine, Mapping
+    from collections.abc import Mapping
 
     from kvstore.net.limits import NetLimits
 
 log = logging.getLogger(__name__)
 
 _PING: Final = encode_frame(Kind.PING, 0, b"")
-
-
-@dataclass(frozen=True, slots=True)
-class PeerTiming:
-    """How hard to try, and how long to believe in silence."""
-
-    dial_timeout_s: float = 2.0
-    """For TCP, hello and welcome together."""
-    backoff_base_s: float = 0.02
-    backoff_cap_s: float = 1.0
-    ping_interval_s: float = 0.5
-    silent_pings_max: int = 5
-    """Intervals without a word on the control lane, after which all lanes are cut. Counted
-    by our own ticks and not by the clock: time in which this process was frozen itself
-    proves nothing about the peer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +121,7 @@ class _Peer:
                 lane,
                 self,
                 limits=lane_limits,
-                dial_timeout_s=timing.dial_timeout_s,
+                timing=timing,
                 backoff=Backoff(timing.backoff_base_s, timing.backoff_cap_s, rng),
             )
             for lane in Lane
@@ -153,19 +140,14 @@ class _Peer:
         return len(self._standing) == len(self.lanes)
 
     def start(self) -> None:
-        for lane in self.lanes.values():
-            self._own(lane.run(), f"lane {lane.lane.name} to {self._node}")
-        self._own(self._watch(), f"pings to {self._node}")
+        self._tasks = [
+            start_task(lane.run(), f"lane {lane.lane.name} to {self._node}")
+            for lane in self.lanes.values()
+        ]
+        self._tasks.append(start_task(self._watch(), f"pings to {self._node}"))
 
     async def close(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    def _own(self, work: Coroutine[None, None, None], name: str) -> None:
-        task = asyncio.get_running_loop().create_task(work, name=name)
-        task.add_done_callback(_report_crash)
-        self._tasks.append(task)
+        await stop_tasks(*self._tasks)
 
     async def _watch(self) -> None:
         """Ping on the control lane; cut all lanes when it stays silent."""
@@ -235,9 +217,3 @@ class _Peer:
         if self._refusals.is_new(error.code, asyncio.get_running_loop().time()):
             log.warning("%s and this node cannot work together: %s", self._node, error)
             self._callbacks.on_refused(self._node, error)
-
-
-def _report_crash(task: asyncio.Task[None]) -> None:
-    """These tasks end only by being cancelled; anything else is a bug and must be seen."""
-    if not task.cancelled() and task.exception() is not None:
-        log.critical("%s has stopped", task.get_name(), exc_info=task.exception())

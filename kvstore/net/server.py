@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from kvstore.errors import Overloaded, ProtocolError, StartupError, Unavailable
 from kvstore.net.connection import FrameConnection
 from kvstore.net.repeats import RepeatFilter
+from kvstore.net.tasks import start_task, stop_tasks
 from kvstore.wire.frames import encode_frame
 from kvstore.wire.hello import Hello, Welcome, decode_hello, encode_welcome, negotiate
 from kvstore.wire.kinds import Kind
@@ -91,7 +92,7 @@ class FrameServer:
         except OSError as error:
             raise StartupError(_cannot_listen(self._host, self._port, error)) from error
         self._port = self._server.sockets[0].getsockname()[1]
-        self._sweeper = loop.create_task(self._sweep_forever())
+        self._sweeper = start_task(self._sweep_forever(), f"sweep of port {self._port}")
 
     async def close(self, deadline_s: float = 1.0) -> None:
         """Listen no more, say goodbye, and return when all is closed.
@@ -101,7 +102,7 @@ class FrameServer:
         if self._server is not None:
             self._server.close()
         if self._sweeper is not None:
-            self._sweeper.cancel()
+            await stop_tasks(self._sweeper)
         connections = [*self._strangers, *self._guests]
         for connection in connections:
             connection.close()

@@ -1,0 +1,353 @@
+"""The pool of peers: what a loss means, and that nothing of it depends on luck."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+import socket
+import subprocess
+import sys
+from collections import Counter
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from net_harness import LIMITS, PEER, Node, listening, raw, until, within
+
+from kvstore import errors
+from kvstore.ids import NodeId
+from kvstore.net.limits import PeerTiming
+from kvstore.net.peers import PeerCallbacks, PeerPool
+from kvstore.net.transport import Lane
+from kvstore.wire.frames import encode_frame
+from kvstore.wire.kinds import Kind
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    from kvstore.errors import KVError
+    from kvstore.net.connection import FrameConnection
+    from kvstore.net.limits import NetLimits
+    from kvstore.net.transport import PeerTransport
+    from kvstore.wire.hello import Hello, Welcome
+
+N1 = NodeId("n1")
+QUICK = PeerTiming(settled_s=0, backoff_cap_s=0.05)
+
+
+class Events:
+    """What a pool has told, and what it asks for."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+        self.refusals: list[KVError] = []
+        self.cluster_id = "home"
+        self.turn_down: KVError | None = None
+
+    def count(self, what: str) -> int:
+        return Counter(self.told)[what]
+
+    def make_hello(self, lane: Lane) -> Hello:
+        return replace(PEER, lane=lane, cluster_id=self.cluster_id)
+
+    def check_welcome(self, peer: NodeId, welcome: Welcome) -> None:
+        if self.turn_down is not None:
+            raise self.turn_down
+
+    def refused(self, peer: NodeId, error: KVError) -> None:
+        self.refusals.append(error)
+
+
+@asynccontextmanager
+async def pool_to(
+    address: str,
+    limits: NetLimits = LIMITS,
+    timing: PeerTiming = QUICK,
+    events: Events | None = None,
+) -> AsyncIterator[tuple[PeerPool, Events]]:
+    events = events or Events()
+    callbacks = PeerCallbacks(
+        make_hello=events.make_hello,
+        check_welcome=events.check_welcome,
+        on_connected=lambda peer: events.told.append(f"{peer} connected"),
+        on_gone=lambda peer: events.told.append(f"{peer} gone"),
+        on_dropped=lambda peer, lane: events.told.append(f"{peer} dropped {lane.name}"),
+        on_refused=events.refused,
+    )
+    pool = PeerPool({N1: address}, callbacks, limits=limits, rng=random.Random(1), timing=timing)
+    pool.start()
+    try:
+        yield pool, events
+    finally:
+        await within(pool.close())
+
+
+@contextmanager
+def process(port: int = 0) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """A node's listening side in a process of its own, and its port."""
+    script = Path(__file__).with_name("net_peer_process.py")
+    command = [sys.executable, str(script), str(port)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+        try:
+            assert child.stdout is not None
+            yield child, int(child.stdout.readline())
+        finally:
+            child.kill()
+
+
+def raft(number: int, size: int = 10) -> bytes:
+    return encode_frame(Kind.RAFT, number, bytes(size))
+
+
+def by_lane(node: Node) -> dict[int | None, FrameConnection]:
+    return {guest.hello.lane: guest for guest in node.guests if guest.hello and guest.is_open}
+
+
+async def test_three_lanes_that_say_who_they_are() -> None:
+    async with listening() as node, pool_to(node.address) as (pool, events):
+        await until(lambda: pool.is_connected(N1))
+        assert events.told == ["n1 connected"]
+        assert {guest.hello for guest in node.guests} == {
+            replace(PEER, lane=lane) for lane in (0, 1, 2)
+        }
+        assert node.guests[0].hello is not None
+        assert node.guests[0].hello.lane == Lane.CONTROL
+
+
+async def test_frames_of_a_lane_arrive_in_order() -> None:
+    async with listening() as node, pool_to(node.address) as (pool, _):
+        transport: PeerTransport = pool
+        await until(lambda: pool.is_connected(N1))
+        for number in range(100):
+            assert transport.send(N1, Lane.DATA, raft(number))
+        await until(lambda: len(node.received) == 100)
+        assert [frame.request for frame in node.received] == list(range(100))
+        assert node.arrivals == [100]
+
+
+async def test_what_cannot_be_sent_is_refused_at_once() -> None:
+    async with listening() as node, pool_to(node.address) as (pool, _):
+        assert not pool.send(N1, Lane.DATA, raft(1))  # not yet connected
+        assert not pool.send(NodeId("n9"), Lane.DATA, raft(1))
+        assert not pool.is_connected(NodeId("n9"))
+        await until(lambda: pool.is_connected(N1))
+        assert not pool.send(N1, Lane.DATA, raft(1, LIMITS.frame_bytes_max + 1))
+        assert pool.send(N1, Lane.DATA, raft(2))
+        await until(lambda: len(node.received) == 1)
+        assert node.received[0].request == 2
+
+
+async def test_a_full_lane_drops_and_delays_no_other() -> None:
+    limits = replace(LIMITS, lane_bytes_max=1 << 20)
+    async with listening() as node, pool_to(node.address, limits) as (pool, events):
+        await until(lambda: pool.is_connected(N1))
+        transport = by_lane(node)[Lane.BULK]._transport
+        assert transport is not None
+        transport.pause_reading()
+        sent = 0
+        while pool.send(N1, Lane.BULK, raft(sent, 100_000)):
+            sent += 1
+            assert sent < 1000
+            await asyncio.sleep(0)
+        assert pool.send(N1, Lane.CONTROL, raft(5000))
+        assert pool.send(N1, Lane.DATA, raft(5001))
+        await until(lambda: {5000, 5001} <= {frame.request for frame in node.received})
+        transport.resume_reading()
+        await until(lambda: pool.send(N1, Lane.BULK, raft(6000)))
+        await until(lambda: node.received[-1].request == 6000)
+        bulk = [f.request for f in node.received if f.request not in (5000, 5001, 6000)]
+        assert bulk == list(range(sent))
+        assert events.told == ["n1 connected"]
+
+
+async def test_a_killed_process_is_gone_and_comes_back() -> None:
+    with process() as (child, port):
+        async with pool_to(f"127.0.0.1:{port}") as (pool, events):
+            await until(lambda: pool.is_connected(N1))
+            child.send_signal(signal.SIGKILL)
+            await until(lambda: events.count("n1 gone") == 1)
+            await until(lambda: events.count("n1 dropped BULK") == 1)
+            assert not pool.is_connected(N1)
+            with process(port) as (second, _):
+                await until(lambda: events.count("n1 connected") == 2)
+                second.send_signal(signal.SIGKILL)
+                await until(lambda: events.count("n1 gone") == 2)
+                await until(lambda: events.count("n1 dropped BULK") == 2)
+        assert Counter(events.told) == {
+            "n1 connected": 2, "n1 gone": 2,
+            "n1 dropped CONTROL": 2, "n1 dropped DATA": 2, "n1 dropped BULK": 2,
+        }  # fmt: skip
+
+
+async def test_a_frozen_process_is_not_gone() -> None:
+    timing = replace(QUICK, dial_timeout_s=0.1, ping_interval_s=0.02, silent_pings_max=5)
+    with process() as (child, port):
+        async with pool_to(f"127.0.0.1:{port}", timing=timing) as (pool, events):
+            await until(lambda: pool.is_connected(N1))
+            child.send_signal(signal.SIGSTOP)
+            await until(lambda: events.count("n1 dropped BULK") == 1)
+            assert not pool.is_connected(N1)
+            # It is dialled in vain: its kernel accepts, and nobody answers.
+            lane = pool._peers[N1].lanes[Lane.CONTROL]
+            await until(lambda: lane._backoff._bound_s > timing.backoff_base_s)
+            assert events.count("n1 gone") == 0
+            assert events.refusals == []
+            child.send_signal(signal.SIGCONT)
+            await until(lambda: events.count("n1 connected") == 2)
+            assert events.count("n1 gone") == 0
+
+
+async def test_a_process_killed_while_frozen_is_gone() -> None:
+    timing = replace(QUICK, dial_timeout_s=0.05, ping_interval_s=0.02, silent_pings_max=5)
+    with process() as (child, port):
+        async with pool_to(f"127.0.0.1:{port}", timing=timing) as (pool, events):
+            await until(lambda: pool.is_connected(N1))
+            child.send_signal(signal.SIGSTOP)
+            await until(lambda: not pool.is_connected(N1))
+            child.send_signal(signal.SIGKILL)
+            await until(lambda: events.count("n1 gone") == 1)
+
+
+@pytest.mark.parametrize("lane", Lane)
+async def test_a_loss_on_one_side_only_is_mended(lane: Lane) -> None:
+    async with listening() as node, pool_to(node.address) as (pool, events):
+        await until(lambda: pool.is_connected(N1))
+        by_lane(node)[lane].abort()
+        await until(lambda: events.count("n1 connected") == 2)
+        assert events.told == ["n1 connected", f"n1 dropped {lane.name}", "n1 connected"]
+        assert pool.send(N1, lane, raft(1))
+        await until(lambda: len(node.received) == 1)
+
+
+async def test_a_node_that_stops_as_planned_is_gone_too() -> None:
+    async with listening() as node, pool_to(node.address) as (pool, events):
+        await until(lambda: pool.is_connected(N1))
+        await within(node.server.close())
+        await until(lambda: events.count("n1 gone") == 1)
+
+
+async def test_a_listener_that_dies_a_moment_after_its_connections() -> None:
+    """The first attempt is still accepted, then reset; only the next one is refused."""
+    async with listening() as node, pool_to(node.address) as (pool, events):
+        await until(lambda: pool.is_connected(N1))
+        server, attempts = node.server, []
+
+        def die(connection: FrameConnection, hello: Hello) -> Welcome:
+            attempts.append(hello.lane)
+            assert server._server is not None
+            server._server.close()
+            connection.abort()
+            raise errors.Unavailable("dying")
+
+        server._on_hello = die
+        for guest in list(node.guests):
+            guest.abort()
+        await until(lambda: events.count("n1 gone") == 1)
+        assert attempts
+        assert events.refusals == []
+
+
+async def test_a_peer_that_was_never_there_is_not_gone() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    async with pool_to(f"127.0.0.1:{port}") as (pool, events):
+        lane = pool._peers[N1].lanes[Lane.CONTROL]
+        await until(lambda: lane._backoff._bound_s > 0.02)  # several attempts later
+        assert events.told == []
+        async with listening(port=port):
+            await until(lambda: events.told == ["n1 connected"])
+
+
+async def test_who_is_turned_away_is_told_once_per_cause(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    events = Events()
+    events.cluster_id = "away"
+    async with listening() as node, pool_to(node.address, events=events):
+        seen = 0
+        original = node.on_hello
+
+        def count(connection: FrameConnection, hello: Hello) -> Welcome:
+            nonlocal seen
+            seen += 1
+            return original(connection, hello)
+
+        node.server._on_hello = count
+        await until(lambda: seen >= 5)
+        (refusal,) = events.refusals
+        assert isinstance(refusal, errors.Refused)
+        assert refusal.message == "this is cluster home, not away"
+        lines = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+        assert len(lines) == 2, lines  # one on each side
+        events.cluster_id = "home"
+        await until(lambda: events.told == ["n1 connected"])
+        events.cluster_id = "away"
+        for guest in node.guests:
+            guest.abort()
+        await until(lambda: len(events.refusals) == 2)
+
+
+async def test_a_node_that_is_not_the_expected_one() -> None:
+    events = Events()
+    events.turn_down = errors.Refused("the node at its address is n7")
+    async with (
+        listening() as node,
+        pool_to(node.address, events=events) as (pool, _),
+    ):
+        await until(lambda: len(node.closed) >= 3)
+        assert [error.message for error in events.refusals] == ["the node at its address is n7"]
+        assert not pool.is_connected(N1)
+        reasons = {str(connection.reason) for connection in node.closed}
+        assert reasons == {"the node at its address is n7"}
+        events.turn_down = None
+        await until(lambda: events.told == ["n1 connected"])
+
+
+async def test_a_peer_that_sends_requests_down_our_own_lane_is_dropped() -> None:
+    async with listening() as node, pool_to(node.address) as (pool, events):
+        await until(lambda: pool.is_connected(N1))
+        victim = by_lane(node)[Lane.DATA]
+        victim.send(raft(1))
+        await until(lambda: events.count("n1 dropped DATA") == 1)
+        await until(lambda: victim in node.closed)
+        assert isinstance(victim.reason, errors.ProtocolError)
+        await until(lambda: events.count("n1 connected") == 2)
+
+
+async def test_pings_keep_an_idle_connection() -> None:
+    timing = replace(QUICK, ping_interval_s=0.005, silent_pings_max=3)
+    async with listening() as node, pool_to(node.address, timing=timing) as (pool, events):
+        await until(lambda: pool.is_connected(N1))
+        control = by_lane(node)[Lane.CONTROL]
+        before = control._frames_received
+        await until(lambda: control._frames_received >= before + 20)
+        assert events.told == ["n1 connected"]
+
+
+async def test_closing_says_goodbye_and_leaves_no_task() -> None:
+    before = asyncio.all_tasks()
+    async with listening() as node:
+        async with pool_to(node.address) as (pool, events):
+            await until(lambda: pool.is_connected(N1))
+        await until(lambda: len(node.closed) == 3)
+        assert [connection.reason for connection in node.closed] == [None] * 3
+        assert events.told == ["n1 connected"]
+    assert asyncio.all_tasks() <= before
+
+
+async def test_closing_while_dialling_in_vain() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        async with pool_to(f"127.0.0.1:{silent.getsockname()[1]}"):
+            accepted, _ = await asyncio.get_running_loop().run_in_executor(None, silent.accept)
+            accepted.close()
+
+
+async def test_a_peer_is_heard_through_a_crowd_of_strangers() -> None:
+    limits = replace(LIMITS, handshakes_max=2, connections_max=1)
+    async with listening(limits) as node, raw(node), raw(node), raw(node) as client:
+        await client.shake_hands()
+        async with pool_to(node.address, limits) as (pool, _):
+            await until(lambda: pool.is_connected(N1))
