@@ -60,9 +60,12 @@ def _respond(state: RaftState, request: AppendRequest, *, match_index: LogIndex)
 
 
 def _reject(state: RaftState, request: AppendRequest) -> None:
-    """Name the last entry that may still match: no newer than the term asked about."""
+    """Name the last entry that may still match: no newer than the term asked about.
+
+    It promises nothing, so it need not wait for the disk.
+    """
     hint_index = state.log.last_of_term(request.prev_index, request.prev_term)
-    state.out.messages_when_durable.append(
+    state.out.messages.append(
         AppendResponse(
             sender=state.replica,
             receiver=request.sender,

@@ -33,8 +33,9 @@ def handle_append_response(state: RaftState, response: AppendResponse) -> None:
         return
     if response.match_index > state.log.last_index:
         return  # Not an answer to anything of ours.
+    answers_probe = response.match_index >= peer.next_index - 1
     moved = peer.acknowledged(response.match_index)
-    if peer.state is ProgressState.PROBE:
+    if peer.state is ProgressState.PROBE and answers_probe:
         peer.become_replicate()
     elif peer.state is ProgressState.SNAPSHOT:
         _maybe_enough(state, peer)
@@ -63,7 +64,7 @@ def handle_heartbeat_response(state: RaftState, response: HeartbeatResponse) -> 
         _note_lease(state, peer)
     replication.confirm_reads(state)
     peer.probe_sent = False
-    snapshots.check_stalled(state, peer)
+    snapshots.check_progress(state, peer)
     if replication.is_stalled(peer):
         replication.ask_whether_lost(state, peer)
     elif peer.match_index < state.log.last_index:

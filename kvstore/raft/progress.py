@@ -134,9 +134,9 @@ class Progress:
             if rejected_index <= self.match_index:
                 return False
             self.become_probe()
-            return True
-        if self.state is ProgressState.SNAPSHOT or self.next_index - 1 != rejected_index:
+        elif self.state is ProgressState.SNAPSHOT or self.next_index - 1 != rejected_index:
             return False
+        # Not back to the match index: between the two lies what the peer has, but not durably.
         lower = min(rejected_index, probe_index + 1)
         self.next_index = LogIndex(max(lower, self.match_index + 1))
         self.probe_sent = False

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kvstore.raft.messages import SnapshotChunk, SnapshotMeta, SnapshotResponse
+from kvstore.raft.messages import AppendRequest, SnapshotChunk, SnapshotMeta, SnapshotResponse
 from kvstore.raft.progress import ProgressState, SnapshotTransfer
 from kvstore.raft.ready import SnapshotRead, SnapshotWrite
 from kvstore.raft.state import Receiving
@@ -141,14 +141,31 @@ def abort(state: RaftState, peer: Progress) -> None:
     peer.become_probe()
 
 
-def check_stalled(state: RaftState, peer: Progress) -> None:
-    """Give up on an attempt of which nothing is heard."""
+def check_progress(state: RaftState, peer: Progress) -> None:
+    """The receiver answered a heartbeat: is the attempt still going on?
+
+    The word that it is installed may have been lost, so a receiver of everything is asked by
+    an empty append right behind the snapshot. Of an attempt that stands still we give up.
+    """
     transfer = peer.transfer
     if transfer is None or transfer.reading:
         return
-    patience = INSTALL_TIMEOUT_S if transfer.sent_last else CHUNK_TIMEOUT_S
-    if state.now - transfer.active_at > patience:
+    if state.now - transfer.active_at > (
+        INSTALL_TIMEOUT_S if transfer.sent_last else CHUNK_TIMEOUT_S
+    ):
         abort(state, peer)
+    elif transfer.sent_last and transfer.meta is not None:
+        state.out.messages.append(
+            AppendRequest(
+                sender=state.replica,
+                receiver=peer.replica,
+                term=state.term,
+                prev_index=transfer.meta.index,
+                prev_term=transfer.meta.term,
+                entries=(),
+                commit_index=transfer.meta.index,
+            )
+        )
 
 
 def retention_index(state: RaftState) -> LogIndex | None:

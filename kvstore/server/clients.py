@@ -1,0 +1,170 @@
+"""Client requests: check, route to the shard's host, answer exactly once.
+
+A malformed body gets an error under its own request id and changes nothing; the connection
+stays. A shard that this node does not lead is answered ``NotLeader`` with the leader.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from kvstore.errors import Internal, InvalidArgument, KVError, NotLeader, Unavailable
+from kvstore.ids import ShardId, group_of_shard
+from kvstore.kv import commands
+from kvstore.server.shard_host import Read, Write
+from kvstore.wire import requests
+from kvstore.wire.frames import encode_frame
+from kvstore.wire.kinds import Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from concurrent.futures import Executor
+
+    from kvstore.net.connection import FrameConnection
+    from kvstore.server.admission import Admission
+    from kvstore.server.raft_driver import RaftDriver
+    from kvstore.server.shard_host import ShardHost
+    from kvstore.wire.frames import Frame
+
+log = logging.getLogger(__name__)
+
+
+class ReplyTo:
+    """The one answer of one request: a frame on its connection, and its charge given back."""
+
+    __slots__ = ("_admission", "_connection", "_cost", "_request")
+
+    def __init__(
+        self, connection: FrameConnection, request: int, admission: Admission, cost: int
+    ) -> None:
+        self._connection = connection
+        self._request = request
+        self._admission = admission
+        self._cost = cost
+
+    def reply(self, body: bytes) -> None:
+        """Send ``body`` as the answer."""
+        self._admission.release(self._cost)
+        self._connection.send(encode_frame(Kind.REPLY, self._request, body))
+
+    def fail(self, error: KVError) -> None:
+        """Send ``error`` as the answer."""
+        self._admission.release(self._cost)
+        send_error(self._connection, self._request, error)
+
+
+def send_error(connection: FrameConnection, request: int, error: KVError) -> None:
+    """Answer ``request`` with ``error``."""
+    connection.send(encode_frame(Kind.ERROR, request, requests.encode_error(error)))
+
+
+class ClientRequests:
+    """Serves the requests of every client connection of this node."""
+
+    def __init__(
+        self,
+        driver: RaftDriver,
+        admission: Admission,
+        *,
+        scan_threads: Executor,
+        shard_map: Callable[[], bytes],
+        status: Callable[[], bytes],
+    ) -> None:
+        self._driver = driver
+        self._admission = admission
+        self._scan_threads = scan_threads
+        self._loop = asyncio.get_running_loop()
+        self._handlers: dict[int, Callable[[FrameConnection, Frame], None]] = {
+            Kind.WRITE: self._write,
+            Kind.READ: self._read,
+            Kind.SCAN: self._scan,
+            Kind.SHARD_MAP: _replying(shard_map),
+            Kind.STATUS: _replying(status),
+        }
+
+    def handle(self, connection: FrameConnection, frame: Frame) -> None:
+        """Take one frame of a client; whatever is wrong with it is answered, not raised."""
+        handler = self._handlers.get(frame.kind)
+        try:
+            if handler is None:
+                raise InvalidArgument(f"unknown request kind {frame.kind}")
+            handler(connection, frame)
+        except KVError as error:
+            send_error(connection, frame.request, error)
+
+    def _host(self, shard: int) -> ShardHost:
+        host = self._driver.hosts.get(group_of_shard(ShardId(shard)))
+        if host is None:
+            raise NotLeader(f"shard {shard} has no replica on this node")
+        return host
+
+    def _write(self, connection: FrameConnection, frame: Frame) -> None:
+        request = requests.decode_write(frame.body)
+        if request.count > commands.COMMANDS_MAX:
+            raise InvalidArgument(
+                f"a batch of {request.count} commands; at most {commands.COMMANDS_MAX} are allowed"
+            )
+        host = self._host(request.shard)
+        cost = self._admission.admit_write(len(frame.body))
+        answer = ReplyTo(connection, frame.request, self._admission, cost)
+        host.write(Write(request.count, request.batch, answer))
+        self._driver.wake(host)
+
+    def _read(self, connection: FrameConnection, frame: Frame) -> None:
+        request = requests.decode_read(frame.body)
+        host = self._host(request.shard)
+        answer = ReplyTo(
+            connection, frame.request, self._admission, self._admission.admit(len(frame.body))
+        )
+
+        def serve() -> None:
+            answer.reply(requests.encode_read_reply(host.machine.get_many(request.keys)))
+
+        host.read(Read(serve, answer))
+        self._driver.wake(host)
+
+    def _scan(self, connection: FrameConnection, frame: Frame) -> None:
+        request = requests.decode_scan(frame.body)
+        host = self._host(request.shard)
+        answer = ReplyTo(
+            connection, frame.request, self._admission, self._admission.admit(len(frame.body))
+        )
+
+        def page() -> bytes:
+            rows, more = host.machine.scan(
+                request.start, request.end, request.limit, request.bytes_max, request.keys_only
+            )
+            return requests.encode_scan_reply(rows, more)
+
+        def serve() -> None:
+            future = self._loop.run_in_executor(self._scan_threads, page)
+            future.add_done_callback(lambda done: _answer_with(answer, done))
+
+        host.read(Read(serve, answer))
+        self._driver.wake(host)
+
+
+def _replying(body: Callable[[], bytes]) -> Callable[[FrameConnection, Frame], None]:
+    """A handler that answers at once with what ``body`` gives."""
+
+    def handle(connection: FrameConnection, frame: Frame) -> None:
+        connection.send(encode_frame(Kind.REPLY, frame.request, body()))
+
+    return handle
+
+
+def _answer_with(answer: ReplyTo, done: asyncio.Future[bytes]) -> None:
+    """Answer with what a thread computed, or with why it could not."""
+    if done.cancelled():
+        answer.fail(Unavailable("the node is stopping"))
+        return
+    error = done.exception()
+    if error is None:
+        answer.reply(done.result())
+    elif isinstance(error, KVError):
+        answer.fail(error)
+    else:
+        log.error("a scan failed", exc_info=error)
+        answer.fail(Internal(f"the scan failed: {error}"))

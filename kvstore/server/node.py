@@ -1,0 +1,409 @@
+"""One process, one node: the composition root.
+
+Here, and only here, the real clock, the random generator and the concrete classes meet.
+Everything else is given what it needs.
+
+Order of starting: own the data directory, own the port, bring back the state, then speak.
+A step that fails undoes the ones before it, so a node never runs half. Order of stopping:
+hand over what it leads, answer what waits, stop speaking, flush.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import random
+import signal
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import uvloop
+
+from kvstore.errors import StartupError, Unavailable
+from kvstore.hlc import HybridClock, revision_at
+from kvstore.ids import NO_REPLICA, GroupId, ShardId, group_of_shard
+from kvstore.kv.limits import ApplyLimits
+from kvstore.kv.state_machine import StateMachine
+from kvstore.net.limits import NetLimits
+from kvstore.net.peers import PeerCallbacks, PeerPool
+from kvstore.net.server import FrameServer
+from kvstore.net.transport import Lane
+from kvstore.raft.core import RaftCore
+from kvstore.raft.messages import GroupConfig
+from kvstore.server import status
+from kvstore.server.admission import Admission
+from kvstore.server.clients import ClientRequests, send_error
+from kvstore.server.handshake import Handshake
+from kvstore.server.raft_driver import RaftDriver
+from kvstore.server.recovery import recover_group
+from kvstore.server.shard_host import ShardHost
+from kvstore.server.snapshot_work import SnapshotTransfers
+from kvstore.server.upkeep import DiskWatch, LeaderBalance, LogKeeper, periodic
+from kvstore.sharding.shard_map import bootstrap
+from kvstore.storage.identity import open_identity
+from kvstore.storage.rocks import RocksEngine
+from kvstore.storage.snapshots import SnapshotStorage
+from kvstore.storage.wal import open_wal
+from kvstore.wire.kinds import Kind
+from kvstore.wire.raft_codec import decode_messages
+from kvstore.wire.requests import encode_shard_map_reply, encode_status_reply
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kvstore.config import NodeConfig
+    from kvstore.ids import NodeId
+    from kvstore.net.connection import FrameConnection
+    from kvstore.sharding.shard_map import ShardMap
+    from kvstore.storage.identity import Identity
+    from kvstore.storage.wal import RecoveredLog, Wal
+    from kvstore.wire.frames import Frame
+
+log = logging.getLogger(__name__)
+
+EXIT_STARTUP = 2
+EXIT_FATAL = 1
+
+HAND_OVER_S_MAX = 1.5
+STOP_S_MAX = 4.0
+SWITCH_INTERVAL_S = 0.001
+"""How long a thread may keep the interpreter while the loop waits for it."""
+
+
+def run(config: NodeConfig) -> int:
+    """Run one node until SIGTERM or SIGINT; the result is the process's exit code."""
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=config.log_level.upper(),
+        format=f"%(asctime)s.%(msecs)03d %(levelname)-7s {config.node_id} %(message)s",
+        datefmt="%Y-%m-%d %H:%M:%S",
+    )
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    try:
+        uvloop.run(_serve(config))
+    except StartupError as error:
+        sys.stderr.write(f"{config.node_id}: cannot start: {error.message}\n")
+        return EXIT_STARTUP
+    return 0
+
+
+async def _serve(config: NodeConfig) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with Node(config) as node:
+        await stop.wait()
+        log.info("stopping")
+        await node.hand_over()
+
+
+def _die(error: BaseException) -> None:
+    """The replica's state is unknown: say why and leave at once, before anything is answered."""
+    log.critical("this node stops at once: %s", error, exc_info=error)
+    logging.shutdown()
+    os._exit(EXIT_FATAL)
+
+
+class Node:
+    """A running node; an async context manager that starts and stops it."""
+
+    def __init__(self, config: NodeConfig) -> None:
+        self._config = config
+        self._clock = time.monotonic
+        self._rng = random.Random()
+        self._started_at = self._clock()
+        self._shard_map = bootstrap(config.cluster)
+        self._connected_since: dict[NodeId, float] = {}
+        self._hosts: dict[GroupId, ShardHost] = {}
+        self._driver: RaftDriver | None = None
+        self._requests: ClientRequests | None = None
+        self._resources = contextlib.AsyncExitStack()
+
+    @staticmethod
+    def _wall_ms() -> int:
+        return time.time_ns() // 1_000_000
+
+    # -- start and stop -------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Node:
+        async with contextlib.AsyncExitStack() as undo:
+            await self._start(undo)
+            self._resources = undo.pop_all()
+        log.info(
+            "serving at %s: %d shards of cluster %s",
+            self._config.address.address,
+            len(self._hosts),
+            self._config.cluster.id,
+        )
+        # What was made up to here lives as long as the process: never scan it again.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 50)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        try:
+            async with asyncio.timeout(STOP_S_MAX):
+                await self._resources.aclose()
+        except TimeoutError:
+            log.error("stopping took over %g s; the log will bring back the rest", STOP_S_MAX)
+
+    async def _start(self, undo: contextlib.AsyncExitStack) -> None:
+        config, data_dir = self._config, self._config.data_dir
+        identity = await asyncio.to_thread(
+            open_identity,
+            data_dir,
+            cluster_id=config.cluster.id,
+            node_id=config.node_id,
+            shards=config.cluster.shards,
+        )
+        undo.callback(identity.release)
+        handshake = Handshake(
+            config,
+            data_id=identity.data_id,
+            known_data_ids=dict(identity.pins),
+            remember=lambda node, data_id: self._remember(identity, node, data_id),
+            wall_ms=self._wall_ms,
+        )
+        await self._listen(handshake, undo)
+        engine = await asyncio.to_thread(RocksEngine, data_dir / "engine", config.engine)
+        undo.callback(engine.close)
+        snapshots = SnapshotStorage(engine, data_dir / "snapshots")
+        await asyncio.to_thread(snapshots.finish_pending)
+        admission = Admission(pending_bytes_max=config.limits.pending_bytes_max)
+        disk = DiskWatch(data_dir, admission, free_bytes_min=config.limits.disk_free_bytes_min)
+        wal, logs = await open_wal(
+            data_dir / "wal",
+            cluster_id=config.cluster.id,
+            node_id=config.node_id,
+            config=config.wal,
+            on_fatal=_die,
+            on_disk_full=disk.log_full,
+        )
+        undo.push_async_callback(wal.close)
+        self._hosts = await asyncio.to_thread(self._recover, engine, logs)
+        peers = self._make_peers(handshake)
+        driver = RaftDriver(
+            self._hosts,
+            wal,
+            engine,
+            peers,
+            clock=self._clock,
+            wall_ms=self._wall_ms,
+            on_fatal=_die,
+        )
+        self._start_work(driver, wal, engine, snapshots, admission, disk, undo)
+        self._driver = driver
+        peers.start()
+        undo.push_async_callback(peers.close)
+        undo.callback(self._answer_all)
+
+    async def _listen(self, handshake: Handshake, undo: contextlib.AsyncExitStack) -> None:
+        """Own the port before the (possibly long) recovery; until then nothing is served."""
+        address = self._config.address
+        server = FrameServer(
+            address.host,
+            address.port,
+            limits=NetLimits.of(self._config.limits),
+            on_hello=handshake.welcome,
+            on_frames=self._receive,
+        )
+        await server.start()
+        undo.push_async_callback(server.close)
+
+    def _recover(
+        self, engine: RocksEngine, logs: dict[GroupId, RecoveredLog]
+    ) -> dict[GroupId, ShardHost]:
+        """One host for each shard that has a replica on this node."""
+        hosts = {}
+        for number, replicas in enumerate(self._shard_map.replicas):
+            shard = ShardId(number)
+            own = next((r.id for r in replicas if r.node == self._config.node_id), None)
+            if own is None:
+                continue
+            group = group_of_shard(shard)
+            machine = StateMachine(shard, engine, owns=_owner(self._shard_map, shard))
+            initial = GroupConfig(voters=tuple(sorted(replica.id for replica in replicas)))
+            recovered = recover_group(group, initial, machine, engine, logs.get(group))
+            core = RaftCore(
+                replica=own,
+                config=self._config.raft,
+                recovered=recovered,
+                rng=random.Random(self._rng.random()),
+                now=self._clock(),
+            )
+            hosts[group] = ShardHost(
+                shard,
+                core,
+                machine,
+                HybridClock(last=machine.last_revision),
+                {replica.id: replica.node for replica in replicas},
+                apply_limits=ApplyLimits.of(self._config.limits),
+                entry_bytes_max=self._config.raft.append_bytes_max,
+                request_timeout_s=self._config.limits.request_timeout_s,
+            )
+            hosts[group].observe(recovered.entries)
+        return hosts
+
+    def _make_peers(self, handshake: Handshake) -> PeerPool:
+        config = self._config
+        return PeerPool(
+            {node.id: node.address for node in config.cluster.nodes if node.id != config.node_id},
+            PeerCallbacks(
+                make_hello=handshake.make_hello,
+                check_welcome=handshake.check_welcome,
+                on_connected=self._peer_connected,
+                on_gone=self._peer_gone,
+                on_dropped=self._lane_lost,
+                on_refused=lambda node, error: None,
+            ),
+            limits=NetLimits.of(config.limits),
+            rng=random.Random(self._rng.random()),
+        )
+
+    def _start_work(
+        self,
+        driver: RaftDriver,
+        wal: Wal,
+        engine: RocksEngine,
+        snapshots: SnapshotStorage,
+        admission: Admission,
+        disk: DiskWatch,
+        undo: contextlib.AsyncExitStack,
+    ) -> None:
+        """Everything that runs from now on, each with its end."""
+        keeper = LogKeeper(driver, wal, engine, live_bytes_max=self._config.wal.live_bytes_max)
+        undo.push_async_callback(keeper.flush)
+        undo.callback(driver.stop)
+        snapshot_thread = ThreadPoolExecutor(1, "snapshots")
+        undo.callback(snapshot_thread.shutdown, wait=False, cancel_futures=True)
+        driver.snapshots = SnapshotTransfers(
+            driver, snapshots, wal, thread=snapshot_thread, clock=self._clock, on_fatal=_die
+        )
+        scan_threads = ThreadPoolExecutor(2, "scans")
+        undo.callback(scan_threads.shutdown, wait=False, cancel_futures=True)
+        self._requests = ClientRequests(
+            driver,
+            admission,
+            scan_threads=scan_threads,
+            shard_map=self._shard_map_reply,
+            status=self._status_reply,
+        )
+        balance = LeaderBalance(
+            driver,
+            {
+                group_of_shard(ShardId(shard)): replicas[0].node
+                for shard, replicas in enumerate(self._shard_map.replicas)
+            },
+            steady_since=self._connected_since.get,
+            clock=self._clock,
+        )
+        for work in (driver.run(), *periodic(keeper, disk, balance)):
+            task = asyncio.get_running_loop().create_task(work)
+            task.add_done_callback(_report)
+            undo.callback(task.cancel)
+
+    async def hand_over(self) -> None:
+        """Give every shard that this node leads to the replica that has most of its log."""
+        assert self._driver is not None
+        now = self._clock()
+        for host in self._hosts.values():
+            if not host.is_leader:
+                continue
+            peers = [peer for peer in host.core.status(now).progress if peer.recently_active]
+            if peers:
+                best = max(peers, key=lambda peer: peer.match_index)
+                host.core.transfer_leadership(best.replica, now)
+                self._driver.wake(host)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(HAND_OVER_S_MAX):
+                while any(self._is_handing_over(host) for host in self._hosts.values()):
+                    self._driver.role_changed.clear()
+                    await self._driver.role_changed.wait()
+
+    def _is_handing_over(self, host: ShardHost) -> bool:
+        status = host.core.status(self._clock())
+        return host.is_leader and status.transferring_to != NO_REPLICA
+
+    def _answer_all(self) -> None:
+        """From now on every request is refused; those that wait are answered."""
+        self._requests = None
+        for host in self._hosts.values():
+            host.fail_all(Unavailable("the node is stopping"))
+
+    # -- what comes in --------------------------------------------------------------------------
+
+    def _receive(self, connection: FrameConnection, frames: list[Frame]) -> None:
+        assert connection.hello is not None
+        if connection.hello.role == "peer":
+            if self._driver is not None:
+                for frame in frames:
+                    if frame.kind == Kind.RAFT:
+                        self._driver.receive(decode_messages(frame.body))
+            return
+        for frame in frames:
+            if self._requests is not None:
+                self._requests.handle(connection, frame)
+            else:
+                error = Unavailable("the node is starting or stopping")
+                send_error(connection, frame.request, error)
+
+    def _peer_connected(self, node: NodeId) -> None:
+        assert self._driver is not None
+        self._connected_since[node] = self._clock()
+        self._driver.peer_connected(node)
+        for shard, replicas in enumerate(self._shard_map.replicas):
+            if replicas[0].node == self._config.node_id:
+                self._driver.campaign_if_leaderless(group_of_shard(ShardId(shard)))
+
+    def _peer_gone(self, node: NodeId) -> None:
+        assert self._driver is not None
+        self._connected_since.pop(node, None)
+        self._driver.peer_gone(node)
+
+    def _lane_lost(self, node: NodeId, lane: Lane) -> None:
+        assert self._driver is not None
+        self._connected_since.pop(node, None)
+        if lane is not Lane.CONTROL:
+            self._driver.messages_dropped(node)
+
+    def _remember(self, identity: Identity, node: NodeId, data_id: int) -> None:
+        """Make the first meeting with a peer durable, off the loop."""
+        future = asyncio.get_running_loop().run_in_executor(None, identity.pin, node, data_id)
+        future.add_done_callback(_report)
+
+    # -- what it says of itself -----------------------------------------------------------------
+
+    def _shard_map_reply(self) -> bytes:
+        leaders = status.known_leaders(self._hosts.values())
+        return encode_shard_map_reply(
+            self._shard_map.to_wire(), leaders, revision_at(self._wall_ms())
+        )
+
+    def _status_reply(self) -> bytes:
+        now = self._clock()
+        return encode_status_reply(
+            status.node_status(
+                self._config.address,
+                self._hosts.values(),
+                uptime_s=now - self._started_at,
+                now=now,
+            )
+        )
+
+
+def _owner(shard_map: ShardMap, shard: ShardId) -> Callable[[bytes], bool]:
+    """Whether a key belongs to ``shard``."""
+    return lambda key: shard_map.shard_of(key) == shard
+
+
+def _report(done: asyncio.Future[None]) -> None:
+    """Nothing that a node does on its own may fail unseen; none of it can go on half."""
+    if not done.cancelled() and (error := done.exception()) is not None:
+        _die(error)

@@ -1,0 +1,385 @@
+"""Carries out what the Raft cores of all groups of a node decide, once per loop tick.
+
+Whatever happens in one iteration of the event loop (client batches, messages of peers,
+finished writes, timers) only marks groups as dirty. At its end one :meth:`RaftDriver._flush`
+gathers all dirty groups: one log entry per shard of everything pending, one frame per peer
+and lane, one write-ahead-log batch, one engine write (DESIGN sections 3 and 5). What costs
+per batch is so paid per node and tick, not per shard or request.
+
+The order of duties is that of :mod:`kvstore.raft.ready`. A failure in here leaves a replica
+in an unknown state, so it is never handled: the node stops (``on_fatal``), and its log
+brings it back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from kvstore.errors import DiskFull
+from kvstore.ids import GroupId, LogIndex, NodeId, Term, group_of_shard
+from kvstore.kv.engine import WriteBatch
+from kvstore.net.transport import Lane
+from kvstore.raft import confchange
+from kvstore.raft.messages import (
+    AppendRequest,
+    AppendResponse,
+    Message,
+    SnapshotChunk,
+    SnapshotResponse,
+)
+from kvstore.raft.ready import Role
+from kvstore.server.shard_host import ShardHost, Write
+from kvstore.storage import records
+from kvstore.wire.frames import encode_frame
+from kvstore.wire.kinds import Kind
+from kvstore.wire.raft_codec import encode_bodies
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from kvstore.ids import ReplicaId
+    from kvstore.kv.engine import Engine
+    from kvstore.net.transport import PeerTransport
+    from kvstore.raft.ready import Ready
+
+log = logging.getLogger(__name__)
+
+TICK_INTERVAL_S = 0.02
+"""How often timers of the cores are looked at; well below the shortest of them."""
+
+APPLY_BYTES_MAX = 256 * 1024
+"""Committed bytes applied in one loop tick, so that a long catch-up never stalls the loop."""
+
+DISK_RETRY_S = 0.25
+
+FRAME_BODY_BYTES = 4 * 1024 * 1024
+"""Messages gathered into one frame, unless a single one is larger."""
+
+
+class Log(Protocol):
+    """The part of the write-ahead log that the driver needs."""
+
+    def append(self, batch: Sequence[bytes], done: Callable[[], None]) -> None:
+        """Write ``batch``; run ``done`` on the loop once it and all before it is durable."""
+        ...
+
+
+class SnapshotWork(Protocol):
+    """Who reads and writes snapshots, off the loop."""
+
+    def handle(self, host: ShardHost, ready: Ready) -> None:
+        """Take up the snapshot instructions of ``ready``."""
+        ...
+
+
+@dataclass(slots=True)
+class _Durable:
+    """What to do for one group once this tick's log batch is durable."""
+
+    host: ShardHost
+    index: LogIndex
+    term: Term
+    messages: tuple[Message, ...]
+
+
+@dataclass(slots=True)
+class _Applied:
+    """One engine write: whose entries it holds, and the answers that leave after it."""
+
+    batch: WriteBatch
+    last: dict[ShardHost, LogIndex] = field(default_factory=dict)
+    answers: list[tuple[Write, bytes]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Outbox:
+    """Messages of one tick by destination, each list one frame."""
+
+    frames: defaultdict[tuple[NodeId, Lane], list[tuple[GroupId, Message]]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
+
+    def add(self, host: ShardHost, messages: Iterable[Message]) -> None:
+        group = group_of_shard(host.shard)
+        for message in messages:
+            node = host.replicas.get(message.receiver)
+            if node is not None and message.receiver != host.core.replica:
+                self.frames[node, lane_of(message)].append((group, message))
+
+
+def lane_of(message: Message) -> Lane:
+    """Control for what must never wait, data for appends, bulk for snapshots."""
+    if isinstance(message, AppendRequest | AppendResponse):
+        return Lane.DATA
+    if isinstance(message, SnapshotChunk | SnapshotResponse):
+        return Lane.BULK
+    return Lane.CONTROL
+
+
+class RaftDriver:
+    """Owns the tick of all groups of one node."""
+
+    def __init__(
+        self,
+        hosts: Mapping[GroupId, ShardHost],
+        wal: Log,
+        engine: Engine,
+        peers: PeerTransport,
+        *,
+        clock: Callable[[], float],
+        wall_ms: Callable[[], int],
+        on_fatal: Callable[[BaseException], None],
+    ) -> None:
+        self.hosts = hosts
+        self._wal = wal
+        self._engine = engine
+        self._peers = peers
+        self._clock = clock
+        self._wall_ms = wall_ms
+        self._on_fatal = on_fatal
+        self._dirty: dict[ShardHost, None] = {}
+        self._flush_scheduled = False
+        self._unwritten: _Applied | None = None
+        self._stopped = False
+        self._dropped: set[NodeId] = set()
+        self._roles: dict[ShardHost, tuple[Role, Term, ReplicaId]] = {}
+        self._loop = asyncio.get_running_loop()
+        self.snapshots: SnapshotWork | None = None
+        self.role_changed = asyncio.Event()
+        """Set whenever a group's role, term or leader changes here."""
+
+    # -- what marks a group dirty ---------------------------------------------------------
+
+    def wake(self, host: ShardHost) -> None:
+        """``host`` has something new; it is looked at when this loop iteration ends."""
+        self._dirty[host] = None
+        if not self._flush_scheduled and not self._stopped:
+            self._flush_scheduled = True
+            self._loop.call_soon(self._guarded, self._flush)
+
+    def receive(self, messages: Iterable[tuple[GroupId, Message]]) -> None:
+        """Messages of a peer; those of groups that are not here are dropped."""
+        now = self._clock()
+        for group, message in messages:
+            host = self.hosts.get(group)
+            if host is not None:
+                host.core.step(message, now)
+                self.wake(host)
+
+    def peer_connected(self, node: NodeId) -> None:
+        """A connection to ``node`` stands (again)."""
+        self._tell_hosts_of(node, lambda host, peer, now: host.core.peer_connected(peer, now))
+
+    def campaign_if_leaderless(self, group: GroupId) -> None:
+        """Stand for election in ``group`` now, if nobody is known to lead it."""
+        host = self.hosts.get(group)
+        if host is not None and host.leader_node is None:
+            host.core.campaign(self._clock())
+            self.wake(host)
+
+    def peer_gone(self, node: NodeId) -> None:
+        """The process of ``node`` is dead: its connection dropped and a new one was refused."""
+        self._tell_hosts_of(node, lambda host, peer, now: host.core.peer_gone(peer, now))
+
+    def messages_dropped(self, node: NodeId) -> None:
+        """What was to be sent to ``node`` did not fit its queue."""
+        self._tell_hosts_of(node, lambda host, peer, now: host.core.peer_unreachable(peer, now))
+
+    def _tell_hosts_of(
+        self, node: NodeId, tell: Callable[[ShardHost, ReplicaId, float], None]
+    ) -> None:
+        now = self._clock()
+        for host in self.hosts.values():
+            for replica, at in host.replicas.items():
+                if at == node and replica != host.core.replica:
+                    tell(host, replica, now)
+                    self.wake(host)
+
+    async def run(self) -> None:
+        """Tick every core until cancelled."""
+        while True:
+            await asyncio.sleep(TICK_INTERVAL_S)
+            self._guarded(self._tick)
+
+    def stop(self) -> None:
+        """Nothing more is sent, written or applied."""
+        self._stopped = True
+
+    def _tick(self) -> None:
+        now = self._clock()
+        for host in self.hosts.values():
+            host.core.tick(now)
+            host.expire(now)
+            if host.core.has_ready() or self._roles.get(host) != _role_of(host):
+                self.wake(host)
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        if self._stopped:
+            return
+        try:
+            work()
+        except BaseException as error:
+            self._stopped = True
+            self._on_fatal(error)
+            raise
+
+    # -- the tick ---------------------------------------------------------------------------
+
+    def _flush(self) -> None:
+        self._flush_scheduled = False
+        now, wall_ms = self._clock(), self._wall_ms()
+        dirty, self._dirty = self._dirty, {}
+        outbox = _Outbox()
+        to_log: list[bytes] = []
+        when_durable: list[_Durable] = []
+        for host in dirty:
+            host.collect(now, wall_ms)
+            if host.core.has_ready():
+                self._take(host, host.core.ready(now), outbox, to_log, when_durable)
+            self._note_role(host)
+        self._send(outbox)
+        if to_log or when_durable:
+            self._wal.append(to_log, lambda: self._guarded(lambda: self._durable(when_durable)))
+        self._apply(dirty)
+        for host in dirty:
+            if host.to_apply or host.core.has_ready():
+                self.wake(host)
+
+    def _take(
+        self,
+        host: ShardHost,
+        ready: Ready,
+        outbox: _Outbox,
+        to_log: list[bytes],
+        when_durable: list[_Durable],
+    ) -> None:
+        """Sort one group's ``Ready`` into what the tick does for all groups together."""
+        group = group_of_shard(host.shard)
+        if ready.hard_state is not None:
+            to_log.append(
+                records.encode_hard_state(group, ready.hard_state.term, ready.hard_state.vote)
+            )
+        to_log += [
+            records.encode_entry(group, entry.index, entry.term, entry.kind, entry.payload)
+            for entry in ready.entries
+        ]
+        if ready.compacted is not None:
+            index, term, config = ready.compacted
+            to_log.append(records.encode_mark(group, index, term, confchange.encode(config)))
+        if ready.entries or ready.messages_when_durable:
+            last = ready.entries[-1] if ready.entries else None
+            when_durable.append(
+                _Durable(
+                    host,
+                    last.index if last else LogIndex(0),
+                    last.term if last else Term(0),
+                    ready.messages_when_durable,
+                )
+            )
+        host.observe(ready.entries)
+        outbox.add(host, ready.messages)
+        host.to_apply.extend(ready.committed)
+        host.confirm(ready.read_states, ready.reads_failed)
+        if self.snapshots is not None:
+            self.snapshots.handle(host, ready)
+
+    def _send(self, outbox: _Outbox) -> None:
+        for (node, lane), messages in outbox.frames.items():
+            for body in encode_bodies(messages, FRAME_BODY_BYTES):
+                sent = self._peers.send(node, lane, encode_frame(Kind.RAFT, 0, body))
+                if not sent and lane is not Lane.CONTROL:
+                    self._dropped.add(node)
+        if self._dropped:
+            dropped, self._dropped = self._dropped, set()
+            for node in sorted(dropped):
+                self.messages_dropped(node)
+
+    def _durable(self, done: list[_Durable]) -> None:
+        now = self._clock()
+        outbox = _Outbox()
+        for item in done:
+            if item.index:
+                item.host.core.persisted(item.index, item.term, now)
+                self.wake(item.host)
+            outbox.add(item.host, item.messages)
+            for message in item.messages:
+                if message.receiver == item.host.core.replica:
+                    item.host.core.step(message, now)
+                    self.wake(item.host)
+        self._send(outbox)
+
+    # -- applying ---------------------------------------------------------------------------
+
+    def _apply(self, hosts: Iterable[ShardHost]) -> None:
+        """Apply what is committed, all groups in one engine write, then answer."""
+        if self._unwritten is None:
+            applied = _Applied(self._engine.batch())
+            self._gather(hosts, applied)
+            if applied.last and not self._write(applied):
+                return
+        for host in hosts:
+            host.serve_reads()
+
+    def _gather(self, hosts: Iterable[ShardHost], applied: _Applied) -> None:
+        budget = APPLY_BYTES_MAX
+        for host in hosts:
+            if host.installing:
+                continue
+            while host.to_apply and budget > 0:
+                entry = host.to_apply.popleft()
+                budget -= len(entry.payload)
+                applied.answers += host.apply(entry, applied.batch)
+                applied.last[host] = entry.index
+        for host in applied.last:
+            host.machine.flush(applied.batch)
+
+    def _write(self, applied: _Applied) -> bool:
+        """Write one batch to the engine; on a full disk keep it and come back later."""
+        try:
+            self._engine.write(applied.batch)
+        except DiskFull as error:
+            if self._unwritten is None:
+                log.error("applying waits for room on the disk: %s", error)
+            self._unwritten = applied
+            self._loop.call_later(DISK_RETRY_S, self._guarded, self._retry_write)
+            return False
+        self._unwritten = None
+        for host, index in applied.last.items():
+            host.machine.written()
+            host.core.applied(index)
+        for write, reply in applied.answers:
+            write.answer.reply(reply)
+        return True
+
+    def _retry_write(self) -> None:
+        applied = self._unwritten
+        assert applied is not None
+        if self._write(applied):
+            log.info("applying goes on: there is room on the disk again")
+            for host in self.hosts.values():
+                self.wake(host)
+
+    def _note_role(self, host: ShardHost) -> None:
+        """Log a change of role or leader, and answer what a deposed leader cannot finish."""
+        before, after = self._roles.get(host), _role_of(host)
+        if before == after:
+            return
+        self._roles[host] = after
+        self.role_changed.set()
+        if before is not None and before[0] is Role.LEADER and before[:2] != after[:2]:
+            host.lost_leadership()
+        log.info(
+            "shard %d: %s in term %d, leader %s",
+            host.shard,
+            after[0].name.lower(),
+            after[1],
+            host.leader_node or "unknown",
+        )
+
+
+def _role_of(host: ShardHost) -> tuple[Role, Term, ReplicaId]:
+    return host.core.role, host.core.term, host.core.leader

@@ -1,0 +1,150 @@
+"""From what a crash left behind to hosts that can go on.
+
+Two things survive a crash: the engine as of its last flush (a prefix of what was applied,
+with the applied index inside), and the write-ahead log. For each group this module finds the
+one consistent state in them:
+
+* a snapshot that was completely staged is installed first (it may have been half installed);
+* entries between the engine's applied index and the log's compaction mark were committed,
+  or the mark would not be there: they are applied again at once;
+* the rest of the log is the core's to judge: a leader will say what is committed.
+
+If the engine is ahead of the whole log (it was replaced by a snapshot just before the crash)
+the log is obsolete and the engine's state is the base.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from kvstore.errors import CorruptionError
+from kvstore.ids import NO_REPLICA, GroupId, LogIndex, ReplicaId, Term
+from kvstore.raft import confchange
+from kvstore.raft.core import RecoveredGroup
+from kvstore.raft.messages import Entry, EntryKind, GroupConfig, HardState, SnapshotMeta
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kvstore.kv.engine import Engine, WriteBatch
+    from kvstore.kv.state_machine import StateMachine
+    from kvstore.storage.wal import RecoveredLog
+
+log = logging.getLogger(__name__)
+
+REPLAY_BATCH_BYTES = 1024 * 1024
+
+
+def recover_group(
+    group: GroupId,
+    initial: GroupConfig,
+    machine: StateMachine,
+    engine: Engine,
+    recovered: RecoveredLog | None,
+) -> RecoveredGroup:
+    """Bring ``machine`` up to the log's mark and say from where the core goes on.
+
+    Raises:
+        CorruptionError: entries are missing that only the log could have had.
+    """
+    hard_state, mark, entries = _from_log(recovered)
+    if _is_obsolete(machine, entries):
+        entries = ()
+    if mark is not None:
+        _replay(group, machine, engine, [e for e in entries if e.index <= mark.index], mark)
+    if entries:
+        base = mark or SnapshotMeta(LogIndex(0), Term(0), initial)
+    else:
+        base = _state_as_base(machine, initial)
+    kept = tuple(entry for entry in entries if entry.index > base.index)
+    if kept and kept[0].index != base.index + 1:
+        raise _missing(group, base.index + 1, kept[0].index - 1)
+    return RecoveredGroup(
+        hard_state=hard_state,
+        base=base,
+        entries=kept,
+        applied_index=LogIndex(machine.applied_index),
+    )
+
+
+def _from_log(
+    recovered: RecoveredLog | None,
+) -> tuple[HardState, SnapshotMeta | None, tuple[Entry, ...]]:
+    if recovered is None:
+        return HardState(Term(0), NO_REPLICA), None, ()
+    mark = None
+    if recovered.mark is not None:
+        index, term, config = recovered.mark
+        mark = SnapshotMeta(LogIndex(index), Term(term), confchange.decode(config))
+    entries = tuple(
+        Entry(LogIndex(index), Term(term), EntryKind(kind), payload)
+        for index, term, kind, payload in recovered.entries
+    )
+    if mark is not None and any(
+        entry.index == mark.index and entry.term != mark.term for entry in entries
+    ):
+        # A snapshot replaced this part of the log.
+        entries = tuple(entry for entry in entries if entry.index > mark.index)
+    return HardState(Term(recovered.term), ReplicaId(recovered.vote)), mark, entries
+
+
+def _is_obsolete(machine: StateMachine, entries: Sequence[Entry]) -> bool:
+    """Whether the engine's state cannot have come from this log: a snapshot replaced it."""
+    if not entries:
+        return False
+    applied = machine.applied_index
+    if applied > entries[-1].index:
+        return True
+    offset = applied - entries[0].index
+    return offset >= 0 and entries[offset].term != machine.applied_term
+
+
+def _state_as_base(machine: StateMachine, initial: GroupConfig) -> SnapshotMeta:
+    """The engine's own state, when no entry of the log continues it."""
+    config = confchange.decode(machine.config_bytes) if machine.config_bytes else initial
+    return SnapshotMeta(LogIndex(machine.applied_index), Term(machine.applied_term), config)
+
+
+def _replay(
+    group: GroupId,
+    machine: StateMachine,
+    engine: Engine,
+    entries: Sequence[Entry],
+    mark: SnapshotMeta,
+) -> None:
+    """Apply again what the mark proves to be committed and the engine's flush had not caught."""
+    missing = [entry for entry in entries if entry.index > machine.applied_index]
+    if missing and missing[0].index != machine.applied_index + 1:
+        raise _missing(group, machine.applied_index + 1, missing[0].index - 1)
+    batch, size = engine.batch(), 0
+    for entry in missing:
+        _apply(machine, entry, batch)
+        size += len(entry.payload)
+        if size > REPLAY_BATCH_BYTES or entry is missing[-1]:
+            machine.flush(batch)
+            engine.write(batch)
+            machine.written()
+            batch, size = engine.batch(), 0
+    if machine.applied_index < mark.index:
+        raise _missing(group, machine.applied_index + 1, mark.index)
+    if missing:
+        log.info("group %d: applied %d entries of the log again", group, len(missing))
+
+
+def _apply(machine: StateMachine, entry: Entry, batch: WriteBatch) -> None:
+    match entry.kind:
+        case EntryKind.COMMAND:
+            machine.apply(entry.index, entry.term, entry.payload, batch)
+        case EntryKind.CONFIG:
+            machine.apply_config(entry.index, entry.term, entry.payload, batch)
+        case EntryKind.NOOP:
+            machine.apply_noop(entry.index, entry.term, batch)
+
+
+def _missing(group: GroupId, first: int, last: int) -> CorruptionError:
+    return CorruptionError(
+        f"group {group}: entries {first} to {last} are in neither the engine nor the log",
+        file="write-ahead log",
+        offset=0,
+    )

@@ -1,0 +1,310 @@
+"""One shard on this node: its Raft core, its state machine, and the requests that wait on them.
+
+A host decides nothing about consensus and does no I/O. The driver calls :meth:`collect`,
+asks the core for its ``Ready``, has it written and sent, and comes back with
+:meth:`apply`. What a client asked for waits in one of four places, each bounded by
+admission control, and leaves it with exactly one answer:
+
+``_writes``     arrived in this tick, not yet proposed;
+``_proposed``   in the log, waiting to be committed and applied;
+``_reads``      arrived in this tick, no read index asked for yet;
+``_confirming`` waiting for a read index or for the state to reach it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from kvstore.errors import KVError, NotLeader, Unavailable
+from kvstore.ids import LogIndex, Term
+from kvstore.kv import commands
+from kvstore.raft.messages import Entry, EntryKind
+from kvstore.raft.ready import Role
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from kvstore.hlc import HybridClock
+    from kvstore.ids import NodeId, ReplicaId, ShardId
+    from kvstore.kv.engine import WriteBatch
+    from kvstore.kv.limits import ApplyLimits
+    from kvstore.kv.state_machine import StateMachine
+    from kvstore.raft.core import RaftCore
+    from kvstore.raft.ready import ReadState
+
+
+class Answer(Protocol):
+    """Where the one answer of a request goes. Both release what the request was charged."""
+
+    def reply(self, body: bytes) -> None:
+        """Answer with ``body``."""
+        ...
+
+    def fail(self, error: KVError) -> None:
+        """Answer with an error."""
+        ...
+
+
+@dataclass(slots=True)
+class Write:
+    """One client batch: ``batch_bytes`` holds ``count`` commands, not decoded here."""
+
+    count: int
+    batch_bytes: bytes
+    answer: Answer
+
+
+@dataclass(slots=True)
+class Read:
+    """``serve`` runs once the state is known to be recent enough; else ``answer.fail``."""
+
+    serve: Callable[[], None]
+    answer: Answer
+
+
+@dataclass(slots=True)
+class _Proposal:
+    """Client batches that went into one log entry, in order; emptied once answered."""
+
+    index: LogIndex
+    term: Term
+    deadline: float
+    writes: list[Write]
+
+
+@dataclass(slots=True)
+class _Confirming:
+    """Reads that share one read index; ``index`` is None until the core has named it."""
+
+    deadline: float
+    reads: list[Read]
+    index: LogIndex | None = None
+
+
+class ShardHost:
+    """Invariant: an entry of ``_proposed`` is answered when applied, lost or overdue, once."""
+
+    def __init__(
+        self,
+        shard: ShardId,
+        core: RaftCore,
+        machine: StateMachine,
+        clock: HybridClock,
+        replicas: Mapping[ReplicaId, NodeId],
+        *,
+        apply_limits: ApplyLimits,
+        entry_bytes_max: int,
+        request_timeout_s: float,
+    ) -> None:
+        self.shard = shard
+        self.core = core
+        self.machine = machine
+        self.clock = clock
+        self.replicas = replicas
+        self.installing = False
+        """The state is being replaced by a snapshot: nothing may be served from it."""
+        self._apply_limits = apply_limits
+        self._entry_bytes_max = entry_bytes_max
+        self._request_timeout_s = request_timeout_s
+        self._writes: deque[Write] = deque()
+        self._proposed: deque[_Proposal] = deque()
+        self._reads: list[Read] = []
+        self._confirming: dict[int, _Confirming] = {}
+        self._next_context = 1
+        self.to_apply: deque[Entry] = deque()
+
+    @property
+    def is_leader(self) -> bool:
+        """Whether this replica believes that it leads the shard."""
+        return self.core.role is Role.LEADER
+
+    @property
+    def leader_node(self) -> NodeId | None:
+        """The node that leads the shard as far as this replica knows."""
+        return self.replicas.get(self.core.leader)
+
+    # -- requests come in ---------------------------------------------------------------
+
+    def write(self, write: Write) -> None:
+        """Queue a batch for this tick's entry, or answer at once that we do not lead."""
+        if self.is_leader:
+            self._writes.append(write)
+        else:
+            write.answer.fail(self._not_leader())
+
+    def read(self, read: Read) -> None:
+        """Queue a linearizable read for this tick's read index."""
+        if self.is_leader and not self.installing:
+            self._reads.append(read)
+        else:
+            read.answer.fail(self._not_leader())
+
+    def collect(self, now: float, wall_ms: int) -> None:
+        """Propose everything that arrived in this tick; ask one read index for its reads."""
+        while self._writes:
+            self._propose(self._next_entry(), now, wall_ms)
+        if self._reads:
+            context, self._next_context = self._next_context, self._next_context + 1
+            self._confirming[context] = _Confirming(now + self._request_timeout_s, self._reads)
+            self._reads = []
+            self.core.read_index(context, now)
+
+    def _next_entry(self) -> list[Write]:
+        """As many queued batches as fit one entry, at least one."""
+        writes = [self._writes.popleft()]
+        size = len(writes[0].batch_bytes)
+        while self._writes:
+            size += len(self._writes[0].batch_bytes)
+            if size > self._entry_bytes_max:
+                break
+            writes.append(self._writes.popleft())
+        return writes
+
+    def _propose(self, writes: list[Write], now: float, wall_ms: int) -> None:
+        first = self.clock.reserve(sum(write.count for write in writes), wall_ms)
+        payload = commands.encode_entry(
+            first, [(w.count, w.batch_bytes) for w in writes], self._apply_limits
+        )
+        try:
+            index, term = self.core.propose(payload, now)
+        except KVError as error:
+            if isinstance(error, NotLeader):
+                error = self._not_leader()
+            for write in writes:
+                write.answer.fail(error)
+            return
+        deadline = now + self._request_timeout_s
+        self._proposed.append(_Proposal(index, term, deadline, writes))
+
+    # -- the core's decisions come back ---------------------------------------------------
+
+    def observe(self, entries: Sequence[Entry]) -> None:
+        """Entries enter our log: should we lead, our revisions must lie above theirs."""
+        for entry in entries:
+            if entry.kind is EntryKind.COMMAND:
+                self.clock.observe(commands.last_revision(entry.payload))
+
+    def apply(self, entry: Entry, batch: WriteBatch) -> list[tuple[Write, bytes]]:
+        """Run one committed entry; the answers may leave once ``batch`` is written."""
+        machine = self.machine
+        if entry.kind is EntryKind.COMMAND:
+            replies = machine.apply(entry.index, entry.term, entry.payload, batch)
+            writes = self._take_proposal(entry)
+            return list(zip(writes, replies, strict=True)) if writes else []
+        if entry.kind is EntryKind.CONFIG:
+            machine.apply_config(entry.index, entry.term, entry.payload, batch)
+        else:
+            machine.apply_noop(entry.index, entry.term, batch)
+        self._take_proposal(entry)
+        return []
+
+    def _take_proposal(self, entry: Entry) -> list[Write]:
+        """The client batches inside ``entry``, if it was proposed here and not given up.
+
+        Another leader's entry at the index of one of ours proves that ours is gone for good.
+        """
+        while self._proposed and self._proposed[0].index <= entry.index:
+            proposal = self._proposed.popleft()
+            if proposal.index == entry.index and proposal.term == entry.term:
+                return proposal.writes
+            for write in proposal.writes:
+                write.answer.fail(self._not_leader())
+        return []
+
+    def confirm(self, states: Sequence[ReadState], failed: Sequence[int]) -> None:
+        """The core named a read index, or says that it cannot."""
+        for state in states:
+            confirming = self._confirming.get(state.context)
+            if confirming is not None:
+                confirming.index = state.index
+        for context in failed:
+            confirming = self._confirming.pop(context, None)
+            if confirming is not None:
+                self._fail_reads(confirming, self._not_leader())
+
+    def serve_reads(self) -> None:
+        """Serve every read whose index the applied state has reached, oldest first."""
+        if not self._confirming or self.installing:
+            return
+        applied = self.machine.applied_index
+        done = [
+            context
+            for context, confirming in self._confirming.items()
+            if confirming.index is not None and confirming.index <= applied
+        ]
+        for context in done:
+            for read in self._confirming.pop(context).reads:
+                read.serve()
+
+    def lost_leadership(self) -> None:
+        """Answer what waits: entries in the log may still commit under the next leader."""
+        for proposal in self._proposed:
+            for write in proposal.writes:
+                write.answer.fail(self._not_leader(may_have_applied=True))
+            proposal.writes = []
+        self._proposed.clear()
+        while self._writes:
+            self._writes.popleft().answer.fail(self._not_leader())
+        for read in self._reads:
+            read.answer.fail(self._not_leader())
+        self._reads = []
+
+    def expire(self, now: float) -> None:
+        """Give up on requests that waited longer than the node's own bound."""
+        for proposal in self._proposed:
+            if proposal.deadline > now:
+                break
+            for write in proposal.writes:
+                write.answer.fail(
+                    Unavailable(
+                        f"shard {self.shard}: no majority confirmed the write in time",
+                        may_have_applied=True,
+                    )
+                )
+            proposal.writes = []
+        overdue = [c for c, confirming in self._confirming.items() if confirming.deadline <= now]
+        for context in overdue:
+            self._fail_reads(
+                self._confirming.pop(context),
+                Unavailable(f"shard {self.shard}: no majority confirmed the read in time"),
+            )
+
+    def fail_all(self, error: KVError) -> None:
+        """The node stops: nothing waits any longer."""
+        self.lost_leadership()
+        for confirming in self._confirming.values():
+            self._fail_reads(confirming, error)
+        self._confirming.clear()
+
+    def replaced_by_snapshot(self) -> None:
+        """The engine holds another, newer state of this shard."""
+        self.machine.reload()
+        self.clock.observe(self.machine.last_revision)
+        applied = self.machine.applied_index
+        self.to_apply = deque(entry for entry in self.to_apply if entry.index > applied)
+        self.installing = False
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a client still waits for an answer of this shard."""
+        return bool(self._writes or self._proposed or self._reads or self._confirming)
+
+    @staticmethod
+    def _fail_reads(confirming: _Confirming, error: KVError) -> None:
+        for read in confirming.reads:
+            read.answer.fail(error)
+        confirming.reads = []
+
+    def _not_leader(self, *, may_have_applied: bool = False) -> NotLeader:
+        leader = self.leader_node
+        here = leader is not None and self.is_leader
+        return NotLeader(
+            f"shard {self.shard} is led by {leader}"
+            if leader
+            else f"shard {self.shard} has no leader",
+            leader=None if here else leader,
+            may_have_applied=may_have_applied,
+        )

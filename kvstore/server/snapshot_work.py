@@ -1,0 +1,164 @@
+"""Reads and writes snapshots for the cores, in threads, one piece at a time per transfer.
+
+The core decides what is read, sent, written and when it is in force (Raft §7); this module
+only moves bytes. A failure on the sending side is told to the core, which tries again later;
+on the receiving side the staged bytes are dropped and the sender begins anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, TypeVar
+
+from kvstore.ids import LogIndex, group_of_shard
+from kvstore.raft import confchange
+from kvstore.storage import records
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from concurrent.futures import Executor
+
+    from kvstore.ids import ReplicaId, ShardId
+    from kvstore.raft.messages import SnapshotMeta
+    from kvstore.raft.ready import Ready, SnapshotRead, SnapshotWrite
+    from kvstore.server.raft_driver import Log, RaftDriver
+    from kvstore.server.shard_host import ShardHost
+    from kvstore.storage.snapshots import SnapshotReader, SnapshotStorage
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+
+class SnapshotTransfers:
+    """One thread does all of a node's snapshot I/O, so pieces are handled in order.
+
+    Invariant: a reader stays open only while the core's transfer to that peer goes on.
+    """
+
+    def __init__(
+        self,
+        driver: RaftDriver,
+        storage: SnapshotStorage,
+        wal: Log,
+        *,
+        thread: Executor,
+        clock: Callable[[], float],
+        on_fatal: Callable[[BaseException], None],
+    ) -> None:
+        self._driver = driver
+        self._storage = storage
+        self._wal = wal
+        self._thread = thread
+        self._clock = clock
+        self._on_fatal = on_fatal
+        self._loop = asyncio.get_running_loop()
+        self._readers: dict[tuple[ShardId, ReplicaId], tuple[int, SnapshotReader]] = {}
+
+    def handle(self, host: ShardHost, ready: Ready) -> None:
+        """Take up the snapshot instructions of one ``Ready``."""
+        for peer in ready.snapshots_closed:
+            self._close(host, peer)
+        for read in ready.snapshot_reads:
+            self._read(host, read)
+        for write in ready.snapshot_writes:
+            self._write(host, write)
+
+    # -- sending side -------------------------------------------------------------------------
+
+    def _read(self, host: ShardHost, read: SnapshotRead) -> None:
+        key = host.shard, read.peer
+        meta: SnapshotMeta | None = None
+        if read.offset == 0:
+            self._close(host, read.peer)
+            meta = host.core.snapshot_meta(LogIndex(host.machine.applied_index))
+            self._readers[key] = read.transfer, self._storage.open(host.shard)
+            log.info("shard %d: snapshot at %d to replica %d", host.shard, meta.index, read.peer)
+        transfer, reader = self._readers.get(key, (0, None))
+        if reader is None or transfer != read.transfer:
+            host.core.snapshot_failed(read.peer, read.transfer, self._clock())
+            return
+
+        def done(result: tuple[bytes, bool]) -> None:
+            data, is_last = result
+            host.core.snapshot_read(
+                read.peer, read.transfer, meta, data, is_last=is_last, now=self._clock()
+            )
+
+        def failed(error: BaseException) -> None:
+            log.error("shard %d: a snapshot could not be read: %s", host.shard, error)
+            self._close(host, read.peer)
+            host.core.snapshot_failed(read.peer, read.transfer, self._clock())
+
+        self._submit(host, lambda: reader.read(read.offset, read.bytes_max), done, failed)
+
+    def _close(self, host: ShardHost, peer: ReplicaId) -> None:
+        _, reader = self._readers.pop((host.shard, peer), (0, None))
+        if reader is not None:
+            self._thread.submit(reader.close)
+
+    # -- receiving side -----------------------------------------------------------------------
+
+    def _write(self, host: ShardHost, write: SnapshotWrite) -> None:
+        group = group_of_shard(host.shard)
+        if write.is_last:
+            host.installing = True
+
+        def work() -> None:
+            self._storage.stage(group, write.meta, write.offset, write.data, write.is_last)
+
+        def done(_: None) -> None:
+            host.core.snapshot_written(
+                write.transfer, write.offset + len(write.data), self._clock()
+            )
+            if write.is_last:
+                self._install(host, write.meta)
+
+        def failed(error: BaseException) -> None:
+            log.error("shard %d: a snapshot could not be stored: %s", host.shard, error)
+            host.installing = False
+            host.core.snapshot_aborted(write.transfer, self._clock())
+
+        self._submit(host, work, done, failed)
+
+    def _install(self, host: ShardHost, meta: SnapshotMeta) -> None:
+        """Put the staged state in force: engine first, then the log, then the core."""
+        group = group_of_shard(host.shard)
+
+        def done(_: None) -> None:
+            # What the old log holds behind the snapshot conflicts with it: gone first.
+            truncation = records.encode_truncation(group, LogIndex(meta.index + 1))
+            mark = records.encode_mark(group, meta.index, meta.term, confchange.encode(meta.config))
+            self._wal.append([truncation, mark], lambda: self._installed(host, meta))
+
+        self._submit(host, lambda: self._storage.install(group, host.shard), done, self._on_fatal)
+
+    def _installed(self, host: ShardHost, meta: SnapshotMeta) -> None:
+        group = group_of_shard(host.shard)
+        self._thread.submit(self._storage.discard, group)
+        host.replaced_by_snapshot()
+        host.core.snapshot_installed(meta, self._clock())
+        log.info("shard %d: snapshot at %d is in force", host.shard, meta.index)
+        self._driver.wake(host)
+
+    def _submit(
+        self,
+        host: ShardHost,
+        work: Callable[[], T],
+        done: Callable[[T], None],
+        failed: Callable[[BaseException], None],
+    ) -> None:
+        """Run ``work`` in the thread and the matching callback on the loop."""
+
+        def finished(future: asyncio.Future[T]) -> None:
+            if future.cancelled():
+                return
+            error = future.exception()
+            if error is None:
+                done(future.result())
+            else:
+                failed(error)
+            self._driver.wake(host)
+
+        self._loop.run_in_executor(self._thread, work).add_done_callback(finished)

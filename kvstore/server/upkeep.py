@@ -1,0 +1,179 @@
+"""What a node does on its own from time to time: flush, release, watch the disk, spread leaders.
+
+Each is one method called by one periodic task, so that it can be run by hand in a test.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from typing import TYPE_CHECKING
+
+from kvstore.ids import LogIndex
+from kvstore.raft import confchange
+from kvstore.storage import records
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Mapping
+    from pathlib import Path
+
+    from kvstore.ids import GroupId, NodeId
+    from kvstore.server.admission import Admission
+    from kvstore.server.raft_driver import RaftDriver
+    from kvstore.storage.rocks import RocksEngine
+    from kvstore.storage.wal import Wal
+
+log = logging.getLogger(__name__)
+
+UPKEEP_INTERVAL_S = 0.5
+BALANCE_INTERVAL_S = 2.0
+STEADY_S = 3.0
+"""How long a node must have been connected, and we have led, before leadership is handed on."""
+
+CATCH_UP_ENTRIES_MAX = 64
+"""A transfer is tried only when the target is at most so many entries behind."""
+
+
+class LogKeeper:
+    """Keeps the write-ahead log short: flush the engine, mark what it covers, drop segments.
+
+    Order matters. A segment may go once everything in it is in *flushed* engine state, and
+    the marks that say "the log starts here" are durable; they are queued in the log before
+    the release is. A core may keep more in memory for a slow follower: that is its business.
+    """
+
+    def __init__(
+        self, driver: RaftDriver, wal: Wal, engine: RocksEngine, *, live_bytes_max: int
+    ) -> None:
+        self._driver = driver
+        self._wal = wal
+        self._engine = engine
+        self._live_bytes_max = live_bytes_max
+
+    async def check(self) -> None:
+        """Flush and release if the log has outgrown its bound."""
+        if self._wal.live_bytes > self._live_bytes_max:
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Make all applied state durable in the engine, then let go of the log behind it."""
+        covered = {
+            group: host.core.snapshot_meta(LogIndex(host.machine.applied_index))
+            for group, host in self._driver.hosts.items()
+            if not host.installing and host.machine.applied_index
+        }
+        await asyncio.get_running_loop().run_in_executor(None, self._engine.flush)
+        marks = [
+            records.encode_mark(group, meta.index, meta.term, confchange.encode(meta.config))
+            for group, meta in covered.items()
+        ]
+        self._wal.append(marks, lambda: None)
+        self._wal.release({group: meta.index for group, meta in covered.items()})
+
+
+class DiskWatch:
+    """Refuses writes before the disk is full, so that what was accepted can be finished."""
+
+    def __init__(self, path: Path, admission: Admission, *, free_bytes_min: int) -> None:
+        self._path = path
+        self._admission = admission
+        self._free_bytes_min = free_bytes_min
+        self._log_is_full = False
+
+    def log_full(self, full: bool) -> None:
+        """The log itself found no room for a write, or has found it again."""
+        self._log_is_full = full
+        self.check()
+
+    def check(self) -> None:
+        """Look at the free space and open or close the door for writes."""
+        stat = os.statvfs(self._path)
+        free = stat.f_bavail * stat.f_frsize
+        full = self._log_is_full or free < self._free_bytes_min
+        if full != self._admission.disk_full:
+            self._admission.disk_full = full
+            if full:
+                log.error("disk full (%d bytes free): writes are refused, reads go on", free)
+            else:
+                log.info("room on the disk again (%d bytes free): writes resume", free)
+
+
+class LeaderBalance:
+    """Hands each shard to its preferred node, the first of its replicas in the shard map.
+
+    Placement gives every node its share of first places, so leaders end up spread evenly.
+    """
+
+    def __init__(
+        self,
+        driver: RaftDriver,
+        preferred: Mapping[GroupId, NodeId],
+        *,
+        steady_since: Callable[[NodeId], float | None],
+        clock: Callable[[], float],
+    ) -> None:
+        self._driver = driver
+        self._preferred = preferred
+        self._steady_since = steady_since
+        self._clock = clock
+        self._led_since: dict[GroupId, tuple[int, float]] = {}
+
+    def check(self) -> None:
+        """Start at most one transfer, to a node that has been steady and is caught up."""
+        now = self._clock()
+        for group, host in self._driver.hosts.items():
+            node = self._preferred[group]
+            if not host.is_leader or host.leader_node == node:
+                continue
+            if not self._is_steady(self._steady_since(node), now):
+                continue
+            if not self._is_steady(self._leading_since(group, host.core.term, now), now):
+                continue
+            status = host.core.status(now)
+            for peer in status.progress:
+                if (
+                    host.replicas.get(peer.replica) == node
+                    and peer.recently_active
+                    and peer.match_index + CATCH_UP_ENTRIES_MAX >= status.last_index
+                ):
+                    log.info("shard %d: leadership goes to %s", host.shard, node)
+                    host.core.transfer_leadership(peer.replica, now)
+                    self._driver.wake(host)
+                    return
+
+    def _leading_since(self, group: GroupId, term: int, now: float) -> float:
+        """Since when we have led ``group`` in ``term``, as far as these checks have seen.
+
+        A shard that was just handed to us by a node that stops must not go straight back.
+        """
+        if self._led_since.get(group, (0, 0.0))[0] != term:
+            self._led_since[group] = term, now
+        return self._led_since[group][1]
+
+    @staticmethod
+    def _is_steady(since: float | None, now: float) -> bool:
+        return since is not None and now - since >= STEADY_S
+
+
+def periodic(
+    keeper: LogKeeper, disk: DiskWatch, balance: LeaderBalance
+) -> list[Coroutine[None, None, None]]:
+    """The loops that run all of it, to be owned by the node."""
+
+    async def keep() -> None:
+        while True:
+            await asyncio.sleep(UPKEEP_INTERVAL_S)
+            await keeper.check()
+
+    async def watch() -> None:
+        while True:
+            disk.check()
+            await asyncio.sleep(UPKEEP_INTERVAL_S)
+
+    async def spread() -> None:
+        while True:
+            await asyncio.sleep(BALANCE_INTERVAL_S)
+            balance.check()
+
+    return [keep(), watch(), spread()]
