@@ -60,7 +60,7 @@ def decode_reply(body: bytes, count: int) -> BatchReply | KVError:
     except (ValueError, TypeError, RecursionError) as error:
         raise ProtocolError(f"reply: not msgpack ({type(error).__name__})") from None
     match fields:
-        case [0, int(first_revision), bytes(packed)]:
+        case [0, int(first_revision), bytes(packed)] if first_revision >= 0:
             return BatchReply(first_revision, _effects(packed, count))
         case [1, str(code), str(message), bool(may_have_applied)]:
             return from_wire(code, message, may_have_applied=may_have_applied)
