@@ -16,10 +16,11 @@ if TYPE_CHECKING:
     from kvstore.wire.frames import Frame
     from kvstore.wire.hello import Hello, Welcome
 
-_REDIALS_S: Final = (0.0, 0.001, 0.005)
+_REDIALS_S: Final = (0.0, 0.0, 0.001, 0.005)
 """Waits before the first attempts after a loss. More than one, because a dying process
 closes its connections and its listening socket one after the other: the first attempt may
-still be accepted, and reset a moment later."""
+still be accepted, to be reset when the listening socket goes. Then nobody listens any more,
+and the second attempt is refused."""
 
 
 class LaneOwner(Protocol):
