@@ -166,6 +166,12 @@ def encode_segment_header(header: SegmentHeader) -> bytes:
     return _encode(head, sizes + cluster + node)
 
 
+def segment_header_bytes(cluster_id: str, node_id: str) -> int:
+    """How much the header of a segment of this log takes."""
+    names = len(cluster_id.encode()) + len(node_id.encode())
+    return RECORD_BYTES_MIN + _SEGMENT.size + names
+
+
 def read_record(data: memoryview, offset: int, limit: int) -> Record | None:
     """The record at ``offset`` if it is whole before ``limit`` and its checksum holds."""
     start = offset + FRAME_BYTES

@@ -1,0 +1,242 @@
+"""Reads the whole log at start: every batch in order, then the end is mended.
+
+What is wrong is refused with file and offset, but for a torn last batch
+(:mod:`kvstore.storage.scan`), which is dropped with a line in the log. The chain of batch
+numbers runs through all segments, so a segment that is missing, doubled, exchanged or cut is
+noticed wherever another one follows, and the record that closes a segment tells that one
+must follow.
+
+Before anything that was read is believed, the last segment is synced again: a process that
+was killed leaves batches in the page cache that no sync covered. Its last batch is even
+written again, because after a *failed* sync the cache may show what the disk never got.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, NamedTuple, cast
+
+import aiofiles
+
+from kvstore.errors import CorruptionError, DataDirectoryError, DiskFull
+from kvstore.storage import records
+from kvstore.storage.files import is_full, sync
+from kvstore.storage.ledger import Ledger
+from kvstore.storage.records import RecordType
+from kvstore.storage.replay import Replay
+from kvstore.storage.scan import SegmentScan
+from kvstore.storage.segment_files import (
+    SEGMENT_NAME,
+    Active,
+    Segment,
+    SegmentFiles,
+    segment_name,
+)
+from kvstore.storage.segments import Segments
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from kvstore.config import WalConfig
+    from kvstore.ids import GroupId
+    from kvstore.storage.files import Files
+    from kvstore.storage.replay import RecoveredLog
+
+log = logging.getLogger(__name__)
+
+
+class _Tail(NamedTuple):
+    """The last segment: its scan, and all its bytes."""
+
+    scan: SegmentScan
+    data: bytes
+
+
+class _Reader:
+    """Goes through the segments in order. Invariant: ``next_sequence`` is the batch to come."""
+
+    def __init__(self, cluster_id: str, node_id: str, applied: Mapping[int, int]) -> None:
+        self._cluster_id = cluster_id
+        self._node_id = node_id
+        self.replay = Replay(applied)
+        self.segments: list[Segment] = []
+        self.next_sequence = 0
+        self.tail: _Tail | None = None
+
+    def read(self, number: int, path: Path, data: bytes) -> None:
+        """Take in the next segment.
+
+        Raises:
+            CorruptionError, DataDirectoryError: it does not follow the one before.
+        """
+        scan = SegmentScan(memoryview(data), str(path))
+        self._check_header(scan, number, path)
+        if self.tail is not None and scan.header.first_sequence != self.next_sequence:
+            before = self.segments[-1]
+            raise CorruptionError(
+                f"batch {self.next_sequence} is damaged or missing: the next segment starts "
+                f"with batch {scan.header.first_sequence}",
+                file=str(before.path),
+                offset=before.used_bytes,
+            )
+        segment = Segment(number, path)
+        for batch in scan.batches():
+            for offset, record in batch:
+                self._take(segment, record, offset)
+        segment.used_bytes = scan.end
+        self.segments.append(segment)
+        self.next_sequence = scan.next_sequence
+        self.tail = _Tail(scan, data)
+
+    def _check_header(self, scan: SegmentScan, number: int, path: Path) -> None:
+        header = scan.header
+        if header.version != records.FORMAT_VERSION:
+            raise DataDirectoryError(
+                f"{path} has format {header.version}; this program knows {records.FORMAT_VERSION}"
+            )
+        if (header.cluster_id, header.node_id) != (self._cluster_id, self._node_id):
+            raise DataDirectoryError(
+                f"{path} belongs to node {header.node_id} of cluster {header.cluster_id}, "
+                f"not to node {self._node_id} of cluster {self._cluster_id}"
+            )
+        if header.number != number:
+            raise CorruptionError(
+                f"this is segment {header.number} under another name", file=str(path), offset=0
+            )
+
+    def _take(self, segment: Segment, record: records.Record, offset: int) -> None:
+        if record.type == RecordType.LOG_END:
+            # Only of segments that are gone there is nothing better to go by.
+            if not self.segments:
+                self.replay.log_end(record)
+            return
+        wrong = self.replay.take(record)
+        if wrong is not None:
+            raise CorruptionError(wrong, file=str(segment.path), offset=offset)
+        if record.type == RecordType.ENTRY:
+            known = segment.last_index.get(record.group, 0)
+            segment.last_index[record.group] = max(known, record.index)
+
+    def check_complete(self) -> None:
+        """See whether entries are missing that a deleted first segment must have held."""
+        for group, found in self.replay.logs.items():
+            missing = found.missing()
+            if missing is not None:
+                raise CorruptionError(
+                    f"entries {missing[0]} to {missing[1]} of group {group} are missing before "
+                    "this segment",
+                    file=str(self.segments[0].path),
+                    offset=0,
+                )
+
+
+async def recover(
+    directory: Path,
+    files: Files,
+    config: WalConfig,
+    *,
+    cluster_id: str,
+    node_id: str,
+    applied: Mapping[GroupId, int],
+    progress: Callable[[int, int], None],
+) -> tuple[Segments, dict[GroupId, RecoveredLog]]:
+    """Read the log; see :func:`kvstore.storage.wal.open_wal`."""
+    made = SegmentFiles(directory, files, config, cluster_id=cluster_id, node_id=node_id)
+    reader = _Reader(cluster_id, node_id, cast("Mapping[int, int]", applied))
+    paths = await asyncio.to_thread(_look, directory, made)
+    if not paths and (made.has_reserve or any(applied.values())):
+        raise CorruptionError(
+            "the log is gone, and with it votes and entries",
+            file=str(directory / segment_name(1)),
+            offset=0,
+        )
+    await _read_all(reader, paths, progress)
+    logs = reader.replay.logs
+
+    def go_on() -> Segments:
+        return Segments(
+            made,
+            files,
+            Ledger(logs),
+            segment_bytes=config.segment_bytes,
+            older=reader.segments[:-1],
+            active=_mend(reader, files),
+            next_sequence=reader.next_sequence or 1,
+        )
+
+    try:
+        return await asyncio.to_thread(go_on), cast("dict[GroupId, RecoveredLog]", logs)
+    except OSError as error:
+        if is_full(error):
+            raise DiskFull(f"no room for a log in {directory}: {error}") from error
+        raise DataDirectoryError(f"cannot write to {directory}: {error}") from error
+
+
+def _look(directory: Path, made: SegmentFiles) -> list[tuple[int, Path]]:
+    """The segments in ``directory``, in order; none may be missing between two others."""
+    directory.mkdir(parents=True, exist_ok=True)
+    made.look_around()
+    found: list[tuple[int, Path]] = []
+    for path in sorted(directory.glob("*.wal")):
+        name = SEGMENT_NAME.fullmatch(path.name)
+        if name is None:
+            raise CorruptionError("this is no segment's name", file=str(path), offset=0)
+        number = int(name[1])
+        if found and number != found[-1][0] + 1:
+            missing = directory / segment_name(found[-1][0] + 1)
+            raise CorruptionError("this segment is missing", file=str(missing), offset=0)
+        found.append((number, path))
+    return found
+
+
+async def _read_all(
+    reader: _Reader, paths: list[tuple[int, Path]], progress: Callable[[int, int], None]
+) -> None:
+    total = sum(path.stat().st_size for _, path in paths)
+    done = 0
+    for number, path in paths:
+        progress(done, total)
+        try:
+            async with aiofiles.open(path, "rb") as file:
+                data = await file.read()
+        except OSError as error:
+            raise CorruptionError(f"cannot be read: {error}", file=str(path), offset=0) from error
+        await asyncio.to_thread(reader.read, number, path, data)
+        done += len(data)
+    progress(done, total)
+    reader.check_complete()
+
+
+def _mend(reader: _Reader, files: Files) -> Active | None:
+    """Bring the end of the last segment to the state that the writer relies on."""
+    if reader.tail is None:
+        return None
+    scan, data = reader.tail
+    segment = reader.segments[-1]
+    if scan.is_closed:
+        missing = segment.path.with_name(segment_name(segment.number + 1))
+        raise CorruptionError("this segment is missing", file=str(missing), offset=0)
+    torn = scan.torn_tail()
+    fd = files.open(segment.path)
+    try:
+        if torn is not None:
+            log.warning(
+                "%s: a torn write at offset %d: the last batch was never finished, "
+                "%d bytes dropped",
+                segment.path,
+                torn.offset,
+                torn.end - torn.offset,
+            )
+            files.write(fd, [bytes(torn.end - torn.offset)], torn.offset)
+        if len(data) > scan.header.made_bytes:
+            files.truncate(fd, scan.header.made_bytes)
+        elif len(data) < scan.header.made_bytes:
+            files.allocate(fd, scan.header.made_bytes)
+        files.write(fd, [data[scan.last_batch : scan.end]], scan.last_batch)
+        sync(files, fd, segment.path)
+    except BaseException:
+        files.close(fd)
+        raise
+    return Active(segment, fd, scan.header.salt, scan.header.made_bytes)

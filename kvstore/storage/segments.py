@@ -1,0 +1,149 @@
+"""The log as a row of segments: write a batch, begin the next segment, release the oldest.
+
+When a segment is full the next one is made and synced; then the old one is closed by a
+record that names the batch with which the next starts (so that a missing last segment is
+noticed) and cut to what was written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+from kvstore.storage import records
+from kvstore.storage.files import sync, sync_data, sync_directory
+from kvstore.storage.records import BATCH_END
+from kvstore.storage.segment_files import Active, batch_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from kvstore.storage.files import Files
+    from kvstore.storage.ledger import Ledger
+    from kvstore.storage.segment_files import Segment, SegmentFiles
+
+
+class Segments:
+    """Used by one thread at a time. Invariant: batches ``< next_sequence`` are synced.
+
+    Methods raise ``OSError`` when nothing was changed (for want of room, it may be tried
+    again) and ``Internal`` when a sync failed (never to be tried again).
+    """
+
+    def __init__(
+        self,
+        made: SegmentFiles,
+        files: Files,
+        ledger: Ledger,
+        *,
+        segment_bytes: int,
+        older: Sequence[Segment] = (),
+        active: Active | None = None,
+        next_sequence: int = 1,
+    ) -> None:
+        """Go on where recovery found the log's end; without ``active`` begin a new log."""
+        self._made = made
+        self._files = files
+        self._ledger = ledger
+        self._segment_bytes = segment_bytes
+        self._older = list(older)
+        self._next_sequence = next_sequence
+        self._active = active or self._begin(1, 0)
+        self._older_bytes = sum(segment.used_bytes for segment in older)
+
+    @property
+    def live_bytes(self) -> int:
+        """Bytes written to the segments that still exist."""
+        return self._older_bytes + self._active.segment.used_bytes
+
+    def has_room(self, body_bytes: int, *, urgent: bool) -> bool:
+        """Whether a batch may go to the active segment.
+
+        To one that was made of the reserve only what is ``urgent`` may.
+        """
+        if not urgent and self._active.made_bytes < self._segment_bytes:
+            return False
+        return self._active.room >= batch_bytes(body_bytes)
+
+    def write(self, batch: Sequence[bytes], body_bytes: int) -> None:
+        """Write and sync one batch, for which there is room."""
+        active = self._active
+        assert active.room >= batch_bytes(body_bytes)
+        head = records.encode_batch_head(
+            active.salt, self._next_sequence, body_bytes + len(BATCH_END)
+        )
+        try:
+            self._files.write(active.fd, [head, *batch, BATCH_END], active.segment.used_bytes)
+        except OSError:
+            # Half a batch may stand there now. Only zeros may follow the last batch of a
+            # segment that is written to, so this one is given up; rotating cuts it off.
+            active.made_bytes = active.segment.used_bytes
+            raise
+        sync_data(self._files, active.fd, active.segment.path)
+        active.segment.used_bytes += batch_bytes(body_bytes)
+        self._next_sequence += 1
+
+    def note(self, batch: Sequence[bytes]) -> None:
+        """Remember what a written batch said, for the next segment and for releasing this."""
+        last_index = self._active.segment.last_index
+        for record in batch:
+            index = self._ledger.note(record)
+            if index:
+                group = records.peek(record)[1]
+                last_index[group] = max(index, last_index.get(group, 0))
+
+    def rotate(self, body_bytes: int, *, from_reserve: bool = False) -> None:
+        """Begin the next segment, with room for a batch of ``body_bytes``."""
+        old = self._active
+        self._active = self._begin(
+            old.segment.number + 1, batch_bytes(body_bytes), from_reserve=from_reserve
+        )
+        self._close(old)
+
+    def prepare(self) -> None:
+        """Make what the next rotation will need, in good time.
+
+        A full disk is so noticed while half a segment is still free.
+        """
+        self._made.prepare(spare=self._active.room < self._segment_bytes // 2)
+
+    def release(self, covered: Mapping[int, int]) -> None:
+        """Delete segments, oldest first, whose entries are all covered and marked as applied."""
+        covered = {
+            group: min(index, self._ledger.mark_index(group)) for group, index in covered.items()
+        }
+        while self._older and self._older[0].is_covered(covered):
+            segment = self._older.pop(0)
+            self._files.remove(segment.path)
+            self._older_bytes -= segment.used_bytes
+            # One by one: what a crash leaves must never lack a segment in the middle.
+            sync_directory(self._files, self._made.directory)
+
+    def close(self) -> None:
+        """Write an empty batch, which proves that the one before it was synced."""
+        if self.has_room(0, urgent=True):
+            with contextlib.suppress(OSError):
+                self.write([], 0)
+        self._files.close(self._active.fd)
+
+    def _begin(self, number: int, room: int, *, from_reserve: bool = False) -> Active:
+        active = self._made.start(
+            number, self._next_sequence, self._ledger.checkpoint(), room, from_reserve=from_reserve
+        )
+        self._next_sequence += 1
+        return active
+
+    def _close(self, old: Active) -> None:
+        """End a segment; the next one is durable, so for want of room this may be left out."""
+        end = old.segment.used_bytes
+        closing = records.encode_close(old.salt, self._next_sequence - 1)
+        with contextlib.suppress(OSError):
+            self._files.write(old.fd, [closing], end)
+            end += len(closing)
+        with contextlib.suppress(OSError):
+            self._files.truncate(old.fd, end)
+        sync(self._files, old.fd, old.segment.path)
+        self._files.close(old.fd)
+        old.segment.used_bytes = end
+        self._older.append(old.segment)
+        self._older_bytes += end

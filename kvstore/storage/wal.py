@@ -1,0 +1,186 @@
+"""The write-ahead log of a node, shared by its groups (DESIGN section 6).
+
+``append`` never blocks: records go to the writer thread (:mod:`kvstore.storage.writer`),
+which makes them durable in batches and calls back once per batch. The format is described in
+:mod:`kvstore.storage.records`, what a crash may leave behind in :mod:`kvstore.storage.scan`.
+
+::
+
+    wal, recovered = await open_wal(directory, cluster_id=..., node_id=..., ...)
+    wal.append([encode_entry(...), encode_hard_state(...)], done)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from typing import TYPE_CHECKING
+
+from kvstore.storage.files import Files, OsFiles
+from kvstore.storage.recovery import recover
+from kvstore.storage.replay import LogEntry, Mark, RecoveredLog
+from kvstore.storage.writer import Append, Close, LogWriter, Release, Reports
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from kvstore.config import WalConfig
+    from kvstore.ids import GroupId, LogIndex
+    from kvstore.storage.segments import Segments
+
+__all__ = ["LogEntry", "Mark", "RecoveredLog", "Wal", "open_wal"]
+
+log = logging.getLogger(__name__)
+
+
+class Wal:
+    """An open log. All methods are for the event loop it was opened on.
+
+    Invariant: every ``done`` runs on the loop, once, in the order of the appends, after their
+    records are durable; after ``on_fatal`` none runs any more.
+    """
+
+    def __init__(
+        self,
+        segments: Segments,
+        *,
+        on_fatal: Callable[[BaseException], None],
+        on_disk_full: Callable[[bool], None],
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._on_fatal = on_fatal
+        self._on_disk_full = on_disk_full
+        self._in_flight = 0
+        self._failed = False
+        self._writer = LogWriter(
+            segments,
+            Reports(
+                durable=lambda dones: self._call(self._durable, dones),
+                disk_full=lambda full: self._call(self._disk_full_changed, full),
+                fatal=lambda error: self._call(self._fatal, error),
+            ),
+        )
+        self.disk_full = False
+        """Whether room for the next segment is missing: a good time to refuse writes."""
+        self._closed = False
+        self._thread = threading.Thread(target=self._writer.run, name="wal", daemon=True)
+        self._thread.start()
+
+    @property
+    def live_bytes(self) -> int:
+        """Bytes written to segments that still exist, as of the last finished batch."""
+        return self._writer.live_bytes
+
+    def append(
+        self, records: Sequence[bytes], done: Callable[[], None], *, urgent: bool = False
+    ) -> None:
+        """Write ``records`` and then run ``done`` on the loop.
+
+        The records of one append are recovered together or not at all. Without records,
+        ``done`` runs after everything appended before; soon, if nothing is in flight. Once
+        the log is closed or has failed nothing is written, and ``done`` never runs.
+
+        Args:
+            records: encoded by :mod:`kvstore.storage.records`.
+            done: must not raise; if it does the log counts as failed.
+            urgent: on a full disk this may become durable before earlier appends. Only for
+                hard states whose ``done`` depends on nothing else that was appended.
+        """
+        if self._closed or self._failed:
+            return
+        if not records and not self._in_flight:
+            self._in_flight = 1
+            self._loop.call_soon(self._durable, [done])
+            return
+        self._in_flight += 1
+        self._writer.orders.put(Append(records, sum(map(len, records)), done, urgent))
+
+    def release(self, covered: Mapping[GroupId, LogIndex]) -> None:
+        """Delete the oldest segments whose entries are not needed any more.
+
+        An entry is not needed when it is at or below its group's ``covered`` index, which
+        must be in the engine's *flushed* state, and at or below the group's last mark. Takes
+        effect after everything appended before.
+        """
+        self._writer.orders.put(Release(dict[int, int](covered.items())))
+
+    async def close(self) -> None:
+        """Write what was appended, run its ``done``, and end.
+
+        What is held for want of room is given up: it was never acknowledged.
+        """
+        if not self._closed:
+            self._closed = True
+            self._writer.orders.put(Close())
+            await asyncio.to_thread(self._thread.join)
+
+    def _call(self, function: Callable[..., None], *arguments: object) -> None:
+        self._loop.call_soon_threadsafe(function, *arguments)
+
+    def _durable(self, dones: list[Callable[[], None]]) -> None:
+        self._in_flight -= len(dones)
+        for done in dones:
+            if self._failed:
+                return
+            try:
+                done()
+            except BaseException as error:
+                self._fatal(error)
+                raise
+
+    def _disk_full_changed(self, full: bool) -> None:
+        self.disk_full = full
+        self._on_disk_full(full)
+
+    def _fatal(self, error: BaseException) -> None:
+        self._failed = True
+        self._on_fatal(error)
+
+
+async def open_wal(  # noqa: PLR0913  named options, half of them with defaults
+    directory: Path,
+    *,
+    cluster_id: str,
+    node_id: str,
+    config: WalConfig,
+    on_fatal: Callable[[BaseException], None],
+    on_disk_full: Callable[[bool], None],
+    applied: Mapping[GroupId, LogIndex] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    files: Files | None = None,
+) -> tuple[Wal, dict[GroupId, RecoveredLog]]:
+    """Read the log in ``directory``, mend its end, and go on with it.
+
+    Args:
+        directory: holds nothing but the log; made if missing.
+        cluster_id: whose log it is.
+        node_id: whose log it is.
+        config: sizes.
+        on_fatal: called on the loop, once, when the disk failed; the process must end.
+        on_disk_full: called on the loop whenever room for the next segment runs out or is back.
+        applied: each group's index in the engine's flushed state, if known: entries below it
+            and below the group's mark are not kept in memory, and a log that is gone is missed.
+        progress: called with bytes read and bytes in total.
+        files: the disk, for tests.
+
+    Returns:
+        The open log and what each group knew, as far as it was durable.
+
+    Raises:
+        CorruptionError: synced bytes are damaged or missing; names file and offset.
+        DataDirectoryError: the log is of another cluster or node or of a newer format.
+        DiskFull: no room even for a first segment.
+    """
+    disk = files or OsFiles()
+    segments, logs = await recover(
+        directory,
+        disk,
+        config,
+        cluster_id=cluster_id,
+        node_id=node_id,
+        applied=applied or {},
+        progress=progress or (lambda done, total: None),
+    )
+    return Wal(segments, on_fatal=on_fatal, on_disk_full=on_disk_full), logs
