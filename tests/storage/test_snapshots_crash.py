@@ -199,6 +199,21 @@ def restart(directory: Path, kept: dict[bytes, bytes], *, must_be_new: bool) -> 
     return "new" if rows == NEW else "old"
 
 
+def test_what_was_applied_after_an_installation_is_never_taken_back(tmp_path: Path) -> None:
+    fuse = Fuse(0)
+    files, engine = FusedFiles(fuse), FusedEngine(fuse, OLD)
+    storage = SnapshotStorage(engine, tmp_path, files)
+    stage(storage)
+    storage.install(GROUP, SHARD)
+    later = engine.batch()
+    later.put(b"\x00\x03\x00applied", b"71")
+    engine.write(later)
+    engine.flush()
+    files.lose_what_is_not_synced()
+    SnapshotStorage(engine, tmp_path).finish_pending()
+    assert engine.get(b"\x00\x03\x00applied") == b"71"
+
+
 @pytest.mark.parametrize(("failure", "expected"), [(errno.ENOSPC, DiskFull), (errno.EIO, Internal)])
 def test_a_disk_that_fails_while_staging_leaves_nothing(
     tmp_path: Path, failure: int, expected: type[Exception]
