@@ -64,6 +64,10 @@ class Owner(Protocol):
         """``node`` does not lead the shard."""
         ...
 
+    def busy(self, node: NodeId) -> None:
+        """``node`` refuses for the moment."""
+        ...
+
     def lost(self, node: NodeId) -> None:
         """``node`` leaves requests unanswered."""
         ...
@@ -78,6 +82,10 @@ class Owner(Protocol):
 
     def split(self, call: Call) -> None:
         """An operation in it is bad and nothing was done: begin again in two halves."""
+        ...
+
+    def why(self) -> KVError | None:
+        """Why nothing can be sent at present, as far as is known."""
         ...
 
 
@@ -183,6 +191,7 @@ class Call:
                 self._owner.refused(node, error.leader)
                 self._owner.ready(self)
             case Overloaded() | DiskFull():
+                self._owner.busy(node)
                 self._resume_at = self._loop.time() + full_jitter_s(self._refusals, self._rng)
                 self._refusals += 1
                 self.arm()
@@ -261,7 +270,10 @@ class Call:
     def _overdue(self) -> KVError:
         """What to tell a caller whose deadline passes now."""
         if not self.attempts:
-            return late(self.error, may_have_applied=self.may_have_applied)
+            error = self.error
+            if not isinstance(error, Overloaded | DiskFull):
+                error = self._owner.why() or error
+            return late(error, may_have_applied=self.may_have_applied)
         nodes = ", ".join(sorted({str(link.node) for link in self.attempts.values()}))
         return DeadlineExceeded(
             f"no answer from {nodes} before the deadline", may_have_applied=self.may_have_applied

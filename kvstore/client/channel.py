@@ -186,8 +186,6 @@ class Channel:
 
     def _pause(self, call: Call) -> None:
         """Nobody is left to ask in this round."""
-        if call.error is None:
-            call.error = self._why()
         call.arm()
         self._ready.appendleft(call)
         if self._round_timer is None:
@@ -199,12 +197,6 @@ class Channel:
         self.route.next_round()
         self._cluster.refresh_soon()
         self._flush()
-
-    def _why(self) -> KVError | None:
-        """Why nothing can be sent; None when it only has to wait for its turn."""
-        if self.route.leader is not None:
-            return None
-        return self._error or self._cluster.why_unreachable(self.shard)
 
     # -- outcomes come in (see Owner in call.py) ----------------------------------------------
 
@@ -226,6 +218,10 @@ class Channel:
         """``node`` does not lead the shard."""
         self.route.refused(node, None if hint is None else NodeId(hint))
 
+    def busy(self, node: NodeId) -> None:
+        """``node`` refuses for the moment."""
+        self.route.busy(node)
+
     def lost(self, node: NodeId) -> None:
         """``node`` leaves requests unanswered."""
         self.route.lost(node)
@@ -244,6 +240,7 @@ class Channel:
             self._session = self._new_session(above=self._session.created + 1)
         self._drop(call)
         self._writes.put_back([batch])
+        self._schedule()
 
     def split(self, call: Call) -> None:
         """Begin again in two halves."""
@@ -257,6 +254,13 @@ class Channel:
         else:
             self._read_window.observe(self._options.frame_bytes_max, len(batch.operations.items))
             self._reads.put_back([ReadBatch(self.shard, half) for half in halves])
+        self._schedule()
+
+    def why(self) -> KVError | None:
+        """Why nothing can be sent; None when it only has to wait for its turn."""
+        if self.route.leader is not None:
+            return None
+        return self._cluster.why_unreachable(self.shard) or self._error
 
     def _drop(self, call: Call) -> None:
         """The call is over; there may be room for the next."""
@@ -281,7 +285,7 @@ class Channel:
     def _expire_gathering(self) -> None:
         self._gather_timer = None
         now = self._loop.time() + TIMER_SLACK_S
-        error = late(self._why())
+        error = late(self.why())
         for gathering in (self._writes, self._reads):
             for batch in gathering.expire(now, error):
                 self._release(batch)

@@ -106,14 +106,15 @@ class Cluster:
         """``created`` and ``nonce`` of a new session."""
         return self._estimate.at(self.loop.time()), secrets.randbits(64)
 
-    def why_unreachable(self, shard: ShardId) -> Unavailable:
-        """Why a request to ``shard`` can be sent nowhere."""
+    def why_unreachable(self, shard: ShardId) -> Unavailable | None:
+        """Why a request to ``shard`` can be sent nowhere; None if it can."""
         assert self.shard_map is not None
-        said = [
-            f"{replica.node}: {_reason(self._links.get(replica.node))}"
-            for replica in self.shard_map.replicas[shard]
-        ]
-        return Unavailable(f"no replica of shard {shard} can be reached ({'; '.join(said)})")
+        nodes = [replica.node for replica in self.shard_map.replicas_of(shard)]
+        links = [(node, self._links.get(node)) for node in nodes]
+        if any(link is not None and link.is_open for _, link in links):
+            return None
+        said = "; ".join(f"{node}: {_reason(link)}" for node, link in links)
+        return Unavailable(f"no replica of shard {shard} can be reached ({said})")
 
     def refresh_soon(self) -> None:
         """A shard cannot find its leader: look if somebody has a newer map, or knows it."""

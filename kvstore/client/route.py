@@ -89,6 +89,11 @@ class Route:
         if hint is not None and hint != node:
             self._hint = hint
 
+    def busy(self, node: NodeId) -> None:
+        """``node`` refuses for the moment: if it is believed to lead, ask it again."""
+        if node == self._hint:
+            self._asked.discard(node)
+
     def lost(self, node: NodeId) -> None:
         """``node`` dropped its connection or leaves requests unanswered."""
         if self.leader == node or self.leader is None:
