@@ -11,7 +11,7 @@ import asyncio
 from collections import Counter, deque
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from kvstore.config import NodeAddress
 from kvstore.errors import (
@@ -78,6 +78,13 @@ class FakeShard:
     revision: int = revision_at(WALL_MS)
     applied: Counter[bytes] = field(default_factory=Counter)
     """How often a command changed each key."""
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Let the loop turn until ``condition`` holds; fail rather than wait for ever."""
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - a condition of the fake has no event
+            await asyncio.sleep(0)
 
 
 class FakeCluster:
@@ -350,8 +357,7 @@ class FakeConnection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)
         self._node.connections.add(self)
 
     def data_received(self, data: bytes) -> None:

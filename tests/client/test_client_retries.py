@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
-from fake_kv_cluster import Do, FakeNode
+from fake_kv_cluster import Do, FakeNode, until
 
 from kvstore.errors import (
     DeadlineExceeded,
@@ -70,8 +70,7 @@ async def test_killed_with_requests_unanswered(kv: Client, cluster: FakeCluster)
     leader = cluster.leader_of(KEY)
     leader.script += [Do.SERVE_SILENTLY]
     put = asyncio.create_task(kv.put(KEY, b"v"))
-    while not cluster.shard_of(KEY).applied[KEY]:
-        await asyncio.sleep(0)
+    await until(lambda: cluster.shard_of(KEY).applied[KEY])
     await leader.kill()
     cluster.elect(others(cluster, leader)[0].id)
     await put
@@ -256,8 +255,7 @@ async def test_cancelling_one_call_harms_no_other(kv: Client, cluster: FakeClust
     leader.script += [Do.OVERLOADED] * 3
     keys = [key for i in range(100) if cluster.shard_of(key := b"%d" % i) is cluster.shard_of(KEY)]
     puts = [asyncio.create_task(kv.put(key, b"v")) for key in keys]
-    while not leader.received[Kind.WRITE]:
-        await asyncio.sleep(0)
+    await until(lambda: leader.received[Kind.WRITE])
     puts[0].cancel()
     await asyncio.gather(*puts[1:])
     assert puts[0].cancelled()
@@ -286,8 +284,7 @@ async def test_closing_fails_what_is_under_way(cluster: FakeCluster, kv: Client)
     sent = asyncio.create_task(kv.put(KEY, b"v"))
     read = asyncio.create_task(kv.get(KEY))
     seeking = asyncio.create_task(kv.put(elsewhere, b"v"))
-    while not any(node.received[Kind.WRITE] for node in cluster.nodes.values()):
-        await asyncio.sleep(0)
+    await until(lambda: any(node.received[Kind.WRITE] for node in cluster.nodes.values()))
     waiting = asyncio.create_task(kv.put(elsewhere, b"v"))
     await asyncio.sleep(0)
     await kv.close()
