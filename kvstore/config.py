@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 import tomllib
 from dataclasses import dataclass, field
@@ -21,6 +22,10 @@ MIB = 1024 * KIB
 SHARDS_DEFAULT = 8
 SHARDS_MAX = 1024
 REPLICAS_DEFAULT = 3
+WEIGHT_MIN = 0.01
+WEIGHT_MAX = 100.0
+"""A node has 128 places on the ring for each 1.0, so heavier ones would cost time."""
+FRAME_BYTES_MAX = 1024 * MIB
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 _Settings = TypeVar("_Settings")
@@ -107,12 +112,14 @@ class NodeAddress:
     address: str
     """``host:port``."""
     weight: float = 1.0
+    """Its part of the load in relation to the others."""
     zone: str = ""
+    """What fails together; empty for a zone of its own."""
 
     @property
     def host(self) -> str:
-        """The host part of ``address``."""
-        return self.address.rpartition(":")[0]
+        """The host part of ``address``, an IPv6 address without its brackets."""
+        return self.address.rpartition(":")[0].strip("[]")
 
     @property
     def port(self) -> int:
@@ -279,6 +286,8 @@ def _check(config: NodeConfig) -> None:
     _check_nodes(cluster)
     if config.node_id not in {node.id for node in cluster.nodes}:
         raise ConfigError(f"node.id {config.node_id!r} is not among cluster.nodes")
+    if not config.data_dir.name:
+        raise ConfigError("node.data_dir must name a directory")
     if not cluster.id:
         raise ConfigError("cluster.id must not be empty")
     if not 1 <= cluster.shards <= SHARDS_MAX or cluster.shards & (cluster.shards - 1):
@@ -292,6 +301,8 @@ def _check(config: NodeConfig) -> None:
         )
     if not 0 <= config.admin_port < 65536:
         raise ConfigError(f"node.admin_port must be from 0 to 65535, not {config.admin_port}")
+    if config.admin_port == config.address.port:
+        raise ConfigError(f"node.admin_port {config.admin_port} is the node's own port")
     if config.log_level not in LOG_LEVELS:
         raise ConfigError(f"node.log_level must be one of {', '.join(LOG_LEVELS)}")
     for name in ("raft", "wal", "engine", "limits"):
@@ -310,8 +321,11 @@ def _check_nodes(cluster: ClusterConfig) -> None:
             raise ConfigError(f"node {node.id}: address {node.address!r} is not host:port")
         if node.id in seen or node.address in seen:
             raise ConfigError(f"two nodes share the id or address of {node.id} ({node.address})")
-        if not node.weight > 0:
-            raise ConfigError(f"node {node.id}: weight must be above 0, not {node.weight}")
+        if not WEIGHT_MIN <= node.weight <= WEIGHT_MAX:
+            raise ConfigError(
+                f"node {node.id}: weight must be from {WEIGHT_MIN} to {WEIGHT_MAX}, "
+                f"not {node.weight}"
+            )
         seen |= {node.id, node.address}
 
 
@@ -324,8 +338,8 @@ def is_address(text: str) -> bool:
 def _check_positive(name: str, section: Any) -> None:
     for setting in dataclasses.fields(section):
         value = getattr(section, setting.name)
-        if not isinstance(value, bool) and value <= 0:
-            raise ConfigError(f"{name}.{setting.name} must be above 0, not {value}")
+        if not isinstance(value, bool) and not 0 < value < math.inf:
+            raise ConfigError(f"{name}.{setting.name} must be above 0 and finite, not {value}")
 
 
 def _check_relations(config: NodeConfig) -> None:
@@ -338,6 +352,8 @@ def _check_relations(config: NodeConfig) -> None:
         raise ConfigError("raft.clock_drift_max is a fraction and must be below 1")
     if limits.frame_bytes_max < limits.key_bytes_max + limits.value_bytes_max + 64 * KIB:
         raise ConfigError("limits.frame_bytes_max must hold the largest key and value and 64 KiB")
+    if limits.frame_bytes_max > FRAME_BYTES_MAX:
+        raise ConfigError(f"limits.frame_bytes_max must be at most {FRAME_BYTES_MAX} (1 GiB)")
     if raft.snapshot_chunk_bytes > limits.frame_bytes_max // 2:
         raise ConfigError(
             "raft.snapshot_chunk_bytes must be at most half of limits.frame_bytes_max"
