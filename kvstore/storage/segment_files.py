@@ -155,6 +155,7 @@ class SegmentFiles:
                 raise OSError(errno.ENOSPC, "the reserve is used up")
             self._files.rename(self._reserve, self._spare)
             self.has_reserve = False
+            self._spare_bytes = 0  # one that was too small for what waits is replaced
             return self._config.reserve_bytes
         made_bytes, self._spare_bytes = self._spare_bytes, 0
         if made_bytes < needed:
