@@ -97,6 +97,11 @@ class RaftCore:
         return self._state.leader
 
     @property
+    def is_settled(self) -> bool:
+        """Whether a leader is known and not known to be dead: no election is near."""
+        return self._state.leader != NO_REPLICA and self._state.leader not in self._state.gone
+
+    @property
     def applied_index(self) -> LogIndex:
         """What the driver has reported as applied."""
         return self._state.applied_index

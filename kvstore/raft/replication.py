@@ -120,10 +120,15 @@ def send_append(state: RaftState, peer: Progress, *, even_if_empty: bool = False
 
 
 def send_heartbeats(state: RaftState) -> None:
-    """One numbered round to everybody; its answers confirm the reads that wait."""
+    """One numbered round to everybody; its answers confirm the reads that wait.
+
+    The next one is due on a beat that all groups of a process share, so that their
+    heartbeats leave in one frame.
+    """
     lead = leading(state)
     lead.read_round += 1
-    lead.heartbeat_at = state.now + state.options.heartbeat_interval_s
+    interval_s = state.options.heartbeat_interval_s
+    lead.heartbeat_at = (state.now // interval_s + 1.0) * interval_s
     if state.options.lease_reads:
         lead.rounds_sent.append((lead.read_round, state.now))
     if state.has_committed_in_term:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 INSTALL_TIMEOUT_S = 60.0
 """How long a receiver may take to install what it has completely received."""
 
-CHUNK_TIMEOUT_S = 10.0
+CHUNK_TIMEOUT_S = 3.0
 """How long a chunk may stay unacknowledged."""
 
 
@@ -150,9 +150,8 @@ def check_progress(state: RaftState, peer: Progress) -> None:
     transfer = peer.transfer
     if transfer is None or transfer.reading:
         return
-    if state.now - transfer.active_at > (
-        INSTALL_TIMEOUT_S if transfer.sent_last else CHUNK_TIMEOUT_S
-    ):
+    patience_s = CHUNK_TIMEOUT_S if transfer.unacked else INSTALL_TIMEOUT_S
+    if state.now - transfer.active_at > patience_s:
         abort(state, peer)
     elif transfer.sent_last and transfer.meta is not None:
         state.out.messages.append(

@@ -14,6 +14,7 @@ brings it back.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -48,8 +49,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-TICK_INTERVAL_S = 0.02
-"""How often timers of the cores are looked at; well below the shortest of them."""
+TICK_INTERVAL_S = 0.05
+"""How often timers of the cores are looked at while every group has a leader."""
+
+TICK_ELECTION_S = 0.005
+"""How often while one has not: elections are a matter of milliseconds."""
 
 APPLY_BYTES_MAX = 256 * 1024
 """Committed bytes applied in one loop tick, so that a long catch-up never stalls the loop."""
@@ -149,6 +153,7 @@ class RaftDriver:
         self._roles: dict[ShardHost, tuple[Role, Term, ReplicaId]] = {}
         self._loop = asyncio.get_running_loop()
         self.snapshots: SnapshotWork | None = None
+        self._hurry = asyncio.Event()
         self.role_changed = asyncio.Event()
         """Set whenever a group's role, term or leader changes here."""
 
@@ -184,6 +189,7 @@ class RaftDriver:
     def peer_gone(self, node: NodeId) -> None:
         """The process of ``node`` is dead: its connection dropped and a new one was refused."""
         self._tell_hosts_of(node, lambda host, peer, now: host.core.peer_gone(peer, now))
+        self._hurry.set()
 
     def messages_dropped(self, node: NodeId) -> None:
         """What was to be sent to ``node`` did not fit its queue."""
@@ -202,7 +208,11 @@ class RaftDriver:
     async def run(self) -> None:
         """Tick every core until cancelled."""
         while True:
-            await asyncio.sleep(TICK_INTERVAL_S)
+            settled = all(host.core.is_settled for host in self.hosts.values())
+            self._hurry.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(TICK_INTERVAL_S if settled else TICK_ELECTION_S):
+                    await self._hurry.wait()
             self._guarded(self._tick)
 
     def stop(self) -> None:

@@ -120,7 +120,7 @@ class LeaderBalance:
         self._led_since: dict[GroupId, tuple[int, float]] = {}
 
     def check(self) -> None:
-        """Start at most one transfer, to a node that has been steady and is caught up."""
+        """Start transfers to preferred nodes that have been steady and are caught up."""
         now = self._clock()
         for group, host in self._driver.hosts.items():
             node = self._preferred[group]
@@ -140,7 +140,6 @@ class LeaderBalance:
                     log.info("shard %d: leadership goes to %s", host.shard, node)
                     host.core.transfer_leadership(peer.replica, now)
                     self._driver.wake(host)
-                    return
 
     def _leading_since(self, group: GroupId, term: int, now: float) -> float:
         """Since when we have led ``group`` in ``term``, as far as these checks have seen.

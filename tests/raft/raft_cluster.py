@@ -240,9 +240,7 @@ class Replica:
             key[0] for key in self.cluster.chunks if key[1:] == (write.transfer, write.offset)
         )
         self.staged += self.cluster.chunks[sender, write.transfer, write.offset]
-        self.core.snapshot_written(
-            write.transfer, write.offset + len(write.data), self.cluster.now
-        )
+        self.core.snapshot_written(write.transfer, write.offset + len(write.data), self.cluster.now)
         if write.is_last:
             assert self.staged[-1].index == write.meta.index
             self.applied = list(self.staged)
@@ -274,6 +272,7 @@ class Cluster:
         self.chunks: dict[tuple[ReplicaId, int, int], list[Entry]] = {}
         self.history: dict[LogIndex, Entry] = {}
         self.leaders: dict[Term, ReplicaId] = {}
+        self.reads_asked = 0
         self.reads_confirmed = 0
         self.sent: list[Message] = []
         config = GroupConfig(tuple(ReplicaId(number) for number in range(1, voters + 1)))
@@ -341,7 +340,8 @@ class Cluster:
 
     def read(self, replica: Replica) -> None:
         """Ask for a read index; it must cover all that is committed now."""
-        context = self.events
+        self.reads_asked += 1
+        context = self.reads_asked
         replica.reads[context] = max(self.history, default=0)
         replica.core.read_index(context, self.now)
         replica.drive()
@@ -403,8 +403,7 @@ class Cluster:
                 first = max(a.base_index, b.base_index) + 1
                 last = min(a.last_index, b.last_index)
                 equal = [
-                    a.term_at(LogIndex(i)) == b.term_at(LogIndex(i))
-                    for i in range(first, last + 1)
+                    a.term_at(LogIndex(i)) == b.term_at(LogIndex(i)) for i in range(first, last + 1)
                 ]
                 assert equal == sorted(equal, reverse=True), "logs part and meet again"
                 for i in range(first, first + sum(equal)):
