@@ -2,7 +2,9 @@
 
 A connection is a stranger until its hello is accepted. Strangers and clients are bounded
 apart, and peers are never kept out by either: a full house of clients, or a flood of
-connections that say nothing, must not cost the cluster its majority.
+connections that say nothing, must not cost the cluster its majority. Peers are bounded by
+having one connection per node and lane: a new one takes the place of the old, which its
+dialler has given up without our noticing.
 """
 
 from __future__ import annotations
@@ -13,10 +15,11 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias
 
-from kvstore.errors import Overloaded, ProtocolError, StartupError, Unavailable
+from kvstore.errors import Overloaded, ProtocolError, Refused, StartupError, Unavailable
 from kvstore.net.connection import FrameConnection
 from kvstore.net.repeats import RepeatFilter
 from kvstore.net.tasks import start_task, stop_tasks
+from kvstore.net.transport import Lane
 from kvstore.wire.frames import encode_frame
 from kvstore.wire.hello import Hello, Welcome, decode_hello, encode_welcome, negotiate
 from kvstore.wire.kinds import Kind
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _BACKLOG = 1024
+_LANES = frozenset(lane.value for lane in Lane)
 
 
 class FrameServer:
@@ -66,6 +70,7 @@ class FrameServer:
         self._strangers: dict[FrameConnection, float] = {}  # in order of arrival
         self._guests: set[FrameConnection] = set()
         self._clients = 0
+        self._peers: dict[tuple[str, int], FrameConnection] = {}
         self._complaints = RepeatFilter()
 
     @property
@@ -142,21 +147,39 @@ class FrameServer:
         connection.hello = hello
         if hello.role == "client" and self._clients >= self._limits.connections_max:
             raise Overloaded(f"this node serves {self._clients} clients, as many as it may")
+        if hello.role == "peer" and hello.lane not in _LANES:
+            raise Refused(f"unknown lane {hello.lane}")
         protocol = negotiate(hello.protocol_min, hello.protocol_max)
         welcome = replace(self._on_hello(connection, hello), protocol=protocol)
-        del self._strangers[connection]
-        self._guests.add(connection)
-        self._clients += hello.role == "client"
+        self._let_in(connection, hello)
         connection.send(encode_frame(Kind.WELCOME, first.request, encode_welcome(welcome)))
         connection.establish(self._on_frames, frames[1:])
+
+    def _let_in(self, connection: FrameConnection, hello: Hello) -> None:
+        del self._strangers[connection]
+        self._guests.add(connection)
+        if hello.role == "client":
+            self._clients += 1
+        elif hello.node_id is not None and hello.lane is not None:
+            earlier = self._peers.get((hello.node_id, hello.lane))
+            self._peers[hello.node_id, hello.lane] = connection
+            if earlier is not None:
+                earlier.abort()
+
+    def _let_out(self, connection: FrameConnection, hello: Hello) -> None:
+        self._guests.remove(connection)
+        if hello.role == "client":
+            self._clients -= 1
+        elif hello.node_id is not None and hello.lane is not None:
+            place = (hello.node_id, hello.lane)
+            if self._peers.get(place) is connection:
+                del self._peers[place]
 
     def _closed(self, connection: FrameConnection) -> None:
         if connection.is_ours and connection.reason is not None:
             self._complain(connection, connection.reason)
-        if connection in self._guests:
-            self._guests.remove(connection)
-            assert connection.hello is not None
-            self._clients -= connection.hello.role == "client"
+        if connection in self._guests and connection.hello is not None:
+            self._let_out(connection, connection.hello)
             if self._on_closed is not None:
                 self._on_closed(connection)
         else:

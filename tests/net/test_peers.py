@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from net_harness import LIMITS, PEER, Node, listening, raw, until, within
+from net_harness import LIMITS, PEER, Node, error_of, listening, raw, until, within
 
 from kvstore import errors
 from kvstore.ids import NodeId
@@ -351,3 +351,23 @@ async def test_a_peer_is_heard_through_a_crowd_of_strangers() -> None:
         await client.shake_hands()
         async with pool_to(node.address, limits) as (pool, _):
             await until(lambda: pool.is_connected(N1))
+
+
+async def test_a_lane_has_one_connection_and_the_newest_is_it() -> None:
+    async with listening() as node, raw(node) as earlier, raw(node) as other_lane:
+        await earlier.shake_hands(PEER)
+        await other_lane.shake_hands(replace(PEER, lane=1))
+        for _ in range(3):
+            async with raw(node) as later:
+                await later.shake_hands(PEER)
+                await until(lambda: node.server.connection_count == 2)
+                later.send(raft(1))
+                await until(lambda: len(node.received) == 1)
+                node.received.clear()
+        assert not node.guests[0].is_open
+        assert node.guests[1].is_open
+
+
+async def test_a_lane_that_is_not_known_yet() -> None:
+    async with listening() as node, raw(node) as peer:
+        assert error_of(await peer.shake_hands(replace(PEER, lane=3))).message == "unknown lane 3"
