@@ -8,9 +8,9 @@ import msgpack
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from kv_model import FOREIGN, LIMITS, START_MS, Replica, outcome, owns
+from kv_model import FOREIGN, LIMITS, START_MS, Replica, outcome
 
-from kvstore.errors import Internal, InvalidArgument, KVError, ProtocolError
+from kvstore.errors import Internal, InvalidArgument
 from kvstore.hlc import revision_at
 from kvstore.kv import commands, replies
 from kvstore.kv.commands import CAS, COMMANDS_MAX, DELETE, PUT
@@ -141,53 +141,15 @@ def test_containers_that_claim_to_be_huge_allocate_nothing(header: bytes) -> Non
 @example(encoded=b"\x91" * 100_000, count=1)
 @example(encoded=b"\x94\x00\x00\x00\x00", count=0)
 @example(encoded=b"\x95\x00\x00\x00\x00\xc7\x0c\xff" + bytes(12), count=1)
-def test_anything_is_refused_with_the_same_bytes_on_every_replica(
+def test_anything_is_answered_with_the_same_bytes_on_every_replica(
     encoded: bytes, count: int
 ) -> None:
     one, other = Replica(), Replica()
     told = one.apply(START, [(count, encoded), (1, GOOD)])
     assert other.apply(START, [(count, encoded), (1, GOOD)]) == told
-    assert isinstance(replies.decode_reply(told[0], max(count, 1)), KVError)
+    reply = replies.decode_reply(told[0], max(count, 1))
+    assert isinstance(reply, InvalidArgument) or len(reply.effects) == count
     assert outcome(told[1], 1) == (START + count, [True])
-
-
-@settings(max_examples=200, deadline=None)
-@given(
-    batch=st.lists(
-        st.one_of(
-            st.tuples(st.just(PUT), st.binary(min_size=1, max_size=16), st.binary(max_size=64)),
-            st.tuples(st.just(DELETE), st.binary(min_size=1, max_size=16)),
-            st.tuples(
-                st.just(CAS),
-                st.binary(min_size=1, max_size=16),
-                st.none() | st.binary(),
-                st.binary(max_size=64),
-            ),
-        ),
-        min_size=1,
-        max_size=20,
-    ),
-    numbers=st.tuples(*[st.integers(0, 2**64 - 1)] * 4),
-)
-def test_a_batch_comes_back_as_it_was_encoded(
-    batch: list[commands.Command], numbers: tuple[int, int, int, int]
-) -> None:
-    opened = commands.decode_batch(commands.encode_batch(*numbers, batch), len(batch))
-    assert (*opened.session, opened.seq, opened.ack_below) == numbers
-    assert commands.decode_commands(opened, LIMITS, owns) == batch
-
-
-@given(
-    first=st.integers(1, 2**62),
-    batches=st.lists(st.tuples(st.integers(1, COMMANDS_MAX), st.binary()), min_size=1),
-)
-def test_an_entry_comes_back_as_it_was_encoded(
-    first: int, batches: list[tuple[int, bytes]]
-) -> None:
-    payload = commands.encode_entry(first, batches, LIMITS)
-    entry = commands.decode_entry(payload)
-    assert (entry.first_revision, entry.batches, entry.limits) == (first, batches, LIMITS)
-    assert commands.last_revision(payload) == first + sum(count for count, _ in batches) - 1
 
 
 def test_an_entry_that_no_leader_makes_stops_the_replica() -> None:
@@ -200,19 +162,3 @@ def test_an_entry_that_no_leader_makes_stops_the_replica() -> None:
     for bad in (b"", payload[:20], newer):
         with pytest.raises(Internal):
             commands.last_revision(bad)
-
-
-@settings(deadline=None)
-@given(body=st.binary(max_size=40) | JSON.map(msgpack.packb), count=st.integers(1, 70))
-def test_a_reply_from_a_broken_node_is_a_protocol_error_or_a_reply(body: bytes, count: int) -> None:
-    try:
-        reply = replies.decode_reply(body, count)
-    except ProtocolError:
-        return
-    assert isinstance(reply, KVError) or len(reply.effects) == count
-
-
-@given(st.integers(0, 2**64 - 1), st.lists(st.booleans(), min_size=1, max_size=300))
-def test_a_reply_comes_back_as_it_was_encoded(revision: int, effects: list[bool]) -> None:
-    encoded = replies.encode_done(revision, effects)
-    assert replies.decode_reply(encoded, len(effects)) == (revision, effects)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import msgpack
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kv_model import FOREIGN, SECOND, START_MS, Model, Replica, Sent, outcome
@@ -125,3 +126,19 @@ def test_entries_applied_again_after_a_crash_give_the_same_state(
     crashing.write()
     assert told_again == told[survived:]
     assert crashing.contents() == steady.contents()
+
+
+@settings(max_examples=300, deadline=None)
+@given(steps=STEPS)
+def test_a_batch_of_a_session_is_never_run_a_second_time(steps: list[Step]) -> None:
+    """Whatever expires, is evicted or comes back: without a word about how."""
+    replica = Replica()
+    revision = START
+    told: dict[tuple[tuple[int, int], int], bytes] = {}
+    for step in steps:
+        revision += step.wait_s * SECOND
+        for sent, reply in zip(step.batches, replica.send(revision, *step.batches), strict=True):
+            was_run = msgpack.unpackb(reply)[0] == 0
+            if was_run and sent.session != (0, 0):
+                assert told.setdefault((sent.session, sent.seq), reply) == reply
+        revision += sum(len(sent.commands) for sent in step.batches)
