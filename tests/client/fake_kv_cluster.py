@@ -294,7 +294,7 @@ class FakeNode:
                 connection.send(Kind.REPLY, frame.request, body)
             case Kind.WRITE | Kind.READ | Kind.SCAN:
                 self._data(connection, frame)
-            case Kind.GOODBYE:
+            case Kind.GOODBYE | Kind.ERROR:
                 connection.cut()
             case _:
                 self.cluster.violations.append(f"unexpected {kind.name}")

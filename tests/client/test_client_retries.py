@@ -205,9 +205,10 @@ async def test_deadline_while_nobody_leads(kv: Client, cluster: FakeCluster) -> 
     cluster.elect(None)
     puts = [kv.put(KEY, b"v", timeout_s=0.1) for _ in range(3)]
     for error in await asyncio.gather(*puts, return_exceptions=True):
-        assert isinstance(error, Unavailable)
+        # The last question who leads may just be on its way.
+        assert isinstance(error, Unavailable | DeadlineExceeded)
         assert error.retryable
-        assert not error.may_have_applied
+        assert error.may_have_applied is isinstance(error, DeadlineExceeded)
     assert not cluster.shard_of(KEY).applied
 
 
@@ -215,10 +216,10 @@ async def test_deadline_after_an_attempt_that_may_have_applied(
     kv: Client, cluster: FakeCluster
 ) -> None:
     cluster.leader_of(KEY).script += [Do.NOT_LEADER_MAYBE] * 1000
-    with pytest.raises(Unavailable) as caught:
+    with pytest.raises((Unavailable, DeadlineExceeded)) as caught:
         await kv.put(KEY, b"v", timeout_s=0.1)
     assert caught.value.may_have_applied
-    with pytest.raises(Unavailable) as caught:
+    with pytest.raises((Unavailable, DeadlineExceeded)) as caught:
         await kv.get(KEY, timeout_s=0.1)
     assert not caught.value.may_have_applied
 
@@ -243,7 +244,7 @@ async def test_calls_of_one_batch_have_their_own_deadlines(
     cluster.elect(None)
     hurried = asyncio.create_task(kv.put(KEY, b"1", timeout_s=0.05))
     patient = asyncio.create_task(kv.put(KEY, b"2"))
-    with pytest.raises(Unavailable):
+    with pytest.raises((Unavailable, DeadlineExceeded)):
         await hurried
     assert not patient.done()
     cluster.elect(cluster.node(2).id)
@@ -288,7 +289,7 @@ async def test_closing_fails_what_is_under_way(cluster: FakeCluster, kv: Client)
     waiting = asyncio.create_task(kv.put(elsewhere, b"v"))
     await asyncio.sleep(0)
     await kv.close()
-    with pytest.raises(Unavailable):
+    with pytest.raises(Unavailable, match="closed"):
         await seeking
     results = await asyncio.gather(sent, read, waiting, return_exceptions=True)
     assert [type(result) for result in results] == [Unavailable] * 3

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import pytest
+from conftest import QUICK
+from fake_kv_cluster import FakeCluster
+
+import kvstore
+from kvstore.errors import DeadlineExceeded, InvalidArgument, Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture
+def served() -> Iterator[FakeCluster]:
+    """A fake cluster in a thread of its own."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    fake = FakeCluster()
+    asyncio.run_coroutine_threadsafe(fake.start(), loop).result()
+    yield fake
+    asyncio.run_coroutine_threadsafe(fake.stop(), loop).result()
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()
+    assert fake.violations == []
+
+
+def test_all_calls(served: FakeCluster) -> None:
+    with kvstore.connect_sync(served.endpoints, options=QUICK) as kv:
+        revision = kv.put("user:1", b"Ada")
+        assert kv.get("user:1") == kvstore.KeyValue(b"user:1", b"Ada", revision)
+        assert kv.compare_and_swap("user:1", b"Ada", b"Grace") is True
+        assert kv.delete("user:1") is True
+        assert kv.get("user:1") is None
+        for number in range(600):
+            kv.put(f"k{number:03}", b"v")
+        assert [row.key for row in kv.scan("k")] == [b"k%03d" % n for n in range(600)]
+        assert next(kv.scan("k")).key == b"k000"
+        assert kv.shard_map().shards == 4
+        assert kv.locate("k").leader == served.shard_of(b"k").leader
+        assert [status.node for status in kv.node_statuses()] == ["n1", "n2", "n3"]
+
+
+def test_threads_share_a_client(served: FakeCluster) -> None:
+    with kvstore.connect_sync(served.endpoints, options=QUICK) as kv, ThreadPoolExecutor(8) as pool:
+        revisions = list(pool.map(lambda number: kv.put(f"k{number}", b"v"), range(200)))
+        assert all(revision > 0 for revision in revisions)
+        items = list(pool.map(lambda number: kv.get(f"k{number}"), range(200)))
+    assert None not in items
+
+
+def test_the_thread_ends_with_the_client(served: FakeCluster) -> None:
+    before = set(threading.enumerate())
+    client = kvstore.connect_sync(served.endpoints, options=QUICK)
+    with pytest.raises(InvalidArgument, match="not open"):
+        client.get("k")
+    with client as kv:
+        assert len(set(threading.enumerate()) - before) == 1
+        rows = kv.scan()
+    assert set(threading.enumerate()) <= before
+    with pytest.raises(Unavailable, match="closed"):
+        client.get("k")
+    with pytest.raises(Unavailable, match="closed"):
+        next(rows)
+    client.close()
+
+
+def test_a_failed_opening_leaves_no_thread() -> None:
+    before = set(threading.enumerate())
+    with (
+        pytest.raises(Unavailable),
+        kvstore.connect_sync("127.0.0.1:1", timeout_s=0.05, options=QUICK),
+    ):
+        pass
+    assert set(threading.enumerate()) <= before
+
+
+def test_closing_ends_calls_of_other_threads(served: FakeCluster) -> None:
+    client = kvstore.connect_sync(served.endpoints, options=QUICK)
+    client.open()
+    for node in served.nodes.values():
+        node.freeze()
+    errors: list[BaseException] = []
+    begun = threading.Event()
+
+    def call() -> None:
+        begun.set()
+        try:
+            client.put("k", b"v")
+        except kvstore.KVError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    begun.wait()
+    client.close()
+    thread.join(5)
+    assert [type(error) for error in errors] == [Unavailable]
+
+
+def test_errors_keep_their_meaning(served: FakeCluster) -> None:
+    with kvstore.connect_sync(served.endpoints, options=QUICK) as kv:
+        with pytest.raises(InvalidArgument):
+            kv.put("", b"v")
+        served.elect(None)
+        with pytest.raises((Unavailable, DeadlineExceeded)) as caught:
+            kv.put("k", b"v", timeout_s=0.05)
+        assert caught.value.retryable
