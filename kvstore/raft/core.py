@@ -180,6 +180,12 @@ class RaftCore:
         if message.receiver != state.replica:
             return
         self._advance(now)
+        if message.term == state.term and isinstance(message, HeartbeatResponse):
+            # By far the most frequent one in an idle group, and mostly nothing follows.
+            if state.leading is not None:
+                leader.handle_heartbeat_response(state, message)
+            self._changed |= not state.out.is_empty
+            return
         self._changed = True
         if message.term > state.term and not self._enter_term_of(message):
             return

@@ -51,6 +51,20 @@ class Outbox:
     snapshots_closed: list[ReplicaId] = field(default_factory=list)
     compacted: tuple[LogIndex, Term, GroupConfig] | None = None
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to hand over yet."""
+        return not (
+            self.messages
+            or self.messages_when_durable
+            or self.read_states
+            or self.reads_failed
+            or self.snapshot_reads
+            or self.snapshot_writes
+            or self.snapshots_closed
+            or self.compacted
+        )
+
 
 @dataclass(slots=True)
 class LeaderState:

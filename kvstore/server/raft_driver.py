@@ -173,7 +173,8 @@ class RaftDriver:
             host = self.hosts.get(group)
             if host is not None:
                 host.core.step(message, now)
-                self.wake(host)
+                if host.core.has_ready():
+                    self.wake(host)
 
     def peer_connected(self, node: NodeId) -> None:
         """A connection to ``node`` stands (again)."""
