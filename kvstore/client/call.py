@@ -12,8 +12,11 @@ having happened. What follows from an attempt's outcome::
     bad input                            if others share the batch: again in two halves
     anything else                        the callers get the error
 
+A node is pinged when half of an attempt's time has passed in silence: one that answers is
+slow and keeps its connection, one that does not is frozen or cut off and loses it.
+
 All of it runs in callbacks of the loop; one timer per call stands for its deadlines, its
-attempt's end and its backoff.
+attempt's halfway mark and end, and its backoff.
 """
 
 from __future__ import annotations
@@ -93,8 +96,9 @@ class Call:
     """Invariant: ``request`` is the attempt whose failure counts; 0 while none is current."""
 
     __slots__ = (
-        "_attempt_ends_at", "_is_doubtful", "_loop", "_owner", "_refusals", "_resume_at", "_rng",
-        "_sent_at", "_timeouts", "_timer", "attempts", "batch", "error", "is_done", "request",
+        "_attempt_ends_at", "_is_doubtful", "_loop", "_owner", "_ping_at", "_refusals",
+        "_resume_at", "_rng", "_sent_at", "_timeouts", "_timer", "attempts", "batch", "error",
+        "is_done", "request",
     )  # fmt: skip
 
     def __init__(
@@ -112,6 +116,7 @@ class Call:
         self._rng = rng
         self._timer: asyncio.TimerHandle | None = None
         self._sent_at = 0.0
+        self._ping_at = NEVER
         self._attempt_ends_at = NEVER
         self._resume_at = NEVER
         self._refusals = 0
@@ -141,6 +146,7 @@ class Call:
         timeout_s = min(timeout_s * 2.0**self._timeouts, timeout_s_max)
         slack_s = (len(body) + link.unsent_bytes) / SLOW_BYTES_PER_S
         self._attempt_ends_at = self._sent_at + timeout_s + slack_s
+        self._ping_at = self._sent_at + (timeout_s + slack_s) / 2
         self.arm()
 
     def answered(self, link: Link, frame: Frame) -> None:
@@ -178,9 +184,12 @@ class Call:
         self.attempts.pop(request, None)
         if self.request != request:
             return False
-        self.request = 0
-        self._attempt_ends_at = NEVER
+        self._attempt_is_over()
         return True
+
+    def _attempt_is_over(self) -> None:
+        self.request = 0
+        self._ping_at = self._attempt_ends_at = NEVER
 
     # -- what follows -------------------------------------------------------------------------
 
@@ -236,7 +245,8 @@ class Call:
         """Set the timer for whatever comes first."""
         if self._timer is not None:
             self._timer.cancel()
-        wakes_at = min(self.batch.operations.deadline, self._attempt_ends_at, self._resume_at)
+        deadline = self.batch.operations.deadline
+        wakes_at = min(deadline, self._ping_at, self._attempt_ends_at, self._resume_at)
         self._timer = self._loop.call_at(wakes_at, self._wake)
 
     def _wake(self) -> None:
@@ -247,6 +257,9 @@ class Call:
             if operations.deadline == NEVER:
                 self._owner.failed(self)
                 return
+        if self._ping_at <= now:
+            self._ping_at = NEVER
+            self.attempts[self.request].ping_if_silent_since(self._sent_at)
         if self._attempt_ends_at <= now:
             self._attempt_took_too_long()
         if self._resume_at <= now:
@@ -263,8 +276,7 @@ class Call:
         if link.is_silent_since(self._sent_at):
             link.give_up(f"{link.node} does not answer")
         else:
-            self.request = 0
-            self._attempt_ends_at = NEVER
+            self._attempt_is_over()
             self._again_elsewhere(link.node)
 
     def _overdue(self) -> KVError:

@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from kvstore.ids import NodeId, Revision, ShardId
     from kvstore.sharding.shard_map import ShardMap
 
+FRAME_OVERHEAD_BYTES = 64 << 10
+"""What a frame may need besides keys and values."""
 SCAN_PAGE_BYTES_MIN = 64 << 10
 SCAN_PAGE_BYTES_MAX = 4 << 20
 
@@ -199,6 +201,8 @@ class Client:
         if expected is not None:
             expected = self._value(expected)
         size = len(key) + len(value) + len(expected or b"")
+        if size + FRAME_OVERHEAD_BYTES > self.options.frame_bytes_max:
+            raise InvalidArgument(f"the two values together have {size} bytes, too many to send")
         deadline = self._deadline(timeout_s)
         if not self._cluster.gate.try_enter(size):
             await self._cluster.gate.enter(size, deadline)

@@ -14,6 +14,7 @@ from kvstore.client.operations import copy_of
 from kvstore.client.route import Contact
 from kvstore.errors import KVError, Unavailable
 from kvstore.wire.frames import encode_frame
+from kvstore.wire.kinds import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from kvstore.ids import NodeId
     from kvstore.net.connection import ConnectionCallback, FrameConnection, FramesCallback
     from kvstore.wire.frames import Frame
-    from kvstore.wire.kinds import Kind
 
 OPENING_S = 0.1
 """A dial that takes longer is no longer waited for; it goes on."""
@@ -197,6 +197,11 @@ class Link:
     def forget(self, request: int) -> None:
         """The answer is no longer of interest."""
         self._waiting.pop(request, None)
+
+    def ping_if_silent_since(self, then: float) -> None:
+        """Ask for a sign of life, if there was none after ``then``."""
+        if self.connection is not None and self.is_silent_since(then):
+            self.connection.send(encode_frame(Kind.PING, 0, b""))
 
     def is_silent_since(self, then: float) -> bool:
         """Whether nothing came from the node after ``then``, and it takes nothing either."""

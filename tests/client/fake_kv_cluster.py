@@ -54,6 +54,8 @@ class Do(Enum):
     """Neither serve nor answer."""
     SERVE_SILENTLY = auto()
     """Serve, do not answer."""
+    SERVE_LATE = auto()
+    """Serve, and answer when :meth:`FakeNode.answer_late` is called."""
     OVERLOADED = auto()
     DISK_FULL = auto()
     INTERNAL = auto()
@@ -239,6 +241,7 @@ class FakeNode:
         self.received: Counter[Kind] = Counter()
         self.batch_sizes: list[int] = []
         self.hellos = 0
+        self._late: list[tuple[FakeConnection, int, bytes]] = []
         self._held: list[tuple[FakeConnection, bytes]] = []
         self._server: asyncio.Server | None = None
         self.connections: set[FakeConnection] = set()
@@ -294,6 +297,8 @@ class FakeNode:
                 connection.send(Kind.REPLY, frame.request, body)
             case Kind.WRITE | Kind.READ | Kind.SCAN:
                 self._data(connection, frame)
+            case Kind.PING:
+                connection.send(Kind.PONG, frame.request, b"")
             case Kind.GOODBYE | Kind.ERROR:
                 connection.cut()
             case _:
@@ -323,13 +328,20 @@ class FakeNode:
         if action is Do.GARBAGE:
             return b"\xc1"
         body = None
-        if action in (Do.SERVE, Do.DROP_SERVED, Do.SERVE_SILENTLY):
+        if action in (Do.SERVE, Do.DROP_SERVED, Do.SERVE_SILENTLY, Do.SERVE_LATE):
             body = self.cluster.serve(frame)
             if len(body) > self.cluster.answer_bytes_max:
                 raise InvalidArgument("the answer is too large; ask for less at once")
         if action in (Do.DROP_UNSERVED, Do.DROP_SERVED):
             connection.cut()
+        if action is Do.SERVE_LATE and body is not None:
+            self._late.append((connection, frame.request, body))
         return body if action is Do.SERVE else None
+
+    def answer_late(self) -> None:
+        late, self._late = self._late, []
+        for connection, request, body in late:
+            connection.send(Kind.REPLY, request, body)
 
 
 _ERRORS: dict[Do, Callable[[], KVError]] = {

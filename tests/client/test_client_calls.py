@@ -115,6 +115,13 @@ async def test_largest_value_and_key(kv: Client) -> None:
     assert item.value == value
 
 
+async def test_two_values_too_large_for_one_frame(kv: Client) -> None:
+    value = bytes(8 << 20)
+    with pytest.raises(InvalidArgument, match="together"):
+        await kv.compare_and_swap("k", value, value)
+    assert await kv.compare_and_swap("k", value, b"v") is False
+
+
 async def test_a_frame_holds_at_most_a_mebibyte_unless_one_command_has_more(
     kv: Client, cluster: FakeCluster
 ) -> None:

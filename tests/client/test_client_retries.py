@@ -126,16 +126,28 @@ async def test_frozen_leader(kv: Client, cluster: FakeCluster) -> None:
     assert cluster.shard_of(KEY).applied[KEY] == 3
 
 
-async def test_a_slow_answer_still_counts(kv: Client, cluster: FakeCluster) -> None:
-    """The leader is heard but leaves one request unanswered; a second attempt settles it."""
+async def test_a_node_that_is_slow_keeps_its_connection(kv: Client, cluster: FakeCluster) -> None:
     leader = cluster.leader_of(KEY)
-    leader.script += [Do.SERVE_SILENTLY]
-    put = asyncio.create_task(kv.put(KEY, b"v"))
-    while not put.done():
-        await kv.node_statuses()
-    assert put.result() > 0
+    await kv.get(KEY)
+    connection = set(leader.connections)
+    leader.script += [Do.SERVE_SILENTLY, Do.SWALLOW]
+    await kv.put(KEY, b"v")
     assert cluster.shard_of(KEY).applied[KEY] == 1
-    assert leader.hellos == 1  # its connection was not given up
+    assert leader.received[Kind.WRITE] == 3
+    assert leader.received[Kind.PING] >= 1
+    assert leader.connections == connection
+
+
+async def test_a_late_answer_to_an_earlier_attempt_settles_the_call(
+    kv: Client, cluster: FakeCluster
+) -> None:
+    leader = cluster.leader_of(KEY)
+    leader.script += [Do.SERVE_LATE] + [Do.SWALLOW] * 100
+    put = asyncio.create_task(kv.put(KEY, b"v"))
+    await until(lambda: leader.received[Kind.WRITE] >= 2)
+    leader.answer_late()
+    revision = await put
+    assert cluster.shard_of(KEY).rows[KEY] == (b"v", revision)
 
 
 async def test_overload_is_waited_out(kv: Client, cluster: FakeCluster) -> None:
