@@ -14,6 +14,8 @@ import xxhash
 from kvstore.ids import ShardId
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from kvstore.ids import NodeId
 
 RING_BITS = 64
@@ -28,6 +30,13 @@ def position(key: bytes) -> int:
 def shard_of(key: bytes, shards: int) -> ShardId:
     """The shard that holds ``key`` when there are ``shards`` of them, a power of two."""
     return ShardId(position(key) >> (RING_BITS - shards.bit_length() + 1))
+
+
+def belongs_to(shard: ShardId, shards: int) -> Callable[[bytes], bool]:
+    """Whether a key belongs to ``shard``, as a function: it is asked about every command."""
+    hash_of = xxhash.xxh3_64_intdigest
+    shift = RING_BITS - shards.bit_length() + 1
+    return lambda key: hash_of(key) >> shift == shard
 
 
 def arc_start(shard: ShardId, shards: int) -> int:

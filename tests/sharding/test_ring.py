@@ -27,6 +27,13 @@ def test_twice_the_shards_split_each_in_two(key: bytes, shards: int) -> None:
     assert ring.shard_of(key, 2 * shards) >> 1 == ring.shard_of(key, shards)
 
 
+@settings(deadline=None)
+@given(key=st.binary(min_size=1, max_size=64), shards=shard_counts)
+def test_a_key_belongs_to_one_shard(key: bytes, shards: int) -> None:
+    owners = [s for s in range(shards) if ring.belongs_to(ShardId(s), shards)(key)]
+    assert owners == [ring.shard_of(key, shards)]
+
+
 def test_positions_never_change() -> None:
     """Stored data is found by them: a change here loses every cluster's keys."""
     assert ring.position(b"") == 0x2D06800538D394C2
