@@ -66,6 +66,7 @@ class Channel:
         self._gather_timer: asyncio.TimerHandle | None = None
         self._error: KVError | None = None
         self._is_scheduled = False
+        self._end: KVError | None = None
 
     def _new_session(self, above: int = 0) -> Session:
         created, nonce = self._cluster.new_session_id()
@@ -96,6 +97,9 @@ class Channel:
     def scan(self, request: ScanRequest, deadline: float) -> asyncio.Future[ScanReply]:
         """Take a request for one page, which has a frame of its own."""
         future: asyncio.Future[ScanReply] = self._loop.create_future()
+        if self._end is not None:
+            future.set_exception(copy_of(self._end))  # the caller has kept a scan for too long
+            return future
         call = self._new_call(ScanPage((request, future, deadline)))
         call.arm()
         self._ready.append(call)
@@ -121,6 +125,8 @@ class Channel:
 
     def _flush(self) -> None:
         self._is_scheduled = False
+        if self._end is not None:
+            return
         while not self._is_seeking:
             call = self._take()
             if call is None:
@@ -297,7 +303,7 @@ class Channel:
         for timer in (self._round_timer, self._gather_timer):
             if timer is not None:
                 timer.cancel()
-        self._is_scheduled = True  # nothing is sent any more
+        self._end = error
         for gathering in (self._writes, self._reads):
             for batch in gathering.take_all():
                 batch.operations.fail(error)

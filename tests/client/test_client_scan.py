@@ -107,6 +107,17 @@ async def test_leaving_a_scan_early_leaves_nothing(kv: Client, cluster: FakeClus
     await kv.put("after", b"v")
 
 
+async def test_a_scan_does_not_outlive_its_client(kv: Client) -> None:
+    await fill(kv, 3000)
+    rows = kv.scan()
+    await anext(rows)
+    await kv.close()
+    with pytest.raises(Unavailable, match="closed"):
+        await keys_of(rows)
+    with pytest.raises(Unavailable, match="closed"):
+        await keys_of(kv.scan())
+
+
 async def test_a_page_that_failed_ahead_of_its_turn_is_asked_for_again() -> None:
     loop = asyncio.get_running_loop()
     pages: list[asyncio.Future[ScanReply]] = []
