@@ -30,6 +30,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+PEER_OVERHEAD_BYTES = 4096
+"""What a frame to another node may add to a client's batch."""
+
+READ_KEYS_AT_ONCE = 16
+"""Values of at most 8 MiB each are fetched so many at a time."""
+
 
 class ReplyTo:
     """The one answer of one request: a frame on its connection, and its charge given back."""
@@ -68,12 +74,15 @@ class ClientRequests:
         driver: RaftDriver,
         admission: Admission,
         *,
+        frame_bytes_max: int,
         scan_threads: Executor,
         shard_map: Callable[[], bytes],
         status: Callable[[], bytes],
     ) -> None:
         self._driver = driver
         self._admission = admission
+        self._frame_bytes_max = frame_bytes_max
+        self._batch_bytes_max = frame_bytes_max - PEER_OVERHEAD_BYTES
         self._scan_threads = scan_threads
         self._loop = asyncio.get_running_loop()
         self._handlers: dict[int, Callable[[FrameConnection, Frame], None]] = {
@@ -106,6 +115,11 @@ class ClientRequests:
             raise InvalidArgument(
                 f"a batch of {request.count} commands; at most {commands.COMMANDS_MAX} are allowed"
             )
+        if len(request.batch) > self._batch_bytes_max:
+            raise InvalidArgument(
+                f"a batch of {len(request.batch)} bytes is too large; "
+                f"at most {self._batch_bytes_max} are allowed"
+            )
         host = self._host(request.shard)
         cost = self._admission.admit_write(len(frame.body))
         answer = ReplyTo(connection, frame.request, self._admission, cost)
@@ -120,10 +134,27 @@ class ClientRequests:
         )
 
         def serve() -> None:
-            answer.reply(requests.encode_read_reply(host.machine.get_many(request.keys)))
+            try:
+                answer.reply(requests.encode_read_reply(self._get(host, request.keys)))
+            except InvalidArgument as error:
+                answer.fail(error)
 
         host.read(Read(serve, answer))
         self._driver.wake(host)
+
+    def _get(self, host: ShardHost, keys: list[bytes]) -> list[tuple[bytes, int] | None]:
+        """Read ``keys`` a few at a time, so that large values cannot fill the memory."""
+        rows: list[tuple[bytes, int] | None] = []
+        size = 0
+        for start in range(0, len(keys), READ_KEYS_AT_ONCE):
+            some = host.machine.get_many(keys[start : start + READ_KEYS_AT_ONCE])
+            size += sum(len(row[0]) for row in some if row is not None)
+            if size > self._frame_bytes_max:
+                raise InvalidArgument(
+                    f"the values together exceed {self._frame_bytes_max} bytes; ask for fewer keys"
+                )
+            rows += some
+        return rows
 
     def _scan(self, connection: FrameConnection, frame: Frame) -> None:
         request = requests.decode_scan(frame.body)
@@ -133,6 +164,8 @@ class ClientRequests:
         )
 
         def page() -> bytes:
+            if host.installing:
+                raise Unavailable(f"shard {host.shard}: the replica is being replaced")
             rows, more = host.machine.scan(
                 request.start, request.end, request.limit, request.bytes_max, request.keys_only
             )

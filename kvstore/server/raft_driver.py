@@ -168,6 +168,9 @@ class RaftDriver:
 
     def receive(self, messages: Iterable[tuple[GroupId, Message]]) -> None:
         """Messages of a peer; those of groups that are not here are dropped."""
+        self._guarded(lambda: self._step(messages))
+
+    def _step(self, messages: Iterable[tuple[GroupId, Message]]) -> None:
         now = self._clock()
         for group, message in messages:
             host = self.hosts.get(group)

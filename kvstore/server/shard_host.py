@@ -229,7 +229,7 @@ class ShardHost:
         """Serve every read whose index the applied state has reached, oldest first."""
         if not self._confirming or self.installing:
             return
-        applied = self.machine.applied_index
+        applied = self.core.applied_index
         done = [
             context
             for context, confirming in self._confirming.items()

@@ -72,7 +72,7 @@ class SnapshotTransfers:
         meta: SnapshotMeta | None = None
         if read.offset == 0:
             self._close(host, read.peer)
-            meta = host.core.snapshot_meta(LogIndex(host.machine.applied_index))
+            meta = host.core.snapshot_meta(host.core.applied_index)
             self._readers[key] = read.transfer, self._storage.open(host.shard)
             log.info("shard %d: snapshot at %d to replica %d", host.shard, meta.index, read.peer)
         transfer, reader = self._readers.get(key, (0, None))

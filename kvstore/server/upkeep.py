@@ -10,7 +10,6 @@ import logging
 import os
 from typing import TYPE_CHECKING
 
-from kvstore.ids import LogIndex
 from kvstore.raft import confchange
 from kvstore.storage import records
 
@@ -59,9 +58,9 @@ class LogKeeper:
     async def flush(self) -> None:
         """Make all applied state durable in the engine, then let go of the log behind it."""
         covered = {
-            group: host.core.snapshot_meta(LogIndex(host.machine.applied_index))
+            group: host.core.snapshot_meta(host.core.applied_index)
             for group, host in self._driver.hosts.items()
-            if not host.installing and host.machine.applied_index
+            if not host.installing and host.core.applied_index
         }
         await asyncio.get_running_loop().run_in_executor(None, self._engine.flush)
         marks = [
