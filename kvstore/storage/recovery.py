@@ -21,7 +21,7 @@ import aiofiles
 
 from kvstore.errors import CorruptionError, DataDirectoryError, DiskFull
 from kvstore.storage import records
-from kvstore.storage.files import is_full, sync
+from kvstore.storage.files import is_full, sync, sync_directory
 from kvstore.storage.ledger import Ledger
 from kvstore.storage.records import RecordType
 from kvstore.storage.replay import Replay
@@ -63,6 +63,8 @@ class _Reader:
         self.replay = Replay(applied)
         self.segments: list[Segment] = []
         self.next_sequence = 0
+        self.before: SegmentScan | None = None
+        """The segment before the last one."""
         self.tail: _Tail | None = None
 
     def read(self, number: int, path: Path, data: bytes) -> None:
@@ -88,6 +90,7 @@ class _Reader:
         segment.used_bytes = scan.end
         self.segments.append(segment)
         self.next_sequence = scan.next_sequence
+        self.before = None if self.tail is None else self.tail.scan
         self.tail = _Tail(scan, data)
 
     def _check_header(self, scan: SegmentScan, number: int, path: Path) -> None:
@@ -155,6 +158,12 @@ async def recover(
     await _read_all(reader, paths, progress)
     logs = reader.replay.logs
 
+    def mend() -> Active | None:
+        # A process that was killed may have left names that no sync covered.
+        sync_directory(files, directory)
+        _close_before(reader, files)
+        return _mend(reader, files)
+
     def go_on() -> Segments:
         return Segments(
             made,
@@ -162,7 +171,7 @@ async def recover(
             Ledger(logs),
             segment_bytes=config.segment_bytes,
             older=reader.segments[:-1],
-            active=_mend(reader, files),
+            active=mend(),
             next_sequence=reader.next_sequence or 1,
         )
 
@@ -207,6 +216,29 @@ async def _read_all(
         done += len(data)
     progress(done, total)
     reader.check_complete()
+
+
+def _close_before(reader: _Reader, files: Files) -> None:
+    """Close the segment before the last one, if a crash came between making that and this.
+
+    Else nobody would miss the last segment if it were deleted later. For want of room it is
+    left as it is.
+    """
+    before, after = reader.before, reader.tail
+    if before is None or after is None or before.is_closed:
+        return
+    segment = reader.segments[-2]
+    closing = records.encode_close(before.header.salt, after.scan.header.first_sequence)
+    fd = files.open(segment.path)
+    try:
+        files.truncate(fd, before.end)
+        files.write(fd, [closing], before.end)
+        sync(files, fd, segment.path)
+    except OSError as error:
+        if not is_full(error):
+            raise
+    finally:
+        files.close(fd)
 
 
 def _mend(reader: _Reader, files: Files) -> Active | None:

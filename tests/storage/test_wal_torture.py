@@ -307,6 +307,19 @@ async def test_a_deleted_first_segment_takes_nothing_beyond_the_marks(case: Case
         assert beyond_marks(state) == beyond_marks(case.written.states[-1])
 
 
+async def test_a_segment_that_a_crash_left_open_is_closed_so_that_the_next_is_missed(
+    case: Case,
+) -> None:
+    *_, before, last = case.written.segments()
+    directory = case.copy()
+    data = before.read_bytes()
+    (directory / before.name).write_bytes(data[:-CLOSE_BYTES] + bytes(CLOSE_BYTES))
+    assert await recover(directory) == case.written.states[-1]
+    assert (directory / before.name).stat().st_size == len(data)
+    (directory / last.name).unlink()
+    assert await case.end(directory, may_lose=False) == "refused"
+
+
 async def test_a_doubled_segment_is_refused(case: Case) -> None:
     segments = case.written.segments()
     following = int(segments[-1].stem) + 1
