@@ -54,10 +54,11 @@ class Node:
 
     def state(self) -> State:
         """What the process does now."""
+        process = self.process()
+        state = State.DEAD if process is None else process.state()
         if self._child is not None:
             self._child.poll()
-        process = self.process()
-        return State.DEAD if process is None else process.state()
+        return state
 
     def pid(self) -> int | None:
         """The process id while the process lives."""
@@ -96,7 +97,8 @@ class Node:
             lines = log.read().decode("utf-8", errors="replace").split("\n")
             for line in reversed(lines):
                 if line.strip():
-                    return line.strip().removeprefix("kv: ")
+                    said = line.strip().removeprefix("kv: ")
+                    return said.removeprefix(f"{self.id}: cannot start: ")
         return f"it wrote nothing to {self.files.log_file}"
 
     def send(self, signal_: Signals) -> None:
@@ -147,7 +149,8 @@ def stop(nodes: Iterable[Node], *, grace_s: float = STOP_GRACE_S) -> list[Node]:
     late = wait_dead(alive, time.monotonic() + grace_s)
     for node in late:
         with suppress(InvalidArgument):
-            node.kill()
+            node.send(SIGKILL)
+    wait_dead(late, time.monotonic() + KILL_GRACE_S)
     return late
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _PROC = Path("/proc")
+_PF_EXITING = 0x4
+_ENDING = "D"
+"""It has no command line any more, yet may still hold its port and its lock."""
+_LOOKS_MAX = 50
+_LOOK_AGAIN_S = 0.001
 
 
 class State(StrEnum):
@@ -84,17 +90,26 @@ _HAS_PIDFD = _has_pidfd()
 
 
 def _look_proc(pid: int, arguments: Sequence[str]) -> str | None:
-    """The state letter of Linux's ``/proc/PID/stat``, None when it is not ours."""
-    try:
-        stat = _PROC.joinpath(str(pid), "stat").read_bytes()
-        command = _PROC.joinpath(str(pid), "cmdline").read_bytes()
-    except OSError:
-        return None
-    words = command.rstrip(b"\0").split(b"\0")
-    if words[-len(arguments) :] != [os.fsencode(argument) for argument in arguments]:
-        return None
-    after_name = stat.rpartition(b")")[2]  # the name in parentheses may hold anything
-    return after_name.split()[0].decode("ascii")
+    """The state letter of Linux's ``/proc/PID/stat``, None when it is not ours or gone.
+
+    A process has no command line for an instant after it was started, which is waited for,
+    and again from the moment when it begins to end.
+    """
+    ours = [os.fsencode(argument) for argument in arguments]
+    for _ in range(_LOOKS_MAX):
+        try:
+            command = _PROC.joinpath(str(pid), "cmdline").read_bytes()
+            stat = _PROC.joinpath(str(pid), "stat").read_bytes()  # later: says why that is empty
+        except OSError:
+            return None
+        fields = stat.rpartition(b")")[2].split()  # the name in parentheses may hold anything
+        state, flags, threads = fields[0].decode("ascii"), int(fields[6]), int(fields[17])
+        if flags & _PF_EXITING:
+            return None if state in "ZX" and threads <= 1 else _ENDING
+        if command:
+            return state if command.rstrip(b"\0").split(b"\0")[-len(ours) :] == ours else None
+        time.sleep(_LOOK_AGAIN_S)
+    return None
 
 
 def _look_ps(pid: int, arguments: Sequence[str]) -> str | None:
