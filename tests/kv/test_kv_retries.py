@@ -157,13 +157,17 @@ def test_time_that_only_noops_see_expires_nothing(replica: Replica) -> None:
     assert again == first
 
 
-def test_the_least_recently_active_goes_when_there_are_too_many(replica: Replica) -> None:
+@pytest.mark.parametrize("restarts", [False, True])
+def test_the_least_recently_active_goes_when_there_are_too_many(
+    replica: Replica, restarts: bool
+) -> None:
     sessions = [(START + number, number) for number in range(1, LIMITS.sessions_max + 1)]
     for at, session in enumerate(sessions):
         replica.send(START + at, put(1, b"1", session=session))
     replica.send(START + 50, put(2, b"1", session=sessions[0]))
     replica.write()
-    replica.restart()
+    if restarts:
+        replica.restart()
     newcomer = put(1, b"1", session=(START + 60, 60))
     assert outcome(replica.send(START + 60, newcomer)[0], 1) == (START + 60, [True])
     evicted = put(2, b"2", session=sessions[1])
