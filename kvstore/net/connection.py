@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 from contextlib import suppress
 from typing import TYPE_CHECKING, TypeAlias, cast
 
@@ -33,6 +32,7 @@ from kvstore.errors import (
     Unavailable,
 )
 from kvstore.net.progress import Progress
+from kvstore.net.sockets import set_socket_options
 from kvstore.wire.frames import HEADER_BYTES, Frame, FrameDecoder, decode_header, encode_frame
 from kvstore.wire.hello import HELLO_FRAME_BYTES_MAX
 from kvstore.wire.kinds import APPLICATION_KINDS, Kind
@@ -280,8 +280,11 @@ class FrameConnection(asyncio.Protocol):
 
     # -- closing ----------------------------------------------------------------------------
 
-    def close(self, error: KVError | None = None) -> None:
-        """Say goodbye, or what is wrong, send what is queued, and end. Returns at once."""
+    def close(self, error: KVError | None = None, *, lingers: bool = True) -> None:
+        """Say goodbye, or what is wrong, send what is queued, and end. Returns at once.
+
+        Without ``lingers`` the socket is not kept for a side that still has to read it.
+        """
         if self._closing or self._transport is None:
             return
         if error is None:
@@ -292,6 +295,9 @@ class FrameConnection(asyncio.Protocol):
         self._outbox_bytes += len(farewell)
         self._settle(error, is_ours=True)
         self._flush()
+        if not lingers:
+            self._transport.close()
+            return
         with suppress(OSError):  # the other side may have reset the connection meanwhile
             self._transport.write_eof()
 
@@ -330,7 +336,7 @@ class FrameConnection(asyncio.Protocol):
         remote = transport.get_extra_info("peername")
         if remote:
             self.remote_host, self.remote_port = remote[0], remote[1]
-        _set_socket_options(transport.get_extra_info("socket"), self._limits.stall_timeout_s)
+        set_socket_options(transport.get_extra_info("socket"), self._limits.stall_timeout_s)
         if self._on_opened is not None:
             self._on_opened(self)
 
@@ -381,21 +387,3 @@ def _received_error(frame: Frame) -> KVError:
         return decode_error(frame.body)
     except ProtocolError as error:
         return error
-
-
-def _set_socket_options(sock: socket.socket | None, timeout_s: float) -> None:
-    """Small frames leave at once; a host that vanished is noticed by the kernel."""
-    if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
-        return
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    # The rest exists on Linux; elsewhere the system's defaults hold.
-    for name, value in (
-        ("TCP_KEEPIDLE", max(1, round(timeout_s))),
-        ("TCP_KEEPINTVL", max(1, round(timeout_s / 3))),
-        ("TCP_KEEPCNT", 3),
-        ("TCP_USER_TIMEOUT", max(1000, round(timeout_s * 2000))),  # milliseconds
-    ):
-        option = getattr(socket, name, None)
-        if option is not None:
-            sock.setsockopt(socket.IPPROTO_TCP, option, value)

@@ -135,7 +135,8 @@ class FrameServer:
         if len(self._strangers) >= self._limits.handshakes_max:
             oldest = next(iter(self._strangers))
             del self._strangers[oldest]
-            oldest.abort(Overloaded("too many connections that have not said hello"))
+            error = Overloaded("too many connections that have not said hello")
+            oldest.close(error, lingers=False)
         self._strangers[connection] = asyncio.get_running_loop().time()
 
     def _first_frames(self, connection: FrameConnection, frames: list[Frame]) -> None:

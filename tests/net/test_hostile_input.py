@@ -101,20 +101,29 @@ async def test_megabytes_of_garbage_do_not_hide_the_answer() -> None:
         assert "frame length" in error_of(frame).message
 
 
+async def test_who_is_told_to_go_and_stays_is_cut_off() -> None:
+    limits = replace(LIMITS, linger_s=0.05)
+    async with undisturbed(limits) as node, raw(node) as stranger:
+        stranger.send(b"\xff" * 100)
+        assert isinstance(error_of(await stranger.frame()), errors.ProtocolError)
+        await until(lambda: node.server.connection_count == 1)
+        assert not stranger.writer.is_closing()
+
+
 async def test_silence_instead_of_a_hello() -> None:
-    limits = replace(LIMITS, hello_timeout_s=0.05)
+    limits = replace(LIMITS, hello_timeout_s=0.25)
     async with undisturbed(limits) as node, raw(node) as stranger:
         (frame,) = await stranger.ending()
-        assert error_of(frame).message == "no hello within 0.05 s"
+        assert error_of(frame).message == "no hello within 0.25 s"
 
 
 @pytest.mark.parametrize("sent", [1, 4, 14, 30])
 async def test_half_a_hello_then_silence(sent: int) -> None:
-    limits = replace(LIMITS, hello_timeout_s=0.05)
+    limits = replace(LIMITS, hello_timeout_s=0.25)
     async with undisturbed(limits) as node, raw(node) as stranger:
         stranger.send(hello_frame()[:sent])
         (frame,) = await stranger.ending()
-        assert error_of(frame).message == "no hello within 0.05 s"
+        assert error_of(frame).message == "no hello within 0.25 s"
 
 
 @pytest.mark.parametrize("sent", [1, 4, 14, 20])
@@ -146,7 +155,7 @@ async def test_a_frame_that_drips_in_forever() -> None:
 
 
 async def test_silence_between_frames_is_no_offence() -> None:
-    limits = replace(LIMITS, frame_timeout_s=0.03, stall_timeout_s=0.03, hello_timeout_s=0.03)
+    limits = replace(LIMITS, frame_timeout_s=0.03, stall_timeout_s=0.03, hello_timeout_s=0.25)
     async with listening(limits) as node, raw(node) as guest, raw(node) as stranger:
         await guest.shake_hands()
         guest.send(read_frame(1, b"key"))
@@ -337,9 +346,11 @@ async def test_too_many_clients_are_told_so_and_peers_still_come_in() -> None:
 async def test_a_flood_of_silent_connections_keeps_nobody_out() -> None:
     limits = replace(LIMITS, handshakes_max=8)
     async with undisturbed(limits) as node, AsyncExitStack() as flood:
-        for _ in range(50):
-            await flood.enter_async_context(raw(node))
+        strangers = [await flood.enter_async_context(raw(node)) for _ in range(50)]
         await until(lambda: node.server.connection_count <= 9)
+        for stranger in strangers[: 50 - 8]:
+            (frame,) = await stranger.ending()
+            assert isinstance(error_of(frame), errors.Overloaded)
         async with raw(node) as peer:
             assert (await peer.shake_hands(PEER)).kind == Kind.WELCOME
 

@@ -141,7 +141,7 @@ async def test_what_cannot_be_sent_is_refused_at_once() -> None:
 
 
 async def test_a_full_lane_drops_and_delays_no_other() -> None:
-    limits = replace(LIMITS, lane_bytes_max=1 << 20)
+    limits = replace(LIMITS, lane_bytes_max=2 * LIMITS.outbound_bytes_max)
     async with listening() as node, pool_to(node.address, limits) as (pool, events):
         await until(lambda: pool.is_connected(N1))
         transport = by_lane(node)[Lane.BULK]._transport
