@@ -6,7 +6,6 @@ travels with others.
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, TypeAlias
 
 from kvstore.config import is_address
@@ -14,6 +13,9 @@ from kvstore.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+TIMEOUT_S_MAX = 1_000_000
+"""Beyond some number of days an event loop's timers overflow."""
 
 Text: TypeAlias = "str | bytes | bytearray | memoryview"
 """Keys and values: text stands for its UTF-8."""
@@ -53,10 +55,12 @@ def check_timeout(timeout_s: float) -> float:
     """``timeout_s`` if it is one.
 
     Raises:
-        InvalidArgument: not a finite number above 0.
+        InvalidArgument: not a number above 0 and at most ``TIMEOUT_S_MAX``.
     """
-    if not isinstance(timeout_s, int | float) or not 0 < timeout_s < math.inf:
-        raise InvalidArgument(f"timeout_s must be a finite number above 0, not {timeout_s!r}")
+    if not isinstance(timeout_s, int | float) or not 0 < timeout_s <= TIMEOUT_S_MAX:
+        raise InvalidArgument(
+            f"timeout_s must be a number above 0 and at most {TIMEOUT_S_MAX}, not {timeout_s!r}"
+        )
     return timeout_s
 
 
