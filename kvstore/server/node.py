@@ -45,6 +45,7 @@ from kvstore.server.recovery import recover_group
 from kvstore.server.shard_host import ShardHost
 from kvstore.server.snapshot_work import SnapshotTransfers
 from kvstore.server.upkeep import DiskWatch, LeaderBalance, LogKeeper, periodic
+from kvstore.sharding.ring import belongs_to
 from kvstore.sharding.shard_map import bootstrap
 from kvstore.storage.identity import open_identity
 from kvstore.storage.rocks import RocksEngine
@@ -55,12 +56,9 @@ from kvstore.wire.raft_codec import decode_messages
 from kvstore.wire.requests import encode_shard_map_reply, encode_status_reply
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from kvstore.config import NodeConfig
     from kvstore.ids import NodeId
     from kvstore.net.connection import FrameConnection
-    from kvstore.sharding.shard_map import ShardMap
     from kvstore.storage.identity import Identity
     from kvstore.storage.wal import RecoveredLog, Wal
     from kvstore.wire.frames import Frame
@@ -245,7 +243,7 @@ class Node:
             if own is None:
                 continue
             group = group_of_shard(shard)
-            machine = StateMachine(shard, engine, owns=_owner(self._shard_map, shard))
+            machine = StateMachine(shard, engine, owns=belongs_to(shard, self._shard_map.shards))
             initial = GroupConfig(voters=tuple(sorted(replica.id for replica in replicas)))
             recovered = recover_group(group, initial, machine, engine, logs.get(group))
             core = RaftCore(
@@ -414,11 +412,6 @@ class Node:
                 now=now,
             )
         )
-
-
-def _owner(shard_map: ShardMap, shard: ShardId) -> Callable[[bytes], bool]:
-    """Whether a key belongs to ``shard``."""
-    return lambda key: shard_map.shard_of(key) == shard
 
 
 def _report(done: asyncio.Future[None]) -> None:
