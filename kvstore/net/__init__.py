@@ -1,1 +1,1 @@
-"""TCP connections, servers and the pool of peers.."""
+"""TCP connections, servers and the pool of peers."""

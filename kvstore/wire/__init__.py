@@ -1,1 +1,1 @@
-"""Bytes to messages and back, as pure code.."""
+"""Bytes to messages and back, as pure code."""
