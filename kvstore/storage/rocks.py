@@ -219,7 +219,7 @@ class RocksEngine:
         return int(self._db.property_int_value("rocksdb.estimate-live-data-size") or 0)
 
     def close(self) -> None:
-        """Release the directory. What was not flushed is gone. Blocks a few milliseconds."""
+        """Release the directory. RocksDB flushes before, if it can; blocks as :meth:`flush`."""
         self._db.close()
 
     def _error(self, error: Exception) -> KVError:
