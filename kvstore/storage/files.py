@@ -174,15 +174,15 @@ def write_file_atomically(files: Files, path: Path, data: bytes) -> None:
     """Replace ``path`` by ``data``: after a crash the old or the new content is there, durable.
 
     Raises:
-        OSError: nothing was replaced.
-        Internal: a sync failed.
+        OSError: the old content is still there, or, if it was the last sync that failed, one
+            of the two. Unlike a log it is written anew as a whole, so it may be tried again.
     """
     new = path.with_name(path.name + ".new")
     fd = files.create(new)
     try:
         files.write(fd, [data], 0)
-        sync(files, fd, new)
+        files.sync(fd)
     finally:
         files.close(fd)
     files.rename(new, path)
-    sync_directory(files, path.parent)
+    files.sync_directory(path.parent)

@@ -118,7 +118,9 @@ class SegmentScan:
             raise self._corrupt("a damaged batch before a valid one", start, later)
         head = records.read_batch_head(data, start, self.header.salt)
         if head is None:
-            self._check_torn(start, start + BATCH_HEAD_BYTES, start, nonzero_end)
+            # Without a length it was begun to be zeroed, by a recovery that was interrupted.
+            if any(data[start : start + 4]):
+                self._check_torn(start, start + BATCH_HEAD_BYTES, start, nonzero_end)
         else:
             end = start + BATCH_HEAD_BYTES + head.body_bytes
             if nonzero_end > end:
