@@ -63,7 +63,7 @@ class Identity:
 
         Raises:
             Refused: another one is remembered already.
-            OSError: the disk fails or is full; nothing is remembered then.
+            OSError: the disk fails or is full; it may be tried again.
         """
         with self._pinning:
             known = self.pins.get(node)
