@@ -7,11 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kvstore.config import EngineConfig
 from kvstore.errors import CorruptionError, Internal
 from kvstore.ids import GroupId, LogIndex, ReplicaId, ShardId, Term
 from kvstore.raft.messages import GroupConfig, SnapshotMeta
 from kvstore.storage import snapshot_stream
 from kvstore.storage.memory import MemoryEngine
+from kvstore.storage.rocks import RocksEngine
 from kvstore.storage.snapshot_manifest import Manifest
 from kvstore.storage.snapshots import SnapshotReader, SnapshotStorage
 
@@ -121,6 +123,30 @@ def test_the_last_piece_is_known_when_it_ends_on_the_limit(tmp_path: Path) -> No
     pieces = read_all(storage.open(SHARD), len(stream) // 3 + 1)
     assert (b"".join(pieces), len(pieces)) == (stream, 3)
     assert read_all(storage.open(SHARD), len(stream)) == [stream]
+
+
+def test_between_two_real_engines(tmp_path: Path) -> None:
+    sender, receiver = (RocksEngine(tmp_path / name, EngineConfig()) for name in ("a", "b"))
+    prefix = SHARD.to_bytes(2, "big")
+    for engine, value, count in ((sender, b"new", 3000), (receiver, b"old", 5000)):
+        batch = engine.batch()
+        for number in range(count):
+            batch.put(prefix + b"\x03%05d" % number, value)
+        engine.write(batch)
+    reader = SnapshotStorage(sender, tmp_path / "s").open(SHARD)
+    batch = sender.batch()
+    batch.delete_range(prefix, prefix + b"\xff")
+    sender.write(batch)
+    storage = SnapshotStorage(receiver, tmp_path / "t")
+    stage(storage, read_all(reader, 10_000))
+    storage.install(GROUP, SHARD)
+    reader.close()
+    for engine in (sender, receiver):
+        engine.close()
+    again = RocksEngine(tmp_path / "b", EngineConfig())
+    rows = list(again.snapshot_rows(prefix, prefix + b"\xff"))
+    assert rows == [(prefix + b"\x03%05d" % number, b"new") for number in range(3000)]
+    again.close()
 
 
 # -- what is damaged ------------------------------------------------------------------------
@@ -258,3 +284,11 @@ def test_a_manifest_comes_back_equal_and_any_damage_is_told() -> None:
     for length in range(len(data)):
         with pytest.raises(CorruptionError):
             Manifest.decode(data[:length], "m")
+
+
+def test_a_newer_manifest_is_refused() -> None:
+    body = bytearray(Manifest(META, 1).encode()[:-4])
+    body[4] = 2
+    newer = bytes(body) + struct.pack(">I", snapshot_stream.crc32c(bytes(body)))
+    with pytest.raises(CorruptionError, match="format 2, this version knows 1"):
+        Manifest.decode(newer, "m")
