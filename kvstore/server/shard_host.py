@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from kvstore.errors import KVError, NotLeader, Unavailable
+from kvstore.errors import Internal, KVError, NotLeader, Unavailable
 from kvstore.ids import LogIndex, Term
 from kvstore.kv import commands
 from kvstore.raft.messages import Entry, EntryKind
@@ -279,9 +279,14 @@ class ShardHost:
             self._fail_reads(confirming, error)
         self._confirming.clear()
 
-    def replaced_by_snapshot(self) -> None:
-        """The engine holds another, newer state of this shard."""
+    def replaced_by_snapshot(self, index: LogIndex) -> None:
+        """The engine holds the state after ``index``, sent by a leader."""
         self.machine.reload()
+        if self.machine.applied_index != index:
+            raise Internal(
+                f"shard {self.shard}: a snapshot at {index} holds the state "
+                f"after {self.machine.applied_index}"
+            )
         self.clock.observe(self.machine.last_revision)
         applied = self.machine.applied_index
         self.to_apply = deque(entry for entry in self.to_apply if entry.index > applied)

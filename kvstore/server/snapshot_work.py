@@ -73,6 +73,7 @@ class SnapshotTransfers:
         if read.offset == 0:
             self._close(host, read.peer)
             meta = host.core.snapshot_meta(host.core.applied_index)
+            assert meta.index == host.machine.applied_index, "what is applied is in the engine"
             self._readers[key] = read.transfer, self._storage.open(host.shard)
             log.info("shard %d: snapshot at %d to replica %d", host.shard, meta.index, read.peer)
         transfer, reader = self._readers.get(key, (0, None))
@@ -137,7 +138,7 @@ class SnapshotTransfers:
     def _installed(self, host: ShardHost, meta: SnapshotMeta) -> None:
         group = group_of_shard(host.shard)
         self._thread.submit(self._storage.discard, group)
-        host.replaced_by_snapshot()
+        host.replaced_by_snapshot(meta.index)
         host.core.snapshot_installed(meta, self._clock())
         log.info("shard %d: snapshot at %d is in force", host.shard, meta.index)
         self._driver.wake(host)

@@ -8,6 +8,8 @@ Facts about ``rocksdict`` that this module is built on (each has a test):
 
 * An iterator is a consistent snapshot of the moment it was made. ``Rdict.snapshot()`` is
   not: *its* iterators see later writes.
+* ``ReadOptions.set_iterate_upper_bound`` keeps no copy: with the bound's bytes freed, an
+  iterator ends anywhere. So ours compare keys themselves.
 * Iterators end silently at a damaged block; only ``status()`` tells.
 * Any failure is a bare ``Exception``. A write batch is used up even if its write failed, so
   ours keeps the operations and can be written again.
@@ -183,18 +185,21 @@ class RocksEngine:
         Raises:
             CorruptionError: while iterating, at a damaged block.
         """
-        options = ReadOptions()
-        options.set_iterate_upper_bound(end)
         try:
-            native = self._db.iter(options)
+            native = self._db.iter(ReadOptions())
         except Exception as error:
             raise self._error(error) from error
-        return self._iterate(native, start)
+        return self._iterate(native, start, end)
 
-    def _iterate(self, native: RdictIter, start: bytes) -> Iterator[tuple[bytes, bytes]]:
+    def _iterate(
+        self, native: RdictIter, start: bytes, end: bytes
+    ) -> Iterator[tuple[bytes, bytes]]:
         native.seek(start)
         while native.valid():
-            yield native.key(), native.value()
+            key = native.key()
+            if key >= end:
+                break
+            yield key, native.value()
             native.next()
         try:
             native.status()
