@@ -1,4 +1,4 @@
-"""Reads the whole log at start: every batch in order, then the end is mended.
+"""Reads the whole log at start, every batch in order.
 
 What is wrong is refused with file and offset, but for a torn last batch
 (:mod:`kvstore.storage.scan`), which is dropped with a line in the log. The chain of batch
@@ -6,23 +6,21 @@ numbers runs through all segments, so a segment that is missing, doubled, exchan
 noticed wherever another one follows, and the record that closes a segment tells that one
 must follow.
 
-Before anything that was read is believed, the last segment is synced again: a process that
-was killed leaves batches in the page cache that no sync covered. Its last batch is even
-written again, because after a *failed* sync the cache may show what the disk never got.
+The end is then mended by :mod:`kvstore.storage.mending`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, cast
 
 import aiofiles
 
 from kvstore.errors import CorruptionError, DataDirectoryError, DiskFull
-from kvstore.storage import records
-from kvstore.storage.files import is_full, sync, sync_directory
+from kvstore.storage import mending, records
+from kvstore.storage.files import is_full
 from kvstore.storage.ledger import Ledger
+from kvstore.storage.mending import Tail, Unclosed
 from kvstore.storage.records import RecordType
 from kvstore.storage.replay import Replay
 from kvstore.storage.scan import SegmentScan
@@ -44,15 +42,6 @@ if TYPE_CHECKING:
     from kvstore.storage.files import Files
     from kvstore.storage.replay import RecoveredLog
 
-log = logging.getLogger(__name__)
-
-
-class _Tail(NamedTuple):
-    """The last segment: its scan, and all its bytes."""
-
-    scan: SegmentScan
-    data: bytes
-
 
 class _Reader:
     """Goes through the segments in order. Invariant: ``next_sequence`` is the batch to come."""
@@ -63,9 +52,8 @@ class _Reader:
         self.replay = Replay(applied)
         self.segments: list[Segment] = []
         self.next_sequence = 0
-        self.before: SegmentScan | None = None
-        """The segment before the last one."""
-        self.tail: _Tail | None = None
+        self.unclosed: Unclosed | None = None
+        self.tail: Tail | None = None
 
     def read(self, number: int, path: Path, data: bytes) -> None:
         """Take in the next segment.
@@ -75,13 +63,13 @@ class _Reader:
         """
         scan = SegmentScan(memoryview(data), str(path))
         self._check_header(scan, number, path)
-        if self.tail is not None and scan.header.first_sequence != self.next_sequence:
-            before = self.segments[-1]
+        before = self.tail
+        if before is not None and scan.header.first_sequence != self.next_sequence:
             raise CorruptionError(
                 f"batch {self.next_sequence} is damaged or missing: the next segment starts "
                 f"with batch {scan.header.first_sequence}",
-                file=str(before.path),
-                offset=before.used_bytes,
+                file=str(before.segment.path),
+                offset=before.scan.end,
             )
         segment = Segment(number, path)
         for batch in scan.batches():
@@ -90,8 +78,10 @@ class _Reader:
         segment.used_bytes = scan.end
         self.segments.append(segment)
         self.next_sequence = scan.next_sequence
-        self.before = None if self.tail is None else self.tail.scan
-        self.tail = _Tail(scan, data)
+        self.unclosed = None
+        if before is not None and not before.scan.is_closed:
+            self.unclosed = Unclosed(before.segment, before.scan.header.salt)
+        self.tail = Tail(segment, scan, data)
 
     def _check_header(self, scan: SegmentScan, number: int, path: Path) -> None:
         header = scan.header
@@ -159,10 +149,10 @@ async def recover(
     logs = reader.replay.logs
 
     def mend() -> Active | None:
-        # A process that was killed may have left names that no sync covered.
-        sync_directory(files, directory)
-        _close_before(reader, files)
-        return _mend(reader, files)
+        if reader.tail is None:
+            return None
+        mending.sync_names(files, directory, reader.unclosed, reader.tail)
+        return mending.mend_tail(files, reader.tail)
 
     def go_on() -> Segments:
         return Segments(
@@ -216,59 +206,3 @@ async def _read_all(
         done += len(data)
     progress(done, total)
     reader.check_complete()
-
-
-def _close_before(reader: _Reader, files: Files) -> None:
-    """Close the segment before the last one, if a crash came between making that and this.
-
-    Else nobody would miss the last segment if it were deleted later. For want of room it is
-    left as it is.
-    """
-    before, after = reader.before, reader.tail
-    if before is None or after is None or before.is_closed:
-        return
-    segment = reader.segments[-2]
-    closing = records.encode_close(before.header.salt, after.scan.header.first_sequence)
-    fd = files.open(segment.path)
-    try:
-        files.truncate(fd, before.end)
-        files.write(fd, [closing], before.end)
-        sync(files, fd, segment.path)
-    except OSError as error:
-        if not is_full(error):
-            raise
-    finally:
-        files.close(fd)
-
-
-def _mend(reader: _Reader, files: Files) -> Active | None:
-    """Bring the end of the last segment to the state that the writer relies on."""
-    if reader.tail is None:
-        return None
-    scan, data = reader.tail
-    segment = reader.segments[-1]
-    if scan.is_closed:
-        missing = segment.path.with_name(segment_name(segment.number + 1))
-        raise CorruptionError("this segment is missing", file=str(missing), offset=0)
-    torn = scan.torn_tail()
-    fd = files.open(segment.path)
-    try:
-        if torn is not None:
-            log.warning(
-                "%s: a torn write at offset %d: the last batch was never finished, "
-                "%d bytes dropped",
-                segment.path,
-                torn.offset,
-                torn.end - torn.offset,
-            )
-            files.write(fd, [bytes(torn.end - torn.offset)], torn.offset)
-        if len(data) > scan.header.made_bytes:
-            files.truncate(fd, scan.header.made_bytes)
-        elif len(data) < scan.header.made_bytes:
-            files.allocate(fd, scan.header.made_bytes)
-        files.write(fd, [data[scan.last_batch : scan.end]], scan.last_batch)
-        sync(files, fd, segment.path)
-    except BaseException:
-        files.close(fd)
-        raise
-    return Active(segment, fd, scan.header.salt, scan.header.made_bytes)
