@@ -393,9 +393,8 @@ class RaftCore:
             return
         if progress.state is ProgressState.SNAPSHOT:
             snapshots.abort(state, progress)
-        elif progress.state is ProgressState.REPLICATE:
+        else:
             progress.become_probe()
-        progress.probe_sent = False
         self._changed = True
 
     # -- reports of the driver --------------------------------------------------------------------
@@ -459,7 +458,6 @@ class RaftCore:
         current = snapshots.current_transfer(self._state, peer, transfer)
         if current is not None:
             snapshots.abort(self._state, current[0])
-            current[0].probe_sent = True
             self._changed = True
 
     def snapshot_written(self, transfer: int, next_offset: int, now: float) -> None:

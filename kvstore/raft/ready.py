@@ -83,8 +83,8 @@ class Ready:
     """Contexts of reads that cannot be confirmed here any more."""
     snapshot_reads: tuple[SnapshotRead, ...]
     snapshot_writes: tuple[SnapshotWrite, ...]
-    snapshots_closed: tuple[ReplicaId, ...]
-    """Peers whose transfer ended: what was opened for them can be released."""
+    snapshots_closed: tuple[int, ...]
+    """Transfers that ended, maybe in this very ``Ready``: what they opened can be released."""
     compacted: tuple[LogIndex, Term, GroupConfig] | None
     """Write a compaction mark: entries up to it are applied and left the core's log."""
 

@@ -199,8 +199,7 @@ def tell_departed(state: RaftState, peer: Progress) -> None:
     config_index = state.log.config_index
     knows = peer.match_index >= config_index and state.commit_index >= config_index
     if knows or state.now >= give_up_at:
-        if peer.transfer is not None:
-            state.out.snapshots_closed.append(peer.replica)
+        snapshots.close(state, peer)
         lead.tracker.forget(peer.replica)
 
 

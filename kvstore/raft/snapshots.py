@@ -131,14 +131,25 @@ def _installed(state: RaftState, peer: Progress, index: LogIndex) -> None:
     if peer.transfer is not None and peer.transfer.meta is not None:
         if peer.transfer.meta.index > index:
             return
-        state.out.snapshots_closed.append(peer.replica)
+        close(state, peer)
         peer.become_probe()
 
 
 def abort(state: RaftState, peer: Progress) -> None:
-    """End the attempt. A probe behind it finds out what the peer has; maybe it is enough."""
-    state.out.snapshots_closed.append(peer.replica)
+    """End the attempt. A probe behind it finds out what the peer has; maybe it is enough.
+
+    The probe waits until the peer is heard again, so that one that is not there does not
+    make us begin again and again.
+    """
+    close(state, peer)
     peer.become_probe()
+    peer.probe_sent = True
+
+
+def close(state: RaftState, peer: Progress) -> None:
+    """Let the driver release what it opened for the transfer to ``peer``, if there is one."""
+    if peer.transfer is not None:
+        state.out.snapshots_closed.append(peer.transfer.number)
 
 
 def check_progress(state: RaftState, peer: Progress) -> None:

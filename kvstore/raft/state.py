@@ -48,7 +48,7 @@ class Outbox:
     reads_failed: list[int] = field(default_factory=list)
     snapshot_reads: list[SnapshotRead] = field(default_factory=list)
     snapshot_writes: list[SnapshotWrite] = field(default_factory=list)
-    snapshots_closed: list[ReplicaId] = field(default_factory=list)
+    snapshots_closed: list[int] = field(default_factory=list)
     compacted: tuple[LogIndex, Term, GroupConfig] | None = None
 
     @property
@@ -233,7 +233,7 @@ class RaftState:
                 if request.origin == self.replica:
                     self.out.reads_failed.append(request.context)
             self.out.snapshots_closed += [
-                peer.replica
+                peer.transfer.number
                 for peer in self.leading.tracker.peers.values()
                 if peer.transfer is not None
             ]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Executor
 
-    from kvstore.ids import ReplicaId, ShardId
+    from kvstore.ids import ShardId
     from kvstore.raft.messages import SnapshotMeta
     from kvstore.raft.ready import Ready, SnapshotRead, SnapshotWrite
     from kvstore.server.raft_driver import Log, RaftDriver
@@ -54,30 +54,30 @@ class SnapshotTransfers:
         self._clock = clock
         self._on_fatal = on_fatal
         self._loop = asyncio.get_running_loop()
-        self._readers: dict[tuple[ShardId, ReplicaId], tuple[int, SnapshotReader]] = {}
+        self._readers: dict[tuple[ShardId, int], SnapshotReader] = {}
 
     def handle(self, host: ShardHost, ready: Ready) -> None:
         """Take up the snapshot instructions of one ``Ready``."""
-        for peer in ready.snapshots_closed:
-            self._close(host, peer)
         for read in ready.snapshot_reads:
-            self._read(host, read)
+            if read.transfer not in ready.snapshots_closed:
+                self._read(host, read)
+        for transfer in ready.snapshots_closed:
+            self._close(host, transfer)
         for write in ready.snapshot_writes:
             self._write(host, write)
 
     # -- sending side -------------------------------------------------------------------------
 
     def _read(self, host: ShardHost, read: SnapshotRead) -> None:
-        key = host.shard, read.peer
+        key = host.shard, read.transfer
         meta: SnapshotMeta | None = None
         if read.offset == 0:
-            self._close(host, read.peer)
             meta = host.core.snapshot_meta(host.core.applied_index)
             assert meta.index == host.machine.applied_index, "what is applied is in the engine"
-            self._readers[key] = read.transfer, self._storage.open(host.shard)
+            self._readers[key] = self._storage.open(host.shard)
             log.info("shard %d: snapshot at %d to replica %d", host.shard, meta.index, read.peer)
-        transfer, reader = self._readers.get(key, (0, None))
-        if reader is None or transfer != read.transfer:
+        reader = self._readers.get(key)
+        if reader is None:
             host.core.snapshot_failed(read.peer, read.transfer, self._clock())
             return
 
@@ -89,13 +89,13 @@ class SnapshotTransfers:
 
         def failed(error: BaseException) -> None:
             log.error("shard %d: a snapshot could not be read: %s", host.shard, error)
-            self._close(host, read.peer)
+            self._close(host, read.transfer)
             host.core.snapshot_failed(read.peer, read.transfer, self._clock())
 
         self._submit(host, lambda: reader.read(read.offset, read.bytes_max), done, failed)
 
-    def _close(self, host: ShardHost, peer: ReplicaId) -> None:
-        _, reader = self._readers.pop((host.shard, peer), (0, None))
+    def _close(self, host: ShardHost, transfer: int) -> None:
+        reader = self._readers.pop((host.shard, transfer), None)
         if reader is not None:
             self._thread.submit(reader.close)
 
