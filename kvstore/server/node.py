@@ -41,7 +41,7 @@ from kvstore.server.admission import Admission
 from kvstore.server.clients import ClientRequests, send_error
 from kvstore.server.handshake import Handshake
 from kvstore.server.raft_driver import RaftDriver
-from kvstore.server.recovery import recover_group
+from kvstore.server.recovery import marks_missing, recover_group
 from kvstore.server.shard_host import ShardHost
 from kvstore.server.snapshot_work import SnapshotTransfers
 from kvstore.server.upkeep import DiskWatch, LeaderBalance, LogKeeper, periodic
@@ -202,7 +202,9 @@ class Node:
             on_disk_full=disk.log_full,
         )
         undo.push_async_callback(wal.close)
-        self._hosts = await asyncio.to_thread(self._recover, engine, logs)
+        self._hosts, marks = await asyncio.to_thread(self._recover, engine, logs)
+        if marks:
+            wal.append(marks, lambda: None)
         peers = self._make_peers(handshake)
         driver = RaftDriver(
             self._hosts,
@@ -234,9 +236,10 @@ class Node:
 
     def _recover(
         self, engine: RocksEngine, logs: dict[GroupId, RecoveredLog]
-    ) -> dict[GroupId, ShardHost]:
-        """One host for each shard that has a replica on this node."""
-        hosts = {}
+    ) -> tuple[dict[GroupId, ShardHost], list[bytes]]:
+        """One host for each shard that has a replica here, and what the log must still note."""
+        hosts: dict[GroupId, ShardHost] = {}
+        marks: list[bytes] = []
         for number, replicas in enumerate(self._shard_map.replicas):
             shard = ShardId(number)
             own = next((r.id for r in replicas if r.node == self._config.node_id), None)
@@ -246,6 +249,7 @@ class Node:
             machine = StateMachine(shard, engine, owns=belongs_to(shard, self._shard_map.shards))
             initial = GroupConfig(voters=tuple(sorted(replica.id for replica in replicas)))
             recovered = recover_group(group, initial, machine, engine, logs.get(group))
+            marks += marks_missing(group, recovered.base, logs.get(group))
             core = RaftCore(
                 replica=own,
                 config=self._config.raft,
@@ -264,7 +268,7 @@ class Node:
                 request_timeout_s=self._config.limits.request_timeout_s,
             )
             hosts[group].observe(recovered.entries)
-        return hosts
+        return hosts, marks
 
     def _make_peers(self, handshake: Handshake) -> PeerPool:
         config = self._config

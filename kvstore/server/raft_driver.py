@@ -31,6 +31,8 @@ from kvstore.raft.messages import (
     Message,
     SnapshotChunk,
     SnapshotResponse,
+    VoteRequest,
+    VoteResponse,
 )
 from kvstore.raft.ready import Role
 from kvstore.server.shard_host import ShardHost, Write
@@ -67,8 +69,15 @@ FRAME_BODY_BYTES = 4 * 1024 * 1024
 class Log(Protocol):
     """The part of the write-ahead log that the driver needs."""
 
-    def append(self, batch: Sequence[bytes], done: Callable[[], None]) -> None:
-        """Write ``batch``; run ``done`` on the loop once it and all before it is durable."""
+    disk_full: bool
+
+    def append(
+        self, records: Sequence[bytes], done: Callable[[], None], *, urgent: bool = False
+    ) -> None:
+        """Write ``records``; run ``done`` on the loop once they and all before are durable.
+
+        On a full disk ``urgent`` ones need not wait for those before.
+        """
         ...
 
 
@@ -88,6 +97,14 @@ class _Durable:
     index: LogIndex
     term: Term
     messages: tuple[Message, ...]
+
+
+@dataclass(slots=True)
+class _LogBatch:
+    """Records of one tick, all groups together, and what follows once they are durable."""
+
+    records: list[bytes] = field(default_factory=list)
+    when_durable: list[_Durable] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -247,46 +264,40 @@ class RaftDriver:
         self._flush_scheduled = False
         now, wall_ms = self._clock(), self._wall_ms()
         dirty, self._dirty = self._dirty, {}
-        outbox = _Outbox()
-        to_log: list[bytes] = []
-        when_durable: list[_Durable] = []
+        outbox, to_log, votes = _Outbox(), _LogBatch(), _LogBatch()
         for host in dirty:
             host.collect(now, wall_ms)
             if host.core.has_ready():
-                self._take(host, host.core.ready(now), outbox, to_log, when_durable)
+                ready = host.core.ready(now)
+                is_vote = self._wal.disk_full and _is_only_vote(ready)
+                self._log(host, ready, votes if is_vote else to_log)
+                self._take(host, ready, outbox)
             self._note_role(host)
         self._send(outbox)
-        if to_log or when_durable:
-            self._wal.append(to_log, lambda: self._guarded(lambda: self._durable(when_durable)))
+        self._append(votes, urgent=True)
+        self._append(to_log)
         self._apply(dirty)
         for host in dirty:
             if host.to_apply or host.core.has_ready():
                 self.wake(host)
 
-    def _take(
-        self,
-        host: ShardHost,
-        ready: Ready,
-        outbox: _Outbox,
-        to_log: list[bytes],
-        when_durable: list[_Durable],
-    ) -> None:
-        """Sort one group's ``Ready`` into what the tick does for all groups together."""
+    def _log(self, host: ShardHost, ready: Ready, batch: _LogBatch) -> None:
+        """Add what one group must have durable to the tick's log batch."""
         group = group_of_shard(host.shard)
         if ready.hard_state is not None:
-            to_log.append(
+            batch.records.append(
                 records.encode_hard_state(group, ready.hard_state.term, ready.hard_state.vote)
             )
-        to_log += [
+        batch.records += [
             records.encode_entry(group, entry.index, entry.term, entry.kind, entry.payload)
             for entry in ready.entries
         ]
         if ready.compacted is not None:
             index, term, config = ready.compacted
-            to_log.append(records.encode_mark(group, index, term, confchange.encode(config)))
+            batch.records.append(records.encode_mark(group, index, term, confchange.encode(config)))
         if ready.entries or ready.messages_when_durable:
             last = ready.entries[-1] if ready.entries else None
-            when_durable.append(
+            batch.when_durable.append(
                 _Durable(
                     host,
                     last.index if last else LogIndex(0),
@@ -294,6 +305,16 @@ class RaftDriver:
                     ready.messages_when_durable,
                 )
             )
+
+    def _append(self, batch: _LogBatch, *, urgent: bool = False) -> None:
+        if batch.records or batch.when_durable:
+            done = batch.when_durable
+            self._wal.append(
+                batch.records, lambda: self._guarded(lambda: self._durable(done)), urgent=urgent
+            )
+
+    def _take(self, host: ShardHost, ready: Ready, outbox: _Outbox) -> None:
+        """What need not wait for the log."""
         host.observe(ready.entries)
         outbox.add(host, ready.messages)
         host.to_apply.extend(ready.committed)
@@ -393,6 +414,16 @@ class RaftDriver:
             after[1],
             host.leader_node or "unknown",
         )
+
+
+def _is_only_vote(ready: Ready) -> bool:
+    """Whether all that waits for this write is an election: nothing about the log's content."""
+    return (
+        ready.hard_state is not None
+        and not ready.entries
+        and ready.compacted is None
+        and all(isinstance(m, VoteRequest | VoteResponse) for m in ready.messages_when_durable)
+    )
 
 
 def _role_of(host: ShardHost) -> tuple[Role, Term, ReplicaId]:

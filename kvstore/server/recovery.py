@@ -23,6 +23,7 @@ from kvstore.ids import NO_REPLICA, GroupId, LogIndex, ReplicaId, Term
 from kvstore.raft import confchange
 from kvstore.raft.core import RecoveredGroup
 from kvstore.raft.messages import Entry, EntryKind, GroupConfig, HardState, SnapshotMeta
+from kvstore.storage import records
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -66,6 +67,22 @@ def recover_group(
         entries=kept,
         applied_index=LogIndex(machine.applied_index),
     )
+
+
+def marks_missing(
+    group: GroupId, base: SnapshotMeta, recovered: RecoveredLog | None
+) -> list[bytes]:
+    """Records that the log lacks if a crash came between installing a snapshot and its mark.
+
+    Without them the next entry would leave a gap behind the old log.
+    """
+    marked = recovered.mark[0] if recovered is not None and recovered.mark is not None else 0
+    if base.index <= marked:
+        return []
+    return [
+        records.encode_mark(group, base.index, base.term, confchange.encode(base.config)),
+        records.encode_truncation(group, LogIndex(base.index + 1)),
+    ]
 
 
 def _from_log(
