@@ -379,11 +379,14 @@ class RaftCore:
 
     def peer_connected(self, peer: ReplicaId, now: float) -> None:
         """A connection to ``peer`` stands again; what was under way on the old one is lost."""
-        self._state.gone.discard(peer)
+        state = self._state
+        state.gone.discard(peer)
         self.peer_unreachable(peer, now)
+        if state.leading is not None and peer in state.leading.tracker.peers:
+            state.leading.tracker.peers[peer].probe_sent = False
 
     def peer_unreachable(self, peer: ReplicaId, now: float) -> None:
-        """Messages to ``peer`` were lost: find out again how far it is."""
+        """Messages to ``peer`` were lost: find out how far it is once it is heard again."""
         self._advance(now)
         state = self._state
         if state.leading is None:
@@ -395,6 +398,7 @@ class RaftCore:
             snapshots.abort(state, progress)
         else:
             progress.become_probe()
+            progress.probe_sent = True
         self._changed = True
 
     # -- reports of the driver --------------------------------------------------------------------
