@@ -11,8 +11,6 @@ Facts about ``rocksdict`` that this module is built on (each has a test):
 * ``ReadOptions.set_iterate_upper_bound`` keeps no copy: with the bound's bytes freed, an
   iterator ends anywhere. So ours compare keys themselves.
 * Iterators end silently at a damaged block; only ``status()`` tells.
-* An iterator points into the bytes of its upper bound, which only its ``ReadOptions`` keep
-  alive. If those go first it ends early, without a word, or runs on.
 * Any failure is a bare ``Exception``. A write batch is used up even if its write failed, so
   ours keeps the operations and can be written again.
 * After a full disk RocksDB refuses writes until a flush succeeds, and resumes by itself a
