@@ -47,9 +47,13 @@ class Demo:
         """Run a `kv` command on this cluster and show it, unless quiet."""
         if not quiet:
             say(f"\n$ kv {' '.join(arguments)}")
-        command = [sys.executable, "-m", "kvstore.cli", *arguments, "--dir", "demo"]
         done = subprocess.run(
-            command, cwd=self.directory, stdout=subprocess.PIPE, text=True, check=False
+            [sys.executable, "-m", "kvstore.cli", *arguments],
+            cwd=self.directory,
+            env={name: value for name, value in os.environ.items() if name != "KV_ENDPOINTS"},
+            stdout=subprocess.PIPE,
+            text=True,
+            check=False,
         )
         if done.returncode:
             raise Failed(f"kv {' '.join(arguments)} ended with code {done.returncode}")
@@ -68,7 +72,7 @@ class Demo:
     def stop(self) -> None:
         """Stop whatever still runs; quiet, and fine when nothing does."""
         with suppress(Failed):
-            if (self.directory / "demo" / "cluster.toml").exists():
+            if (self.directory / ".kv" / "cluster.toml").exists():
                 self.kv("cluster", "down", quiet=True)
 
     async def run(self) -> None:
@@ -203,6 +207,7 @@ def main() -> int:
             say("\ninterrupted")
             return 130
         finally:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # an impatient second Ctrl-C
             demo.stop()
     say("\nAll held: a leader was killed and no acknowledged write was lost.")
     return 0
