@@ -50,6 +50,7 @@ def test_the_bytes_of_a_batch_are_pinned() -> None:
     [
         b"\xdd\xff\xff\xff\xff",  # an array of 2^32 items
         b"\xdd\x00\x00\x40\x00" * 1000,  # arrays in arrays, each with room for 16,384
+        b"\x95" + bytes(4) + b"\xdc\xea\x60" * 1000 + bytes(60_000),  # each claim could be true
         b"\xdc\x40\x00" + b"\x90" * 100_000,  # many empty arrays
         b"\xdc\x40\x00" + b"\x80" * 100_000,
         b"\x91" * 100_000,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kv_model import LIMITS, START_MS, Replica, Sent, owns
+from kv_model import LIMITS, START_MS, Replica, Sent, outcome, owns
 
 from kvstore.config import LimitsConfig
 from kvstore.errors import DataDirectoryError, Internal, InvalidArgument
@@ -59,6 +59,15 @@ def test_a_write_that_found_no_room_may_be_written_later(replica: Replica) -> No
     assert replica.machine.applied_index == 2
 
 
+def test_what_is_written_is_not_written_again(replica: Replica) -> None:
+    replica.send(START + 50, Sent((START, 1), 1, 1, ((DELETE, b"a"),)))
+    replica.write()
+    replica.apply_noop()
+    batch = replica.engine.batch()
+    replica.machine.flush(batch)
+    assert [key[3:] for key, _, _ in batch.operations] == [b"applied"]
+
+
 def test_what_is_given_up_is_forgotten_by_reload(replica: Replica) -> None:
     run(replica, START + 10, (DELETE, b"a"))
     replica.machine.reload()
@@ -86,6 +95,10 @@ def test_another_state_put_into_the_engine_is_taken_up_by_reload(replica: Replic
     assert (machine.applied_index, machine.applied_term) == (2, 1)
     assert (machine.last_revision, machine.config_bytes) == (START + 70, b"five voters")
     assert replica.rows() == source.rows()
+    encoded = commands.encode_batch(0, 0, 0, 0, [(DELETE, b"a")])
+    payload = commands.encode_entry(START + 71, [(1, encoded)], LIMITS)
+    (reply,) = machine.apply(3, 1, payload, replica.engine.batch())
+    assert outcome(reply, 1) == (START + 71, [False])
     replica.restart()
     again = Sent((START, 9), 1, 1, ((PUT, b"only", b"this"),))
     assert replica.send(START + 80, again) == source.send(START + 80, again)
