@@ -27,7 +27,14 @@ import uvloop
 
 from kvstore.errors import KVError, Unavailable
 from kvstore.hlc import HybridClock, revision_at
-from kvstore.ids import NO_REPLICA, GroupId, ShardId, group_of_shard
+from kvstore.ids import (
+    NO_REPLICA,
+    GroupId,
+    LogIndex,
+    ShardId,
+    group_of_shard,
+    shard_of_group,
+)
 from kvstore.kv.limits import ApplyLimits
 from kvstore.kv.state_machine import StateMachine
 from kvstore.net.limits import NetLimits
@@ -56,7 +63,9 @@ from kvstore.wire.raft_codec import decode_messages
 from kvstore.wire.requests import encode_shard_map_reply, encode_status_reply
 
 if TYPE_CHECKING:
-    from kvstore.config import NodeConfig
+    from collections.abc import Callable
+
+    from kvstore.config import ClusterConfig, NodeConfig
     from kvstore.ids import NodeId
     from kvstore.net.connection import FrameConnection
     from kvstore.storage.identity import Identity
@@ -177,6 +186,7 @@ class Node:
             cluster_id=config.cluster.id,
             node_id=config.node_id,
             shards=config.cluster.shards,
+            facts=_placement_facts(config.cluster),
         )
         undo.callback(identity.release)
         handshake = Handshake(
@@ -191,6 +201,7 @@ class Node:
         undo.callback(engine.close)
         snapshots = SnapshotStorage(engine, data_dir / "snapshots")
         await asyncio.to_thread(snapshots.finish_pending)
+        machines = await asyncio.to_thread(self._load_machines, engine)
         admission = Admission(pending_bytes_max=config.limits.pending_bytes_max)
         disk = DiskWatch(data_dir, admission, free_bytes_min=config.limits.disk_free_bytes_min)
         wal, logs = await open_wal(
@@ -200,9 +211,11 @@ class Node:
             config=config.wal,
             on_fatal=_die,
             on_disk_full=disk.log_full,
+            applied={group: LogIndex(m.applied_index) for group, m in machines.items()},
+            progress=_Progress(self._clock),
         )
         undo.push_async_callback(wal.close)
-        self._hosts, marks = await asyncio.to_thread(self._recover, engine, logs)
+        self._hosts, marks = await asyncio.to_thread(self._recover, engine, machines, logs)
         if marks:
             wal.append(marks, lambda: None)
         peers = self._make_peers(handshake)
@@ -234,19 +247,30 @@ class Node:
         await server.start()
         undo.push_async_callback(server.close)
 
+    def _load_machines(self, engine: RocksEngine) -> dict[GroupId, StateMachine]:
+        """The state machine of each shard that has a replica on this node."""
+        shard_map, own = self._shard_map, self._config.node_id
+        return {
+            group_of_shard(shard): StateMachine(
+                shard, engine, owns=belongs_to(shard, shard_map.shards)
+            )
+            for shard in map(ShardId, range(shard_map.shards))
+            if any(replica.node == own for replica in shard_map.replicas_of(shard))
+        }
+
     def _recover(
-        self, engine: RocksEngine, logs: dict[GroupId, RecoveredLog]
+        self,
+        engine: RocksEngine,
+        machines: dict[GroupId, StateMachine],
+        logs: dict[GroupId, RecoveredLog],
     ) -> tuple[dict[GroupId, ShardHost], list[bytes]]:
-        """One host for each shard that has a replica here, and what the log must still note."""
+        """A host for each state machine, and what the log must still note."""
         hosts: dict[GroupId, ShardHost] = {}
         marks: list[bytes] = []
-        for number, replicas in enumerate(self._shard_map.replicas):
-            shard = ShardId(number)
-            own = next((r.id for r in replicas if r.node == self._config.node_id), None)
-            if own is None:
-                continue
-            group = group_of_shard(shard)
-            machine = StateMachine(shard, engine, owns=belongs_to(shard, self._shard_map.shards))
+        for group, machine in machines.items():
+            shard = shard_of_group(group)
+            replicas = self._shard_map.replicas_of(shard)
+            own = next(r.id for r in replicas if r.node == self._config.node_id)
             initial = GroupConfig(voters=tuple(sorted(replica.id for replica in replicas)))
             recovered = recover_group(group, initial, machine, engine, logs.get(group))
             marks += marks_missing(group, recovered.base, logs.get(group))
@@ -395,8 +419,14 @@ class Node:
 
     def _remember(self, identity: Identity, node: NodeId, data_id: int) -> None:
         """Make the first meeting with a peer durable, off the loop."""
-        future = asyncio.get_running_loop().run_in_executor(None, identity.pin, node, data_id)
-        future.add_done_callback(_report)
+
+        def pin() -> None:
+            try:
+                identity.pin(node, data_id)
+            except OSError as error:
+                log.warning("%s could not be remembered, next start will try: %s", node, error)
+
+        asyncio.get_running_loop().run_in_executor(None, pin).add_done_callback(_report)
 
     # -- what it says of itself -----------------------------------------------------------------
 
@@ -416,6 +446,25 @@ class Node:
                 now=now,
             )
         )
+
+
+def _placement_facts(cluster: ClusterConfig) -> dict[str, str]:
+    """What decides which node holds which shard, so it must not change under stored data."""
+    nodes = " ".join(f"{node.id}/{node.weight:g}/{node.zone}" for node in cluster.nodes)
+    return {"replicas": str(cluster.replicas), "nodes": nodes}
+
+
+class _Progress:
+    """Says once a second how far the recovery of a long log is."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._next_at = clock() + 1.0
+
+    def __call__(self, done_bytes: int, total_bytes: int) -> None:
+        if self._clock() >= self._next_at:
+            self._next_at = self._clock() + 1.0
+            log.info("recovering: %d of %d MiB of the log", done_bytes >> 20, total_bytes >> 20)
 
 
 def _report(done: asyncio.Future[None]) -> None:
