@@ -63,6 +63,7 @@ def kv() -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line; the result is the exit code of the process."""
+    _open_standard_streams()
     settings = Settings()
     try:
         code = _invoke(arguments, settings)
@@ -72,6 +73,19 @@ def run(arguments: Sequence[str]) -> int:
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  the last one to see it
         return _fail(error, settings)
     return code
+
+
+def _open_standard_streams() -> None:
+    """What the shell closed (``>&-``) goes nowhere; no socket may come by its number."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  for the rest of the process
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
 
 
 def _invoke(arguments: Sequence[str], settings: Settings) -> int:

@@ -88,7 +88,10 @@ def _start_dead(opened: Cluster, timeout_s: float) -> ClusterView:
 @cluster.command(cls=Command)
 @click.pass_obj
 def down(settings: Settings) -> None:
-    """Stop all nodes: SIGTERM, then SIGKILL for those still there after 10 s."""
+    """Stop all nodes.
+
+    SIGTERM lets them hand over and finish; those still there after 10 s are killed.
+    """
     loaded = clusters.load(settings.cluster_directory)
     with clusters.locked(loaded.directory):
         alive = loaded.alive()
@@ -121,7 +124,7 @@ def kill(settings: Settings, node_id: str) -> None:
 @click.argument("node_id", metavar="NODE")
 @click.pass_obj
 def pause(settings: Settings, node_id: str) -> None:
-    """SIGSTOP one node: it keeps its connections and says nothing."""
+    """SIGSTOP one node: connected but silent."""
     node = clusters.load(settings.cluster_directory).node(node_id)
     node.send(SIGSTOP)
     node.wait_for(State.PAUSED)
@@ -143,7 +146,10 @@ def resume(settings: Settings, node_id: str) -> None:
 @click.argument("node_id", metavar="NODE")
 @click.pass_obj
 def restart(settings: Settings, node_id: str) -> None:
-    """Start a dead node, or stop and start a live one; returns when it serves again."""
+    """Start one node, or stop and start it.
+
+    Returns when it serves again, with all that was committed when it came back.
+    """
     loaded = clusters.load(settings.cluster_directory)
     node = loaded.node(node_id)
     with clusters.locked(loaded.directory), progress(f"Restarting {node.id}") as tell:

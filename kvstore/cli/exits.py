@@ -32,7 +32,9 @@ def code_of(error: BaseException) -> Exit:
     match error:
         case KeyboardInterrupt() | click.Abort():
             return Exit.INTERRUPTED
-        case InvalidArgument() | StartupError() | click.ClickException() | OSError():
+        case InvalidArgument() | StartupError() | click.ClickException():
+            return Exit.USAGE
+        case OSError() if error.filename is not None:  # a file that somebody named
             return Exit.USAGE
         case Refused():
             return Exit.REFUSED
@@ -52,6 +54,9 @@ def _message(error: BaseException) -> str:
     match error:
         case KeyboardInterrupt() | click.Abort():
             return "interrupted"
+        case click.NoSuchOption():
+            hint = f'after "--" it is data; see: {_command_path(error)} --help'
+            return f"{_sentence(error.format_message())} ({hint})"
         case click.UsageError():
             return f"{_sentence(error.format_message())} (see: {_command_path(error)} --help)"
         case click.ClickException():

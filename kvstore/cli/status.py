@@ -36,8 +36,9 @@ def status(settings: Settings) -> int:
         output.write_json(survey.view.to_json())
     else:
         _write_nodes(settings, survey.view)
-        output.line("")
-        _write_shards(settings, survey.view)
+        if survey.view.shards:
+            output.line("")
+            _write_shards(settings, survey.view)
         for missing in survey.view.missing():
             output.note(f"kv: note: {missing}")
     if not survey.answers:
