@@ -43,7 +43,7 @@ clean:  ## remove .venv, caches and build output
 
 # The stamp says that what pyproject.toml asks for is installed.
 $(STAMP): pyproject.toml
-	@if [ -z "$(PYTHON)" ] || ! $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then \
+	@if [ -z "$(PYTHON)" ] || ! $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
 		echo "kvstore needs Python 3.11 or newer; name one with: make PYTHON=/path/to/python3.11" >&2; exit 1; fi
 	@echo "Installing into $(VENV) ..."
 	@$(PYTHON) -m venv $(VENV)

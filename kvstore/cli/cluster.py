@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 from pathlib import Path
 from signal import SIGCONT, SIGINT, SIGSTOP
 from typing import TYPE_CHECKING, Any
@@ -263,7 +264,8 @@ def _write_started(settings: Settings, loaded: Cluster, view: ClusterView) -> No
 
 
 def _suggestions(loaded: Cluster, view: ClusterView) -> Sequence[str]:
-    where = "" if loaded.directory == Path(DIRECTORY_DEFAULT) else f" --dir {loaded.directory}"
+    is_default = loaded.directory == Path(DIRECTORY_DEFAULT)
+    where = "" if is_default else f" --dir {shlex.quote(str(loaded.directory))}"
     led = leaders_per_node(view)
     victim = max(loaded.alive(), key=lambda node: led[node.id])
     addresses = ",".join(node.files.address for node in loaded.nodes)
