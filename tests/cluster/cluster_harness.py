@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -99,7 +100,14 @@ def made(directory: Path, wanted: Wanted) -> Iterator[RunningCluster]:
         try:
             yield running
         finally:
-            stop(opened.nodes, grace_s=0.0)
+            end(opened)
+
+
+def end(cluster: Cluster) -> None:
+    """Kill what runs and remove the data, which is large; the logs stay for a look."""
+    stop(cluster.nodes, grace_s=0.0)
+    for node in cluster.nodes:
+        shutil.rmtree(node.files.data_dir, ignore_errors=True)
 
 
 class Load:

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from cluster_harness import WAIT_S, kv
+from cluster_harness import WAIT_S, end, kv
 
 from kvstore.cli.launcher import cluster as clusters
-from kvstore.cli.launcher.node import stop
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,7 +57,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     path = tmp_path_factory.mktemp("cli")
     yield path
     if (path / ".kv" / "cluster.toml").exists():
-        stop(clusters.load(path / ".kv").nodes, grace_s=0.0)
+        end(clusters.load(path / ".kv"))
 
 
 @pytest.fixture(scope="module")
@@ -295,7 +294,8 @@ def test_foreground_stays_until_ctrl_c(tmp_path: Path) -> None:
         running.send_signal(signal.SIGINT)
         running.communicate(timeout=WAIT_S)
     finally:
-        stop(clusters.load(tmp_path / ".kv").nodes, grace_s=0.0)
+        left = clusters.load(tmp_path / ".kv").alive()
+        end(clusters.load(tmp_path / ".kv"))
         running.kill()
     assert running.returncode == 130
-    assert shell.states() == {"n1": "dead"}
+    assert left == []
