@@ -36,7 +36,7 @@ _NODE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 class RaftConfig:
     """Timing and flow control of every group (DESIGN section 4)."""
 
-    heartbeat_interval_s: float = 0.15
+    heartbeat_interval_s: float = 0.2
     election_timeout_s_min: float = 0.5
     """Lower bound of the adaptive timeout; also how long a voter protects its leader."""
     election_timeout_s_max: float = 2.0

@@ -51,8 +51,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-TICK_INTERVAL_S = 0.05
-"""How often timers of the cores are looked at while every group has a leader."""
+TICK_INTERVAL_S = 0.1
+"""How often timers of the cores are looked at while every group has a leader, on the beat that
+their heartbeats share."""
 
 TICK_ELECTION_S = 0.005
 """How often while one has not: elections are a matter of milliseconds."""
@@ -230,9 +231,10 @@ class RaftDriver:
         """Tick every core until cancelled."""
         while True:
             settled = all(host.core.is_settled for host in self.hosts.values())
+            to_beat_s = TICK_INTERVAL_S - self._clock() % TICK_INTERVAL_S
             self._hurry.clear()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(TICK_INTERVAL_S if settled else TICK_ELECTION_S):
+                async with asyncio.timeout(to_beat_s if settled else TICK_ELECTION_S):
                     await self._hurry.wait()
             self._guarded(self._tick)
 

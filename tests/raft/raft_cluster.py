@@ -319,7 +319,7 @@ class Cluster:
         if target.is_up and (message.sender, message.receiver) not in self.blocked:
             target.later(0.0, lambda: target.receive(message))
 
-    # -- actions ------------------------------------------------------------------------------------
+    # -- actions ----------------------------------------------------------------------------------
 
     @property
     def leader(self) -> Replica | None:
@@ -370,7 +370,7 @@ class Cluster:
             if replica.is_up and replica.id != back:
                 replica.later(0.001, lambda r=replica: r.core.peer_connected(back, self.now))
 
-    # -- what must hold (Raft figure 3) ---------------------------------------------------------------
+    # -- what must hold (Raft figure 3) -----------------------------------------------------------
 
     def committed(self, entry: Entry) -> None:
         """State-machine safety: nobody ever applies another entry at this index."""
