@@ -94,6 +94,7 @@ def test_figure_8_an_old_terms_entry_is_not_committed_by_counting() -> None:
     state.log.durable_index = LogIndex(2)
     replication.advance_commit(state)
     assert state.commit_index == 0
+    state.log.durable_index = LogIndex(3)
     state.leading.tracker.peers[R2].match_index = LogIndex(3)
     state.leading.tracker.peers[R3].match_index = LogIndex(3)
     replication.advance_commit(state)
