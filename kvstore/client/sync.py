@@ -11,8 +11,6 @@ import threading
 from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import uvloop
-
 from kvstore.client.client import Client, connect
 from kvstore.errors import InvalidArgument, KVError, Unavailable
 
@@ -72,6 +70,8 @@ class SyncClient:
         """Start the thread and connect; ``with`` does this."""
         if self._thread is not None:
             raise InvalidArgument("a client is opened once")
+        import uvloop  # only who needs a loop of its own pays for it
+
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(
             target=_run, args=(self._loop,), name="kvstore-client", daemon=True
