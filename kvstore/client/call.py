@@ -253,7 +253,10 @@ class Call:
         now = self._loop.time() + TIMER_SLACK_S
         operations = self.batch.operations
         if operations.deadline <= now:
-            operations.expire(now, self._overdue())
+            overdue = self._overdue()
+            # The batch's bytes are fixed: sent again for the others, it runs this one as well.
+            overdue.may_have_applied |= self.is_write and operations.outlast(now)
+            operations.expire(now, overdue)
             if operations.deadline == NEVER:
                 self._owner.failed(self)
                 return

@@ -69,6 +69,10 @@ class Operations:
         first.entered, first.bytes = self.entered - second.entered, self.bytes
         return [first, second]
 
+    def outlast(self, now: float) -> bool:
+        """Whether anybody still waits beyond ``now``."""
+        return any(deadline > now and not future.done() for _, future, deadline in self.items)
+
     def expire(self, now: float, error: KVError) -> None:
         """Fail those whose time is up; ``deadline`` becomes that of the rest."""
         left = NEVER

@@ -263,6 +263,22 @@ async def test_calls_of_one_batch_have_their_own_deadlines(
     await patient
 
 
+async def test_a_deadline_in_a_batch_that_goes_on_for_others_is_of_unknown_outcome(
+    kv: Client, cluster: FakeCluster
+) -> None:
+    """Nothing happened yet, but the batch is sent again for who still waits."""
+    leader = cluster.leader_of(KEY)
+    leader.script += [Do.DISK_FULL] * 1000
+    impatient = asyncio.create_task(kv.put(KEY, b"v", timeout_s=0.2))
+    patient = asyncio.create_task(kv.put(KEY, b"w", timeout_s=20.0))
+    with pytest.raises(DiskFull) as caught:
+        await impatient
+    assert caught.value.may_have_applied
+    leader.script.clear()
+    await patient
+    assert cluster.shard_of(KEY).applied[KEY] == 2
+
+
 async def test_cancelling_one_call_harms_no_other(kv: Client, cluster: FakeCluster) -> None:
     leader = cluster.leader_of(KEY)
     leader.script += [Do.OVERLOADED] * 3
