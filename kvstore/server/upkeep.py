@@ -10,6 +10,7 @@ import logging
 import os
 from typing import TYPE_CHECKING
 
+from kvstore.errors import DiskFull
 from kvstore.raft import confchange
 from kvstore.storage import records
 
@@ -30,6 +31,9 @@ BALANCE_INTERVAL_S = 2.0
 STEADY_S = 3.0
 """How long a node must have been connected, and we have led, before leadership is handed on."""
 
+REOPEN_FRACTION = 8
+"""Writes resume with an eighth more room than they were refused at: no flapping in between."""
+
 CATCH_UP_ENTRIES_MAX = 64
 """A transfer is tried only when the target is at most so many entries behind."""
 
@@ -49,6 +53,7 @@ class LogKeeper:
         self._wal = wal
         self._engine = engine
         self._live_bytes_max = live_bytes_max
+        self._is_held_up = False
 
     async def check(self) -> None:
         """Flush and release if the log has outgrown its bound."""
@@ -56,13 +61,24 @@ class LogKeeper:
             await self.flush()
 
     async def flush(self) -> None:
-        """Make all applied state durable in the engine, then let go of the log behind it."""
+        """Make all applied state durable in the engine, then let go of the log behind it.
+
+        Without room for that everything stays as it is, to be tried again.
+        """
         covered = {
             group: host.core.snapshot_meta(host.core.applied_index)
             for group, host in self._driver.hosts.items()
             if not host.installing and host.core.applied_index
         }
-        await asyncio.get_running_loop().run_in_executor(None, self._engine.flush)
+        try:
+            await asyncio.get_running_loop().run_in_executor(None, self._engine.flush)
+        except DiskFull as error:
+            # Nothing is lost: the log keeps what the engine could not.
+            if not self._is_held_up:
+                log.error("the log cannot be shortened: %s", error)
+            self._is_held_up = True
+            return
+        self._is_held_up = False
         marks = [
             records.encode_mark(group, meta.index, meta.term, confchange.encode(meta.config))
             for group, meta in covered.items()
@@ -79,17 +95,26 @@ class DiskWatch:
         self._admission = admission
         self._free_bytes_min = free_bytes_min
         self._log_is_full = False
+        self._engine_is_full = False
 
     def log_full(self, full: bool) -> None:
         """The log itself found no room for a write, or has found it again."""
         self._log_is_full = full
         self.check()
 
+    def engine_full(self, full: bool) -> None:
+        """Likewise the engine: what is committed piles up until it can be applied."""
+        self._engine_is_full = full
+        self.check()
+
     def check(self) -> None:
         """Look at the free space and open or close the door for writes."""
         stat = os.statvfs(self._path)
         free = stat.f_bavail * stat.f_frsize
-        full = self._log_is_full or free < self._free_bytes_min
+        needed = self._free_bytes_min
+        if self._admission.disk_full:
+            needed += needed // REOPEN_FRACTION
+        full = self._log_is_full or self._engine_is_full or free < needed
         if full != self._admission.disk_full:
             self._admission.disk_full = full
             if full:
@@ -134,6 +159,7 @@ class LeaderBalance:
                 if (
                     host.replicas.get(peer.replica) == node
                     and peer.recently_active
+                    and peer.replica in status.config.voters
                     and peer.match_index + CATCH_UP_ENTRIES_MAX >= status.last_index
                 ):
                     log.info("shard %d: leadership goes to %s", host.shard, node)
