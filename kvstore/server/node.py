@@ -81,6 +81,7 @@ HAND_OVER_S_MAX = 1.0
 STOP_S_MAX = 3.5
 LEAVE_S_MAX = 4.8
 """From SIGTERM to the end of the process, whatever hangs; what is acknowledged is in the log."""
+PIN_RETRY_S = 5.0
 SWITCH_INTERVAL_S = 0.001
 """How long a thread may keep the interpreter while the loop waits for it."""
 
@@ -94,24 +95,31 @@ def run(config: NodeConfig) -> int:
         datefmt="%Y-%m-%d %H:%M:%S",
     )
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    try:
-        uvloop.run(_serve(config))
-    except (KVError, OSError) as error:
-        sys.stderr.write(f"{config.node_id}: cannot start: {error}\n")
-        return EXIT_STARTUP
-    return 0
+    return uvloop.run(_serve(config))
 
 
-async def _serve(config: NodeConfig) -> None:
+async def _serve(config: NodeConfig) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+
+    def begin_to_stop() -> None:
+        if not stop.is_set():
+            stop.set()
+            # From the signal on, for it may come in the middle of a long recovery.
+            _leave_at_the_latest(LEAVE_S_MAX)
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    async with Node(config) as node:
+        loop.add_signal_handler(number, begin_to_stop)
+    async with contextlib.AsyncExitStack() as running:
+        try:
+            node = await running.enter_async_context(Node(config))
+        except (KVError, OSError) as error:
+            sys.stderr.write(f"{config.node_id}: cannot start: {error}\n")
+            return EXIT_STARTUP
         await stop.wait()
         log.info("stopping")
-        _leave_at_the_latest(LEAVE_S_MAX)
         await node.hand_over()
+    return 0
 
 
 def _leave_at_the_latest(seconds: float) -> None:
@@ -147,6 +155,7 @@ class Node:
         self._hosts: dict[GroupId, ShardHost] = {}
         self._driver: RaftDriver | None = None
         self._requests: ClientRequests | None = None
+        self._pinning: set[asyncio.Task[None]] = set()
         self._resources = contextlib.AsyncExitStack()
 
     @staticmethod
@@ -177,6 +186,8 @@ class Node:
                 await self._resources.aclose()
         except TimeoutError:
             log.error("stopping took over %g s; the log will bring back the rest", STOP_S_MAX)
+        except (KVError, OSError) as error:
+            log.error("stopping was not clean; the log will bring back the rest: %s", error)
 
     async def _start(self, undo: contextlib.AsyncExitStack) -> None:
         config, data_dir = self._config, self._config.data_dir
@@ -189,6 +200,7 @@ class Node:
             facts=_placement_facts(config.cluster),
         )
         undo.callback(identity.release)
+        undo.callback(self._stop_pinning)
         handshake = Handshake(
             config,
             data_id=identity.data_id,
@@ -198,7 +210,7 @@ class Node:
         )
         await self._listen(handshake, undo)
         engine = await asyncio.to_thread(RocksEngine, data_dir / "engine", config.engine)
-        undo.callback(engine.close)
+        undo.push_async_callback(asyncio.to_thread, engine.close)
         snapshots = SnapshotStorage(engine, data_dir / "snapshots")
         await asyncio.to_thread(snapshots.finish_pending)
         machines = await asyncio.to_thread(self._load_machines, engine)
@@ -227,12 +239,17 @@ class Node:
             clock=self._clock,
             wall_ms=self._wall_ms,
             on_fatal=_die,
+            on_engine_full=disk.engine_full,
         )
         self._start_work(driver, wal, engine, snapshots, admission, disk, undo)
         self._driver = driver
         peers.start()
         undo.push_async_callback(peers.close)
         undo.callback(self._answer_all)
+
+    def _stop_pinning(self) -> None:
+        for task in tuple(self._pinning):
+            task.cancel()
 
     async def _listen(self, handshake: Handshake, undo: contextlib.AsyncExitStack) -> None:
         """Own the port before the (possibly long) recovery; until then nothing is served."""
@@ -360,7 +377,9 @@ class Node:
         for host in self._hosts.values():
             if not host.is_leader:
                 continue
-            peers = [peer for peer in host.core.status(now).progress if peer.recently_active]
+            known = host.core.status(now)
+            voters = known.config.voters
+            peers = [p for p in known.progress if p.recently_active and p.replica in voters]
             if peers:
                 best = max(peers, key=lambda peer: peer.match_index)
                 host.core.transfer_leadership(best.replica, now)
@@ -386,10 +405,11 @@ class Node:
     def _receive(self, connection: FrameConnection, frames: list[Frame]) -> None:
         assert connection.hello is not None
         if connection.hello.role == "peer":
-            if self._driver is not None:
+            node = connection.hello.node_id
+            if self._driver is not None and node is not None:
                 for frame in frames:
                     if frame.kind == Kind.RAFT:
-                        self._driver.receive(decode_messages(frame.body))
+                        self._driver.receive(node, decode_messages(frame.body))
             return
         for frame in frames:
             if self._requests is not None:
@@ -418,15 +438,22 @@ class Node:
             self._driver.messages_dropped(node)
 
     def _remember(self, identity: Identity, node: NodeId, data_id: int) -> None:
-        """Make the first meeting with a peer durable, off the loop."""
+        """Make the first meeting with a peer durable, off the loop, however long it takes."""
 
-        def pin() -> None:
-            try:
-                identity.pin(node, data_id)
-            except OSError as error:
-                log.warning("%s could not be remembered, next start will try: %s", node, error)
+        async def pin() -> None:
+            while True:
+                try:
+                    await asyncio.to_thread(identity.pin, node, data_id)
+                except OSError as error:
+                    log.warning("%s could not be remembered yet: %s", node, error)
+                    await asyncio.sleep(PIN_RETRY_S)
+                else:
+                    return
 
-        asyncio.get_running_loop().run_in_executor(None, pin).add_done_callback(_report)
+        task = asyncio.get_running_loop().create_task(pin())
+        self._pinning.add(task)
+        task.add_done_callback(self._pinning.discard)
+        task.add_done_callback(_report)
 
     # -- what it says of itself -----------------------------------------------------------------
 

@@ -35,14 +35,15 @@ from kvstore.raft.messages import (
     VoteResponse,
 )
 from kvstore.raft.ready import Role
-from kvstore.server.shard_host import ShardHost, Write
+from kvstore.server.peer_messages import check_message
+from kvstore.server.shard_host import ShardHost
 from kvstore.storage import records
 from kvstore.wire.frames import encode_frame
 from kvstore.wire.kinds import Kind
 from kvstore.wire.raft_codec import encode_bodies
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from kvstore.ids import ReplicaId
     from kvstore.kv.engine import Engine
@@ -60,6 +61,9 @@ TICK_ELECTION_S = 0.005
 
 APPLY_BYTES_MAX = 256 * 1024
 """Committed bytes applied in one loop tick, so that a long catch-up never stalls the loop."""
+
+BACKLOG_BYTES_MAX = 32 * 1024 * 1024
+"""Committed bytes of one group that wait for the engine, beyond which no more are taken in."""
 
 DISK_RETRY_S = 0.25
 
@@ -110,11 +114,10 @@ class _LogBatch:
 
 @dataclass(slots=True)
 class _Applied:
-    """One engine write: whose entries it holds, and the answers that leave after it."""
+    """One engine write, and the last entry of each group in it."""
 
     batch: WriteBatch
     last: dict[ShardHost, LogIndex] = field(default_factory=dict)
-    answers: list[tuple[Write, bytes]] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -155,6 +158,7 @@ class RaftDriver:
         clock: Callable[[], float],
         wall_ms: Callable[[], int],
         on_fatal: Callable[[BaseException], None],
+        on_engine_full: Callable[[bool], None] = lambda full: None,
     ) -> None:
         self.hosts = hosts
         self._wal = wal
@@ -163,9 +167,11 @@ class RaftDriver:
         self._clock = clock
         self._wall_ms = wall_ms
         self._on_fatal = on_fatal
+        self._on_engine_full = on_engine_full
         self._dirty: dict[ShardHost, None] = {}
         self._flush_scheduled = False
         self._unwritten: _Applied | None = None
+        self._when_written: list[Callable[[], None]] = []
         self._stopped = False
         self._dropped: set[NodeId] = set()
         self._roles: dict[ShardHost, tuple[Role, Term, ReplicaId]] = {}
@@ -182,20 +188,29 @@ class RaftDriver:
         self._dirty[host] = None
         if not self._flush_scheduled and not self._stopped:
             self._flush_scheduled = True
-            self._loop.call_soon(self._guarded, self._flush)
+            self._loop.call_soon(self.guarded, self._flush)
 
-    def receive(self, messages: Iterable[tuple[GroupId, Message]]) -> None:
-        """Messages of a peer; those of groups that are not here are dropped."""
-        self._guarded(lambda: self._step(messages))
+    def receive(self, node: NodeId, messages: Sequence[tuple[GroupId, Message]]) -> None:
+        """Messages of the peer ``node``; those of groups that are not here are dropped.
 
-    def _step(self, messages: Iterable[tuple[GroupId, Message]]) -> None:
+        Raises:
+            ProtocolError: one holds what no correct replica sends; none of them was used.
+        """
+        for _, message in messages:
+            check_message(message)
+        self.guarded(lambda: self._step(node, messages))
+
+    def _step(self, node: NodeId, messages: Sequence[tuple[GroupId, Message]]) -> None:
         now = self._clock()
         for group, message in messages:
             host = self.hosts.get(group)
-            if host is not None:
-                host.core.step(message, now)
-                if host.core.has_ready():
-                    self.wake(host)
+            if host is None or host.replicas.get(message.sender) != node:
+                continue
+            if host.to_apply_bytes > BACKLOG_BYTES_MAX and isinstance(message, AppendRequest):
+                continue  # The engine does not keep up; the leader will send it again.
+            host.core.step(message, now)
+            if host.core.has_ready():
+                self.wake(host)
 
     def peer_connected(self, node: NodeId) -> None:
         """A connection to ``node`` stands (again)."""
@@ -205,7 +220,7 @@ class RaftDriver:
         """Stand for election in ``group`` now, if nobody is known to lead it."""
         host = self.hosts.get(group)
         if host is not None and host.leader_node is None:
-            host.core.campaign(self._clock())
+            self.guarded(lambda: host.core.campaign(self._clock()))
             self.wake(host)
 
     def peer_gone(self, node: NodeId) -> None:
@@ -221,11 +236,15 @@ class RaftDriver:
         self, node: NodeId, tell: Callable[[ShardHost, ReplicaId, float], None]
     ) -> None:
         now = self._clock()
-        for host in self.hosts.values():
-            for replica, at in host.replicas.items():
-                if at == node and replica != host.core.replica:
-                    tell(host, replica, now)
-                    self.wake(host)
+
+        def tell_all() -> None:
+            for host in self.hosts.values():
+                for replica, at in host.replicas.items():
+                    if at == node and replica != host.core.replica:
+                        tell(host, replica, now)
+                        self.wake(host)
+
+        self.guarded(tell_all)
 
     async def run(self) -> None:
         """Tick every core until cancelled."""
@@ -236,7 +255,7 @@ class RaftDriver:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(to_beat_s if settled else TICK_ELECTION_S):
                     await self._hurry.wait()
-            self._guarded(self._tick)
+            self.guarded(self._tick)
 
     def stop(self) -> None:
         """Nothing more is sent, written or applied."""
@@ -250,7 +269,11 @@ class RaftDriver:
             if host.core.has_ready() or self._roles.get(host) != _role_of(host):
                 self.wake(host)
 
-    def _guarded(self, work: Callable[[], None]) -> None:
+    def guarded(self, work: Callable[[], None]) -> None:
+        """Run ``work`` unless stopped; if it fails the node must stop.
+
+        For every callback that touches a core: an event loop only logs what one raises.
+        """
         if self._stopped:
             return
         try:
@@ -271,7 +294,7 @@ class RaftDriver:
             host.collect(now, wall_ms)
             if host.core.has_ready():
                 ready = host.core.ready(now)
-                is_vote = self._wal.disk_full and _is_only_vote(ready)
+                is_vote = self._wal.disk_full and _may_overtake(ready)
                 self._log(host, ready, votes if is_vote else to_log)
                 self._take(host, ready, outbox)
             self._note_role(host)
@@ -280,7 +303,7 @@ class RaftDriver:
         self._append(to_log)
         self._apply(dirty)
         for host in dirty:
-            if host.to_apply or host.core.has_ready():
+            if host.core.has_ready() or self._can_apply(host):
                 self.wake(host)
 
     def _log(self, host: ShardHost, ready: Ready, batch: _LogBatch) -> None:
@@ -312,14 +335,14 @@ class RaftDriver:
         if batch.records or batch.when_durable:
             done = batch.when_durable
             self._wal.append(
-                batch.records, lambda: self._guarded(lambda: self._durable(done)), urgent=urgent
+                batch.records, lambda: self.guarded(lambda: self._durable(done)), urgent=urgent
             )
 
     def _take(self, host: ShardHost, ready: Ready, outbox: _Outbox) -> None:
         """What need not wait for the log."""
         host.observe(ready.entries)
         outbox.add(host, ready.messages)
-        host.to_apply.extend(ready.committed)
+        host.commit(ready.committed)
         host.confirm(ready.read_states, ready.reads_failed)
         if self.snapshots is not None:
             self.snapshots.handle(host, ready)
@@ -351,28 +374,42 @@ class RaftDriver:
 
     # -- applying ---------------------------------------------------------------------------
 
-    def _apply(self, hosts: Iterable[ShardHost]) -> None:
-        """Apply what is committed, all groups in one engine write, then answer."""
+    def _can_apply(self, host: ShardHost) -> bool:
+        return bool(host.to_apply) and not host.installing and self._unwritten is None
+
+    def _apply(self, hosts: Collection[ShardHost]) -> None:
+        """Apply what is committed, all groups in one engine write, then serve reads."""
         if self._unwritten is None:
             applied = _Applied(self._engine.batch())
             self._gather(hosts, applied)
-            if applied.last and not self._write(applied):
-                return
+            if applied.last:
+                self._write(applied)
         for host in hosts:
             host.serve_reads()
 
-    def _gather(self, hosts: Iterable[ShardHost], applied: _Applied) -> None:
+    def _gather(self, hosts: Collection[ShardHost], applied: _Applied) -> None:
+        """A fair share of the budget for everybody, then the rest for whoever has more."""
+        waiting = [host for host in hosts if self._can_apply(host)]
         budget = APPLY_BYTES_MAX
-        for host in hosts:
-            if host.installing:
-                continue
-            while host.to_apply and budget > 0:
-                entry = host.to_apply.popleft()
-                budget -= len(entry.payload)
-                applied.answers += host.apply(entry, applied.batch)
-                applied.last[host] = entry.index
+        while waiting and budget > 0:
+            share = budget // len(waiting)
+            for host in waiting:
+                budget -= self._gather_from(host, applied, share)
+            waiting = [host for host in waiting if host.to_apply]
         for host in applied.last:
             host.machine.flush(applied.batch)
+
+    @staticmethod
+    def _gather_from(host: ShardHost, applied: _Applied, bytes_max: int) -> int:
+        """Run entries of one group, at least one; the result is their size."""
+        size = 0
+        while host.to_apply:
+            entry = host.apply(applied.batch)
+            applied.last[host] = entry.index
+            size += len(entry.payload)
+            if size >= bytes_max:
+                break
+        return size
 
     def _write(self, applied: _Applied) -> bool:
         """Write one batch to the engine; on a full disk keep it and come back later."""
@@ -381,15 +418,13 @@ class RaftDriver:
         except DiskFull as error:
             if self._unwritten is None:
                 log.error("applying waits for room on the disk: %s", error)
+                self._on_engine_full(True)
             self._unwritten = applied
-            self._loop.call_later(DISK_RETRY_S, self._guarded, self._retry_write)
+            self._loop.call_later(DISK_RETRY_S, self.guarded, self._retry_write)
             return False
         self._unwritten = None
         for host, index in applied.last.items():
-            host.machine.written()
-            host.core.applied(index)
-        for write, reply in applied.answers:
-            write.answer.reply(reply)
+            host.written(index)
         return True
 
     def _retry_write(self) -> None:
@@ -397,8 +432,22 @@ class RaftDriver:
         assert applied is not None
         if self._write(applied):
             log.info("applying goes on: there is room on the disk again")
+            self._on_engine_full(False)
+            waiting, self._when_written = self._when_written, []
+            for callback in waiting:
+                callback()
             for host in self.hosts.values():
                 self.wake(host)
+
+    def when_written(self, callback: Callable[[], None]) -> None:
+        """Run ``callback`` once the engine holds all that was run: at once, if no write waits.
+
+        Whoever is to replace a group's state must not have an older write come after it.
+        """
+        if self._unwritten is None:
+            callback()
+        else:
+            self._when_written.append(callback)
 
     def _note_role(self, host: ShardHost) -> None:
         """Log a change of role or leader, and answer what a deposed leader cannot finish."""
@@ -418,13 +467,20 @@ class RaftDriver:
         )
 
 
-def _is_only_vote(ready: Ready) -> bool:
-    """Whether all that waits for this write is an election: nothing about the log's content."""
-    return (
-        ready.hard_state is not None
-        and not ready.entries
-        and ready.compacted is None
-        and all(isinstance(m, VoteRequest | VoteResponse) for m in ready.messages_when_durable)
+def _may_overtake(ready: Ready) -> bool:
+    """Whether this is only about an election, and rests on nothing that was written before.
+
+    With its hard state a vote brings along all that it promises. Without one only pre-votes
+    and refusals promise nothing; a vote that is given again waits for its first writing.
+    """
+    messages = ready.messages_when_durable
+    if ready.entries or ready.compacted is not None:
+        return False
+    if not all(isinstance(message, VoteRequest | VoteResponse) for message in messages):
+        return False
+    return ready.hard_state is not None or all(
+        isinstance(message, VoteResponse) and (message.pre_vote or not message.granted)
+        for message in messages
     )
 
 

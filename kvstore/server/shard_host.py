@@ -2,11 +2,13 @@
 
 A host decides nothing about consensus and does no I/O. The driver calls :meth:`collect`,
 asks the core for its ``Ready``, has it written and sent, and comes back with
-:meth:`apply`. What a client asked for waits in one of four places, each bounded by
-admission control, and leaves it with exactly one answer:
+:meth:`apply` and, once the engine has the result, :meth:`written`. What a client asked for
+waits in one of five places, each bounded by admission control, and leaves it with exactly
+one answer:
 
 ``_writes``     arrived in this tick, not yet proposed;
 ``_proposed``   in the log, waiting to be committed and applied;
+``_applied``    run, waiting for the engine's write;
 ``_reads``      arrived in this tick, no read index asked for yet;
 ``_confirming`` waiting for a read index or for the state to reach it.
 """
@@ -15,7 +17,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import chain
 from typing import TYPE_CHECKING, Protocol
 
 from kvstore.errors import Internal, KVError, NotLeader, Unavailable
@@ -73,6 +76,8 @@ class _Proposal:
     term: Term
     deadline: float
     writes: list[Write]
+    replies: list[bytes] = field(default_factory=list)
+    """One for each write, once the entry was run."""
 
 
 @dataclass(slots=True)
@@ -85,7 +90,7 @@ class _Confirming:
 
 
 class ShardHost:
-    """Invariant: an entry of ``_proposed`` is answered when applied, lost or overdue, once."""
+    """Invariant: a proposal is answered when its result is written, lost or overdue, once."""
 
     def __init__(
         self,
@@ -106,15 +111,20 @@ class ShardHost:
         self.replicas = replicas
         self.installing = False
         """The state is being replaced by a snapshot: nothing may be served from it."""
+        self.installs = 0
+        """How often that has begun; what was read while it changed is worth nothing."""
         self._apply_limits = apply_limits
         self._entry_bytes_max = entry_bytes_max
         self._request_timeout_s = request_timeout_s
         self._writes: deque[Write] = deque()
         self._proposed: deque[_Proposal] = deque()
+        self._applied: list[_Proposal] = []
         self._reads: list[Read] = []
         self._confirming: dict[int, _Confirming] = {}
         self._next_context = 1
         self.to_apply: deque[Entry] = deque()
+        self.to_apply_bytes = 0
+        """Payload bytes in ``to_apply``."""
 
     @property
     def is_leader(self) -> bool:
@@ -187,32 +197,52 @@ class ShardHost:
             if entry.kind is EntryKind.COMMAND:
                 self.clock.observe(commands.last_revision(entry.payload))
 
-    def apply(self, entry: Entry, batch: WriteBatch) -> list[tuple[Write, bytes]]:
-        """Run one committed entry; the answers may leave once ``batch`` is written."""
-        machine = self.machine
-        if entry.kind is EntryKind.COMMAND:
-            replies = machine.apply(entry.index, entry.term, entry.payload, batch)
-            writes = self._take_proposal(entry)
-            return list(zip(writes, replies, strict=True)) if writes else []
-        if entry.kind is EntryKind.CONFIG:
-            machine.apply_config(entry.index, entry.term, entry.payload, batch)
-        else:
-            machine.apply_noop(entry.index, entry.term, batch)
-        self._take_proposal(entry)
-        return []
+    def commit(self, entries: Sequence[Entry]) -> None:
+        """Entries are committed and durable here: queue them for :meth:`apply`."""
+        self.to_apply.extend(entries)
+        self.to_apply_bytes += sum(len(entry.payload) for entry in entries)
 
-    def _take_proposal(self, entry: Entry) -> list[Write]:
-        """The client batches inside ``entry``, if it was proposed here and not given up.
+    def apply(self, batch: WriteBatch) -> Entry:
+        """Run the oldest committed entry; answers leave once ``batch`` is :meth:`written`."""
+        entry, machine = self.to_apply.popleft(), self.machine
+        self.to_apply_bytes -= len(entry.payload)
+        replies: list[bytes] = []
+        match entry.kind:
+            case EntryKind.COMMAND:
+                replies = machine.apply(entry.index, entry.term, entry.payload, batch)
+            case EntryKind.CONFIG:
+                machine.apply_config(entry.index, entry.term, entry.payload, batch)
+            case EntryKind.NOOP:
+                machine.apply_noop(entry.index, entry.term, batch)
+        proposal = self._take_proposal(entry)
+        if proposal is not None and proposal.writes:
+            proposal.replies = replies
+            self._applied.append(proposal)
+        return entry
 
-        Another leader's entry at the index of one of ours proves that ours is gone for good.
+    def written(self, index: LogIndex) -> None:
+        """The engine holds everything run so far, up to ``index``: answer for it."""
+        self.machine.written()
+        self.core.applied(index)
+        applied, self._applied = self._applied, []
+        for proposal in applied:
+            if proposal.writes:  # else it became overdue meanwhile
+                for write, reply in zip(proposal.writes, proposal.replies, strict=True):
+                    write.answer.reply(reply)
+
+    def _take_proposal(self, entry: Entry) -> _Proposal | None:
+        """What was proposed here as ``entry``, if anything.
+
+        Another leader's entry at the index of one of ours proves that ours is gone for good;
+        an entry beyond it proves nothing.
         """
         while self._proposed and self._proposed[0].index <= entry.index:
             proposal = self._proposed.popleft()
             if proposal.index == entry.index and proposal.term == entry.term:
-                return proposal.writes
-            for write in proposal.writes:
-                write.answer.fail(self._not_leader())
-        return []
+                return proposal
+            is_unknown = proposal.index < entry.index
+            self._fail_writes(proposal, self._not_leader(may_have_applied=is_unknown))
+        return None
 
     def confirm(self, states: Sequence[ReadState], failed: Sequence[int]) -> None:
         """The core named a read index, or says that it cannot."""
@@ -242,9 +272,7 @@ class ShardHost:
     def lost_leadership(self) -> None:
         """Answer what waits: entries in the log may still commit under the next leader."""
         for proposal in self._proposed:
-            for write in proposal.writes:
-                write.answer.fail(self._not_leader(may_have_applied=True))
-            proposal.writes = []
+            self._fail_writes(proposal, self._not_leader(may_have_applied=True))
         self._proposed.clear()
         while self._writes:
             self._writes.popleft().answer.fail(self._not_leader())
@@ -254,17 +282,11 @@ class ShardHost:
 
     def expire(self, now: float) -> None:
         """Give up on requests that waited longer than the node's own bound."""
-        for proposal in self._proposed:
+        for proposal in chain(self._applied, self._proposed):
             if proposal.deadline > now:
                 break
-            for write in proposal.writes:
-                write.answer.fail(
-                    Unavailable(
-                        f"shard {self.shard}: no majority confirmed the write in time",
-                        may_have_applied=True,
-                    )
-                )
-            proposal.writes = []
+            error = f"shard {self.shard}: the write was not confirmed and applied in time"
+            self._fail_writes(proposal, Unavailable(error, may_have_applied=True))
         overdue = [c for c, confirming in self._confirming.items() if confirming.deadline <= now]
         for context in overdue:
             self._fail_reads(
@@ -275,9 +297,17 @@ class ShardHost:
     def fail_all(self, error: KVError) -> None:
         """The node stops: nothing waits any longer."""
         self.lost_leadership()
+        for proposal in self._applied:
+            self._fail_writes(proposal, Unavailable(error.message, may_have_applied=True))
+        self._applied.clear()
         for confirming in self._confirming.values():
             self._fail_reads(confirming, error)
         self._confirming.clear()
+
+    def begin_install(self) -> None:
+        """From now on the state is being replaced: nothing is applied to it or served from it."""
+        self.installing = True
+        self.installs += 1
 
     def replaced_by_snapshot(self, index: LogIndex) -> None:
         """The engine holds the state after ``index``, sent by a leader."""
@@ -288,14 +318,24 @@ class ShardHost:
                 f"after {self.machine.applied_index}"
             )
         self.clock.observe(self.machine.last_revision)
-        applied = self.machine.applied_index
-        self.to_apply = deque(entry for entry in self.to_apply if entry.index > applied)
+        waiting = [entry for entry in self.to_apply if entry.index > index]
+        self.to_apply.clear()
+        self.to_apply_bytes = 0
+        self.commit(waiting)
         self.installing = False
 
     @property
     def is_busy(self) -> bool:
         """Whether a client still waits for an answer of this shard."""
-        return bool(self._writes or self._proposed or self._reads or self._confirming)
+        return bool(
+            self._writes or self._proposed or self._applied or self._reads or self._confirming
+        )
+
+    @staticmethod
+    def _fail_writes(proposal: _Proposal, error: KVError) -> None:
+        for write in proposal.writes:
+            write.answer.fail(error)
+        proposal.writes = []
 
     @staticmethod
     def _fail_reads(confirming: _Confirming, error: KVError) -> None:

@@ -96,14 +96,14 @@ class SnapshotTransfers:
     def _close(self, host: ShardHost, transfer: int) -> None:
         reader = self._readers.pop((host.shard, transfer), None)
         if reader is not None:
-            self._thread.submit(reader.close)
+            self._in_background(reader.close, "a snapshot could not be closed")
 
     # -- receiving side -----------------------------------------------------------------------
 
     def _write(self, host: ShardHost, write: SnapshotWrite) -> None:
         group = group_of_shard(host.shard)
         if write.is_last:
-            host.installing = True
+            host.begin_install()
 
         def work() -> None:
             self._storage.stage(group, write.meta, write.offset, write.data, write.is_last)
@@ -113,11 +113,12 @@ class SnapshotTransfers:
                 write.transfer, write.offset + len(write.data), self._clock()
             )
             if write.is_last:
-                self._install(host, write.meta)
+                self._driver.when_written(lambda: self._install(host, write.meta))
 
         def failed(error: BaseException) -> None:
             log.error("shard %d: a snapshot could not be stored: %s", host.shard, error)
-            host.installing = False
+            if write.is_last:
+                host.installing = False
             host.core.snapshot_aborted(write.transfer, self._clock())
 
         self._submit(host, work, done, failed)
@@ -130,13 +131,18 @@ class SnapshotTransfers:
             # What the old log holds behind the snapshot conflicts with it: gone first.
             truncation = records.encode_truncation(group, LogIndex(meta.index + 1))
             mark = records.encode_mark(group, meta.index, meta.term, confchange.encode(meta.config))
-            self._wal.append([truncation, mark], lambda: self._installed(host, meta))
+            self._wal.append(
+                [truncation, mark],
+                lambda: self._driver.guarded(lambda: self._installed(host, meta)),
+            )
 
         self._submit(host, lambda: self._storage.install(group, host.shard), done, self._on_fatal)
 
     def _installed(self, host: ShardHost, meta: SnapshotMeta) -> None:
         group = group_of_shard(host.shard)
-        self._thread.submit(self._storage.discard, group)
+        self._in_background(
+            lambda: self._storage.discard(group), "a staged snapshot could not be removed"
+        )
         host.replaced_by_snapshot(meta.index)
         host.core.snapshot_installed(meta, self._clock())
         log.info("shard %d: snapshot at %d is in force", host.shard, meta.index)
@@ -149,16 +155,25 @@ class SnapshotTransfers:
         done: Callable[[T], None],
         failed: Callable[[BaseException], None],
     ) -> None:
-        """Run ``work`` in the thread and the matching callback on the loop."""
+        """Run ``work`` in the thread and the matching callback on the loop, unless stopped."""
 
         def finished(future: asyncio.Future[T]) -> None:
             if future.cancelled():
                 return
             error = future.exception()
             if error is None:
-                done(future.result())
+                self._driver.guarded(lambda: done(future.result()))
             else:
-                failed(error)
+                self._driver.guarded(lambda: failed(error))
             self._driver.wake(host)
+
+        self._loop.run_in_executor(self._thread, work).add_done_callback(finished)
+
+    def _in_background(self, work: Callable[[], None], complaint: str) -> None:
+        """Run ``work`` in the thread; if it fails that costs room, nothing else."""
+
+        def finished(future: asyncio.Future[None]) -> None:
+            if not future.cancelled() and (error := future.exception()) is not None:
+                log.warning("%s: %s", complaint, error)
 
         self._loop.run_in_executor(self._thread, work).add_done_callback(finished)
