@@ -50,6 +50,11 @@ class ReplyTo:
         self._admission = admission
         self._cost = cost
 
+    @property
+    def is_wanted(self) -> bool:
+        """Whether the connection still takes an answer."""
+        return self._connection.is_open
+
     def reply(self, body: bytes) -> None:
         """Send ``body`` as the answer."""
         self._admission.release(self._cost)
@@ -134,6 +139,9 @@ class ClientRequests:
         )
 
         def serve() -> None:
+            if not answer.is_wanted:
+                answer.fail(_gone())
+                return
             try:
                 answer.reply(requests.encode_read_reply(self._get(host, request.keys)))
             except InvalidArgument as error:
@@ -163,20 +171,34 @@ class ClientRequests:
             connection, frame.request, self._admission, self._admission.admit(len(frame.body))
         )
 
+        bytes_max = min(request.bytes_max, self._batch_bytes_max)
+
         def page() -> bytes:
-            if host.installing:
-                raise Unavailable(f"shard {host.shard}: the replica is being replaced")
+            if not answer.is_wanted:
+                raise _gone()
             rows, more = host.machine.scan(
-                request.start, request.end, request.limit, request.bytes_max, request.keys_only
+                request.start, request.end, request.limit, bytes_max, request.keys_only
             )
             return requests.encode_scan_reply(rows, more)
 
         def serve() -> None:
-            future = self._loop.run_in_executor(self._scan_threads, page)
-            future.add_done_callback(lambda done: _answer_with(answer, done))
+            installs = host.installs
+
+            def finished(done: asyncio.Future[bytes]) -> None:
+                if host.installs == installs:
+                    _answer_with(answer, done)
+                else:
+                    answer.fail(Unavailable(f"shard {host.shard}: the replica was replaced"))
+
+            self._loop.run_in_executor(self._scan_threads, page).add_done_callback(finished)
 
         host.read(Read(serve, answer))
         self._driver.wake(host)
+
+
+def _gone() -> Unavailable:
+    """Heard by nobody: it ends a request without doing its work."""
+    return Unavailable("the connection that asked is closed")
 
 
 def _replying(body: Callable[[], bytes]) -> Callable[[FrameConnection, Frame], None]:
