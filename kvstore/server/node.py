@@ -241,6 +241,7 @@ class Node:
             on_fatal=_die,
             on_engine_full=disk.engine_full,
         )
+        driver.may_lead = lambda: not admission.disk_full
         self._start_work(driver, wal, engine, snapshots, admission, disk, undo)
         self._driver = driver
         peers.start()
@@ -364,6 +365,7 @@ class Node:
             },
             steady_since=self._connected_since.get,
             clock=self._clock,
+            may_lead=lambda: not admission.disk_full,
         )
         for work in (driver.run(), *periodic(keeper, disk, balance)):
             task = asyncio.get_running_loop().create_task(work)

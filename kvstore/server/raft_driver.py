@@ -31,6 +31,7 @@ from kvstore.raft.messages import (
     Message,
     SnapshotChunk,
     SnapshotResponse,
+    TimeoutNow,
     VoteRequest,
     VoteResponse,
 )
@@ -177,6 +178,8 @@ class RaftDriver:
         self._roles: dict[ShardHost, tuple[Role, Term, ReplicaId]] = {}
         self._loop = asyncio.get_running_loop()
         self.snapshots: SnapshotWork | None = None
+        self.may_lead: Callable[[], bool] = lambda: True
+        """Whether this node can serve as a leader; if not, it declines to take over."""
         self._hurry = asyncio.Event()
         self.role_changed = asyncio.Event()
         """Set whenever a group's role, term or leader changes here."""
@@ -208,6 +211,8 @@ class RaftDriver:
                 continue
             if host.to_apply_bytes > BACKLOG_BYTES_MAX and isinstance(message, AppendRequest):
                 continue  # The engine does not keep up; the leader will send it again.
+            if isinstance(message, TimeoutNow) and not self.may_lead():
+                continue  # The leader gives up on the transfer and tries another.
             host.core.step(message, now)
             if host.core.has_ready():
                 self.wake(host)

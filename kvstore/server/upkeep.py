@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
     from pathlib import Path
 
-    from kvstore.ids import GroupId, NodeId
+    from kvstore.ids import GroupId, NodeId, ReplicaId
     from kvstore.server.admission import Admission
     from kvstore.server.raft_driver import RaftDriver
+    from kvstore.server.shard_host import ShardHost
     from kvstore.storage.rocks import RocksEngine
     from kvstore.storage.wal import Wal
 
@@ -136,9 +137,12 @@ class LeaderBalance:
         *,
         steady_since: Callable[[NodeId], float | None],
         clock: Callable[[], float],
+        may_lead: Callable[[], bool] = lambda: True,
     ) -> None:
         self._driver = driver
         self._preferred = preferred
+        self._may_lead = may_lead
+        self._refuges = 0
         self._steady_since = steady_since
         self._clock = clock
         self._led_since: dict[GroupId, tuple[int, float]] = {}
@@ -146,6 +150,9 @@ class LeaderBalance:
     def check(self) -> None:
         """Start transfers to preferred nodes that have been steady and are caught up."""
         now = self._clock()
+        if not self._may_lead():
+            self._hand_all_over(now)
+            return
         for group, host in self._driver.hosts.items():
             node = self._preferred[group]
             if not host.is_leader or host.leader_node == node:
@@ -154,17 +161,37 @@ class LeaderBalance:
                 continue
             if not self._is_steady(self._leading_since(group, host.core.term, now), now):
                 continue
-            status = host.core.status(now)
-            for peer in status.progress:
-                if (
-                    host.replicas.get(peer.replica) == node
-                    and peer.recently_active
-                    and peer.replica in status.config.voters
-                    and peer.match_index + CATCH_UP_ENTRIES_MAX >= status.last_index
-                ):
-                    log.info("shard %d: leadership goes to %s", host.shard, node)
-                    host.core.transfer_leadership(peer.replica, now)
-                    self._driver.wake(host)
+            for peer in self._targets(host, now):
+                if host.replicas.get(peer) == node:
+                    self._transfer(host, peer, now)
+
+    def _hand_all_over(self, now: float) -> None:
+        """This node cannot serve writes: let others lead, each peer in its turn.
+
+        One that cannot either declines (see ``RaftDriver``), and the next try asks another.
+        """
+        self._refuges += 1
+        for host in self._driver.hosts.values():
+            targets = self._targets(host, now) if host.is_leader else []
+            if targets:
+                self._transfer(host, targets[self._refuges % len(targets)], now)
+
+    @staticmethod
+    def _targets(host: ShardHost, now: float) -> list[ReplicaId]:
+        """Voters that are there and caught up, in the order of their ids."""
+        status = host.core.status(now)
+        return [
+            peer.replica
+            for peer in status.progress
+            if peer.recently_active
+            and peer.replica in status.config.voters
+            and peer.match_index + CATCH_UP_ENTRIES_MAX >= status.last_index
+        ]
+
+    def _transfer(self, host: ShardHost, to: ReplicaId, now: float) -> None:
+        log.info("shard %d: leadership goes to %s", host.shard, host.replicas[to])
+        host.core.transfer_leadership(to, now)
+        self._driver.wake(host)
 
     def _leading_since(self, group: GroupId, term: int, now: float) -> float:
         """Since when we have led ``group`` in ``term``, as far as these checks have seen.
