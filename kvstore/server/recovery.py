@@ -101,8 +101,9 @@ def _from_log(
     if mark is not None and any(
         entry.index == mark.index and entry.term != mark.term for entry in entries
     ):
-        # A snapshot replaced this part of the log.
-        entries = tuple(entry for entry in entries if entry.index > mark.index)
+        # A snapshot replaced this log. What continues it is of its term or a later one; what
+        # stood behind the conflict is not, for no leader from then on had it (Raft §5.4).
+        entries = tuple(e for e in entries if e.index > mark.index and e.term >= mark.term)
     return HardState(Term(recovered.term), ReplicaId(recovered.vote)), mark, entries
 
 

@@ -1,0 +1,140 @@
+"""Who is let in, who is turned away and why, and what is remembered."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import pytest
+
+from kvstore.config import ClusterConfig, NodeAddress, NodeConfig
+from kvstore.errors import ClockAhead, KVError, Refused
+from kvstore.hlc import revision_at
+from kvstore.ids import NodeId
+from kvstore.net.transport import Lane
+from kvstore.server.handshake import Handshake
+from kvstore.wire.hello import Hello, Welcome, decode_hello, encode_hello
+
+if TYPE_CHECKING:
+    from kvstore.net.connection import FrameConnection
+
+NOBODY = cast("FrameConnection", None)
+N1, N2 = NodeId("n1"), NodeId("n2")
+NOW_MS = 1_700_000_000_000
+CONFIG = NodeConfig(
+    node_id=N1,
+    data_dir=Path("never-used"),
+    cluster=ClusterConfig("c", tuple(NodeAddress(NodeId(n), f"{n}:1") for n in ("n1", "n2", "n3"))),
+)
+PEER = Hello("peer", "test", NOW_MS, "c", N2, Lane.DATA.value, 222)
+CLIENT = Hello("client", "test", NOW_MS)
+WELCOME = Welcome("c", N2, 222, NOW_MS, revision_at(NOW_MS), "test")
+
+
+class Door:
+    def __init__(self, **known: int) -> None:
+        self.remembered: list[tuple[NodeId, int]] = []
+        self.handshake = Handshake(
+            CONFIG,
+            data_id=111,
+            known_data_ids={NodeId(node): data_id for node, data_id in known.items()},
+            remember=lambda node, data_id: self.remembered.append((node, data_id)),
+            wall_ms=lambda: NOW_MS,
+        )
+
+    def welcome(self, hello: Hello) -> Welcome:
+        return self.handshake.welcome(NOBODY, hello)
+
+
+def test_a_client_is_told_where_it_is() -> None:
+    welcome = Door().welcome(CLIENT)
+    assert (welcome.cluster_id, welcome.node_id, welcome.data_id) == ("c", N1, 111)
+    assert (welcome.wall_ms, welcome.revision_now) == (NOW_MS, revision_at(NOW_MS))
+
+
+def test_a_client_of_another_cluster_is_turned_away() -> None:
+    with pytest.raises(Refused, match="this is cluster 'c', not 'other'"):
+        Door().welcome(replace(CLIENT, cluster_id="other"))
+
+
+def test_a_clients_clock_does_not_matter() -> None:
+    Door().welcome(replace(CLIENT, wall_ms=NOW_MS * 2))
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "said"),
+    [
+        ({"cluster_id": "other"}, Refused, "this is cluster"),
+        ({"node_id": N1}, Refused, "two nodes are called n1"),
+        ({"node_id": NodeId("n9")}, Refused, "n9 is no member"),
+        ({"data_id": 333}, Refused, "another data directory"),
+        ({"wall_ms": NOW_MS + 501}, ClockAhead, "n2's clock is 501 ms ahead"),
+    ],
+)
+def test_a_peer_is_turned_away(changes: dict[str, object], error: type[KVError], said: str) -> None:
+    door = Door(n2=222)
+    with pytest.raises(error, match=said):
+        door.welcome(replace(PEER, **changes))
+    assert door.remembered == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "said"),
+    [
+        ({"cluster_id": "other"}, Refused, "of cluster 'other'"),
+        ({"node_id": NodeId("n3")}, Refused, "at its address is n3"),
+        ({"data_id": 333}, Refused, "another data directory"),
+        ({"wall_ms": NOW_MS + 501}, ClockAhead, "n2's clock"),
+    ],
+)
+def test_whoever_answers_at_a_peers_address_is_checked_as_well(
+    changes: dict[str, object], error: type[KVError], said: str
+) -> None:
+    door = Door(n2=222)
+    with pytest.raises(error, match=said):
+        door.handshake.check_welcome(N2, replace(WELCOME, **changes))
+    assert door.remembered == []
+
+
+def test_a_node_that_answers_itself_is_not_a_peer() -> None:
+    with pytest.raises(Refused, match="two nodes are called n1"):
+        Door().handshake.check_welcome(N1, replace(WELCOME, node_id=N1))
+
+
+def test_a_clock_within_the_bound_or_behind_is_fine() -> None:
+    door = Door()
+    door.welcome(replace(PEER, wall_ms=NOW_MS + 500))
+    door.welcome(replace(PEER, wall_ms=0))
+
+
+def test_a_peer_is_remembered_at_the_first_meeting_only() -> None:
+    door = Door()
+    door.welcome(PEER)
+    door.handshake.check_welcome(N2, WELCOME)
+    door.welcome(replace(PEER, lane=Lane.BULK.value))
+    assert door.remembered == [(N2, 222)]
+    with pytest.raises(Refused, match="another data directory"):
+        door.welcome(replace(PEER, data_id=333))
+
+
+def test_whoever_is_turned_away_is_not_remembered() -> None:
+    door = Door()
+    with pytest.raises(ClockAhead):
+        door.welcome(replace(PEER, wall_ms=NOW_MS + 501))
+    assert door.remembered == []
+    door.welcome(replace(PEER, data_id=333))
+    assert door.remembered == [(N2, 333)]
+
+
+def test_a_peer_known_from_before_the_restart_is_held_to_it() -> None:
+    door = Door(n2=222)
+    door.welcome(PEER)
+    assert door.remembered == []
+
+
+def test_what_is_said_to_a_peer_is_what_it_checks() -> None:
+    hello = Door().handshake.make_hello(Lane.BULK)
+    assert decode_hello(encode_hello(hello)) == hello
+    assert (hello.node_id, hello.data_id, hello.lane) == (N1, 111, Lane.BULK.value)
+    assert (hello.cluster_id, hello.wall_ms) == ("c", NOW_MS)
