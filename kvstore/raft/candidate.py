@@ -19,7 +19,7 @@ def handle_vote_response(state: RaftState, response: VoteResponse) -> None:
         return
     if response.pre_vote:
         expected = state.term + 1 if response.granted else state.term
-        if state.role is Role.PRE_CANDIDATE and response.term <= expected:
+        if state.role is Role.PRE_CANDIDATE and response.term == expected:
             election.count_vote(state, response)
     elif state.role is Role.CANDIDATE and response.term == state.term:
         election.count_vote(state, response)

@@ -4,44 +4,33 @@
 hands over everything that follows from it. Nothing here is asynchronous, reads a clock or
 draws from a global random generator.
 
-This module sorts messages by term and role (Raft figure 2, "Rules for Servers"); what is to
-be done with them stands in ``follower``, ``candidate`` and ``leader``.
+This module holds no rule of Raft: it passes each input to the module that does, and gathers
+what they decided.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kvstore.errors import InvalidArgument, NotLeader, Overloaded
 from kvstore.ids import NO_REPLICA, LogIndex
 from kvstore.raft import (
-    candidate,
-    confchange,
+    commit,
+    compaction,
+    dispatch,
     election,
     follower,
     leader,
+    membership,
     replication,
     snapshots,
 )
-from kvstore.raft.messages import (
-    AppendRequest,
-    AppendResponse,
-    Heartbeat,
-    HeartbeatResponse,
-    ReadIndexRequest,
-    ReadIndexResponse,
-    SnapshotChunk,
-    SnapshotMeta,
-    SnapshotResponse,
-    TimeoutNow,
-    VoteRequest,
-    VoteResponse,
-)
-from kvstore.raft.messages import HardState as HardState
+from kvstore.raft.messages import HardState, HeartbeatResponse, SnapshotMeta
 from kvstore.raft.progress import ProgressState
 from kvstore.raft.reads import ReadRequest
-from kvstore.raft.ready import PeerProgress, Ready, Role, Status
+from kvstore.raft.ready import Ready, Role
 from kvstore.raft.state import Outbox, RaftState, RecoveredGroup
+from kvstore.raft.status import status_of
+from kvstore.raft.validation import is_plausible
 
 if TYPE_CHECKING:
     import random
@@ -50,11 +39,9 @@ if TYPE_CHECKING:
     from kvstore.config import RaftConfig
     from kvstore.ids import ReplicaId, Term
     from kvstore.raft.messages import Entry, Message
+    from kvstore.raft.ready import Status
 
 __all__ = ["RaftCore", "RecoveredGroup"]
-
-_FROM_LEADER = AppendRequest | Heartbeat | SnapshotChunk | TimeoutNow
-_TO_LEADER = AppendResponse | HeartbeatResponse | SnapshotResponse
 
 
 class RaftCore:
@@ -120,35 +107,7 @@ class RaftCore:
 
     def status(self, now: float) -> Status:
         """A view for operators and the controller."""
-        state = self._state
-        progress: tuple[PeerProgress, ...] = ()
-        transferring_to = NO_REPLICA
-        if state.leading is not None:
-            transferring_to = state.leading.transferring_to
-            progress = tuple(
-                PeerProgress(
-                    replica=peer.replica,
-                    state=peer.state.name.lower(),
-                    match_index=peer.match_index,
-                    next_index=peer.next_index,
-                    recently_active=peer.recently_active,
-                    phi=peer.arrivals.phi(now),
-                )
-                for peer in state.leading.tracker.peers.values()
-            )
-        return Status(
-            replica=state.replica,
-            role=state.role,
-            term=state.term,
-            leader=state.leader,
-            commit_index=state.commit_index,
-            applied_index=state.applied_index,
-            last_index=state.log.last_index,
-            first_index=LogIndex(state.log.base_index + 1),
-            config=state.config,
-            transferring_to=transferring_to,
-            progress=progress,
-        )
+        return status_of(self._state, now)
 
     # -- time and messages --------------------------------------------------------------------
 
@@ -177,7 +136,7 @@ class RaftCore:
     def step(self, message: Message, now: float) -> None:
         """Take one message. What is not for this replica, unknown or of the past is dropped."""
         state = self._state
-        if message.receiver != state.replica:
+        if message.receiver != state.replica or not is_plausible(message):
             return
         self._advance(now)
         if message.term == state.term and isinstance(message, HeartbeatResponse):
@@ -187,98 +146,11 @@ class RaftCore:
             self._changed |= not state.out.is_empty
             return
         self._changed = True
-        if message.term > state.term and not self._enter_term_of(message):
-            return
-        if message.term < state.term:
-            self._answer_past_term(message)
-        else:
-            self._handle(message)
+        dispatch.dispatch(state, message)
 
     def _advance(self, now: float) -> None:
         state = self._state
         state.now = max(state.now, now)
-
-    def _enter_term_of(self, message: Message) -> bool:
-        """A higher term: follow into it, unless the message does not prove one (thesis §9.6).
-
-        False if the message is dealt with.
-        """
-        state = self._state
-        if isinstance(message, VoteRequest):
-            if election.protects_leader(state, message):
-                election.refuse(state, message)
-                return False
-            if message.pre_vote:
-                election.answer_request(state, message)
-                return False
-        elif isinstance(message, VoteResponse) and message.pre_vote and message.granted:
-            candidate.handle_vote_response(state, message)
-            return False
-        from_leader = isinstance(message, AppendRequest | Heartbeat | SnapshotChunk)
-        state.become_follower(message.term, message.sender if from_leader else NO_REPLICA)
-        return True
-
-    def _answer_past_term(self, message: Message) -> None:
-        """Tell a sender that lives in the past; else it might wait for us for ever."""
-        state = self._state
-        if isinstance(message, VoteRequest):
-            election.refuse(state, message)
-        elif isinstance(message, AppendRequest | Heartbeat | SnapshotChunk):
-            state.out.messages_when_durable.append(
-                AppendResponse(
-                    sender=state.replica,
-                    receiver=message.sender,
-                    term=state.term,
-                    match_index=LogIndex(0),
-                    rejected=True,
-                )
-            )
-        elif isinstance(message, ReadIndexRequest):
-            leader.refuse_read(state, message)
-
-    def _handle(self, message: Message) -> None:
-        """A message of the current term."""
-        state = self._state
-        match message:
-            case VoteRequest():
-                election.answer_request(state, message)
-            case VoteResponse():
-                candidate.handle_vote_response(state, message)
-            case AppendRequest() | Heartbeat() | SnapshotChunk() | TimeoutNow():
-                self._handle_from_leader(message)
-            case AppendResponse() | HeartbeatResponse() | SnapshotResponse():
-                if state.leading is not None:
-                    self._handle_as_leader(message)
-            case ReadIndexRequest():
-                if state.leading is not None:
-                    leader.handle_read_index_request(state, message)
-                else:
-                    leader.refuse_read(state, message)
-            case ReadIndexResponse():
-                follower.handle_read_index_response(state, message)
-
-    def _handle_from_leader(self, message: _FROM_LEADER) -> None:
-        state = self._state
-        assert state.role is not Role.LEADER, "two leaders in one term"
-        follower.follow(state, message.sender)
-        match message:
-            case AppendRequest():
-                follower.handle_append(state, message)
-            case Heartbeat():
-                follower.handle_heartbeat(state, message)
-            case SnapshotChunk():
-                follower.handle_snapshot_chunk(state, message)
-            case TimeoutNow():
-                follower.handle_timeout_now(state, message)
-
-    def _handle_as_leader(self, message: _TO_LEADER) -> None:
-        match message:
-            case AppendResponse():
-                leader.handle_append_response(self._state, message)
-            case HeartbeatResponse():
-                leader.handle_heartbeat_response(self._state, message)
-            case SnapshotResponse():
-                leader.handle_snapshot_response(self._state, message)
 
     # -- requests of the driver -----------------------------------------------------------------
 
@@ -303,19 +175,12 @@ class RaftCore:
             NotLeader: we do not lead, or are handing over.
             Overloaded: another change, or the term's first entry, is not committed yet
                 (the latter closes the hole found in 2015 in single-server changes).
-            InvalidArgument: see :func:`confchange.change`.
+            InvalidArgument: not a change, or none that is allowed.
         """
         self._advance(now)
-        state = self._state
-        if state.leading is None or state.leading.transferring_to != NO_REPLICA:
-            raise NotLeader("this replica does not lead its group")
-        if state.log.config_index > state.commit_index or not state.has_committed_in_term:
-            raise Overloaded("an earlier membership change or term start is not committed yet")
-        config = confchange.change(state.config, voters, learners)
-        if config == state.config:
-            raise InvalidArgument("the group has these members already")
+        index = membership.propose(self._state, voters, learners)
         self._changed = True
-        return replication.append_config(state, config)
+        return index
 
     def transfer_leadership(self, to: ReplicaId, now: float) -> None:
         """Let ``to`` take over once it has our whole log (thesis §3.10).
@@ -327,16 +192,7 @@ class RaftCore:
             InvalidArgument: ``to`` is no other voter.
         """
         self._advance(now)
-        state = self._state
-        if state.leading is None:
-            raise NotLeader("this replica does not lead its group")
-        peer = state.leading.tracker.peers.get(to)
-        if peer is None or to not in state.config.voters:
-            raise InvalidArgument(f"replica {to} is not another voter of the group")
-        state.leading.transferring_to = to
-        state.leading.transfer_deadline = now + state.options.election_timeout_s_min
-        replication.send_append(state, peer)
-        replication.send_timeout_now(state, peer)
+        leader.transfer(self._state, to)
         self._changed = True
 
     def read_index(self, context: int, now: float) -> None:
@@ -349,18 +205,8 @@ class RaftCore:
         self._changed = True
         if state.leading is not None:
             leader.request_read(state, ReadRequest(context, state.replica))
-        elif state.leader == NO_REPLICA:
-            state.out.reads_failed.append(context)
         else:
-            state.forwarded_reads.add(context, now + state.options.election_timeout_s_max)
-            state.out.messages.append(
-                ReadIndexRequest(
-                    sender=state.replica,
-                    receiver=state.leader,
-                    term=state.term,
-                    context=context,
-                )
-            )
+            follower.forward_read(state, context)
 
     def campaign(self, now: float) -> None:
         """Stand now instead of waiting for the timer; a pre-vote, so it cannot disturb."""
@@ -410,7 +256,7 @@ class RaftCore:
         if state.log.wrote(index, term):
             self._changed = True
             if state.leading is not None:
-                replication.advance_commit(state)
+                commit.advance_commit(state)
 
     def applied(self, index: LogIndex) -> None:
         """The state machine holds everything up to ``index``; the log may be compacted."""
@@ -419,25 +265,7 @@ class RaftCore:
             return
         assert index <= state.handed_index
         state.applied_index = index
-        if state.log.bytes > state.options.log_bytes_max:
-            self._compact()
-
-    def _compact(self) -> None:
-        """Halve the log, but keep what live peers need while that is not far too much."""
-        state = self._state
-        log, bytes_max = state.log, state.options.log_bytes_max
-        index = log.compactable(state.applied_index, bytes_max // 2)
-        if state.leading is not None and log.bytes <= 2 * bytes_max:
-            for peer in state.leading.tracker.peers.values():
-                if peer.recently_active and peer.state is not ProgressState.SNAPSHOT:
-                    index = min(index, peer.match_index)
-        needed = snapshots.retention_index(state)
-        if needed is not None and log.bytes <= SNAPSHOT_RETENTION_FACTOR * bytes_max:
-            index = min(index, needed)
-        if index > log.base_index:
-            log.compact(index)
-            state.out.compacted = (index, log.base_term, log.config_at(index))
-            self._changed = True
+        self._changed |= compaction.maybe_compact(state)
 
     def snapshot_read(
         self,
@@ -532,8 +360,3 @@ class RaftCore:
         entries = state.log.between(LogIndex(state.handed_index + 1), last)
         state.handed_index = last
         return entries
-
-
-SNAPSHOT_RETENTION_FACTOR = 8
-"""While a snapshot is under way the log may grow to so many times its usual bound, so that
-its receiver does not need another one at once."""

@@ -30,15 +30,19 @@ def stand(state: RaftState) -> None:
     if not state.is_promotable:
         state.reset_election_timer()
         return
+    if state.options.lease_reads and _heard_recently(state):
+        # Our own vote is bound by the lease as any other; asked to stand early, we wait.
+        _respect_lease(state)
+        return
     state.become_pre_candidate()
-    _wait_briefly_if_leader_is_gone(state)
+    wait_briefly_if_leader_is_gone(state)
     _ask_for_votes(state, pre_vote=True, by_transfer=False)
 
 
 def stand_for_term(state: RaftState, *, by_transfer: bool) -> None:
     """Begin a real election: after a won pre-vote, or because the leader asked us to."""
     state.become_candidate()
-    _wait_briefly_if_leader_is_gone(state)
+    wait_briefly_if_leader_is_gone(state)
     _ask_for_votes(state, pre_vote=False, by_transfer=by_transfer)
 
 
@@ -78,7 +82,7 @@ def count_vote(state: RaftState, response: VoteResponse) -> None:
         return
     if result is VoteResult.LOST:
         state.become_follower(state.term, state.leader)
-        _wait_briefly_if_leader_is_gone(state)
+        wait_briefly_if_leader_is_gone(state)
     elif state.role is Role.PRE_CANDIDATE:
         stand_for_term(state, by_transfer=False)
     else:
@@ -132,11 +136,13 @@ def protects_leader(state: RaftState, request: VoteRequest) -> bool:
         return True
     if state.leader == NO_REPLICA and not state.options.lease_reads:
         return False
-    silence = state.now - state.heard_from_leader_at
-    recently_heard = silence < state.options.election_timeout_s_min
     if state.options.lease_reads:
-        return recently_heard
-    return recently_heard and state.leader not in state.gone
+        return _heard_recently(state)
+    return _heard_recently(state) and state.leader not in state.gone
+
+
+def _heard_recently(state: RaftState) -> bool:
+    return state.now - state.heard_from_leader_at < state.options.election_timeout_s_min
 
 
 def peer_gone(state: RaftState, peer: ReplicaId) -> None:
@@ -147,8 +153,8 @@ def peer_gone(state: RaftState, peer: ReplicaId) -> None:
         _respect_lease(state)
 
 
-def _wait_briefly_if_leader_is_gone(state: RaftState) -> None:
-    """A lost try after a death is repeated soon: others learn of it now, or stood as well."""
+def wait_briefly_if_leader_is_gone(state: RaftState) -> None:
+    """A try after a death is repeated soon: others learn of it only now, or stood as well."""
     no_leader = state.leader == NO_REPLICA
     if state.leader in state.gone or (no_leader and any(p in state.gone for p in state.peers)):
         state.election_at = state.now + _short_delay(state)

@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING
 
 from kvstore.ids import NO_REPLICA, LogIndex, Term
 from kvstore.raft import election, snapshots
-from kvstore.raft.messages import AppendRequest, AppendResponse, Heartbeat, HeartbeatResponse
+from kvstore.raft.messages import (
+    AppendRequest,
+    AppendResponse,
+    Heartbeat,
+    HeartbeatResponse,
+    ReadIndexRequest,
+)
 from kvstore.raft.ready import ReadState, Role
 
 if TYPE_CHECKING:
@@ -38,6 +44,9 @@ def handle_append(state: RaftState, request: AppendRequest) -> None:
     if log.term_at(request.prev_index) != request.prev_term:
         _reject(state, request)
         return
+    conflict = log.conflict(request.entries)
+    if conflict is not None and conflict <= state.commit_index:
+        return  # No leader can say so: what is committed never changes (Raft figure 3).
     log.merge(request.entries)
     last_new = LogIndex(request.prev_index + len(request.entries))
     _commit_to(state, min(request.commit_index, last_new))
@@ -105,11 +114,28 @@ def handle_timeout_now(state: RaftState, message: TimeoutNow) -> None:
         election.stand_for_term(state, by_transfer=True)
 
 
+def forward_read(state: RaftState, context: int) -> None:
+    """Ask the leader; with none known the read fails at once."""
+    if state.leader == NO_REPLICA:
+        state.out.reads_failed.append(context)
+        return
+    deadline = state.now + state.options.election_timeout_s_max
+    state.out.messages.append(
+        ReadIndexRequest(
+            sender=state.replica,
+            receiver=state.leader,
+            term=state.term,
+            context=state.forwarded_reads.add(context, deadline),
+        )
+    )
+
+
 def handle_read_index_response(state: RaftState, response: ReadIndexResponse) -> None:
     """The leader confirmed a read that we forwarded, or cannot."""
-    if not state.forwarded_reads.take(response.context):
+    context = state.forwarded_reads.take(response.context)
+    if context is None:
         return
     if response.refused:
-        state.out.reads_failed.append(response.context)
+        state.out.reads_failed.append(context)
     else:
-        state.out.read_states.append(ReadState(response.context, response.index))
+        state.out.read_states.append(ReadState(context, response.index))

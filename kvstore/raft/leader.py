@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from kvstore.errors import InvalidArgument, NotLeader
 from kvstore.ids import NO_REPLICA
-from kvstore.raft import replication, snapshots
+from kvstore.raft import commit, membership, replication, snapshots
 from kvstore.raft.messages import ReadIndexResponse
 from kvstore.raft.progress import ProgressState
 from kvstore.raft.reads import ReadRequest
 
 if TYPE_CHECKING:
+    from kvstore.ids import ReplicaId
     from kvstore.raft.messages import (
         AppendResponse,
         HeartbeatResponse,
@@ -40,10 +42,10 @@ def handle_append_response(state: RaftState, response: AppendResponse) -> None:
     elif peer.state is ProgressState.SNAPSHOT:
         _maybe_enough(state, peer)
     if moved:
-        replication.advance_commit(state)
+        commit.advance_commit(state)
     if state.leading is not None:
         replication.send_timeout_now(state, peer)
-        replication.tell_departed(state, peer)
+        membership.tell_departed(state, peer)
 
 
 def _maybe_enough(state: RaftState, peer: Progress) -> None:
@@ -69,7 +71,8 @@ def handle_heartbeat_response(state: RaftState, response: HeartbeatResponse) -> 
         replication.ask_whether_lost(state, peer)
     elif peer.match_index < state.log.last_index:
         replication.send_append(state, peer, even_if_empty=peer.state is ProgressState.PROBE)
-    replication.tell_departed(state, peer)
+    replication.send_timeout_now(state, peer)
+    membership.tell_departed(state, peer)
 
 
 def _note_lease(state: RaftState, peer: Progress) -> None:
@@ -90,7 +93,7 @@ def handle_snapshot_response(state: RaftState, response: SnapshotResponse) -> No
     if peer is None:
         return
     snapshots.handle_response(state, peer, response)
-    replication.advance_commit(state)
+    commit.advance_commit(state)
 
 
 def handle_read_index_request(state: RaftState, request: ReadIndexRequest) -> None:
@@ -120,6 +123,24 @@ def refuse_read(state: RaftState, request: ReadIndexRequest) -> None:
     )
 
 
+def transfer(state: RaftState, to: ReplicaId) -> None:
+    """Hand over to ``to`` once it has our whole log; a later call replaces an earlier one.
+
+    Raises:
+        NotLeader: we do not lead.
+        InvalidArgument: ``to`` is no other voter.
+    """
+    if state.leading is None:
+        raise NotLeader("this replica does not lead its group")
+    peer = state.leading.tracker.peers.get(to)
+    if peer is None or to not in state.config.voters:
+        raise InvalidArgument(f"replica {to} is not another voter of the group")
+    state.leading.transferring_to = to
+    state.leading.transfer_deadline = state.now + state.options.election_timeout_s_min
+    replication.send_append(state, peer)
+    replication.send_timeout_now(state, peer)
+
+
 def _heard(
     state: RaftState,
     response: AppendResponse | HeartbeatResponse | SnapshotResponse,
@@ -144,7 +165,7 @@ def tick(state: RaftState) -> bool:
         lead.quorum_check_at = state.now + state.options.election_timeout_s_min
     if state.now >= lead.heartbeat_at:
         for peer in list(lead.tracker.peers.values()):
-            replication.tell_departed(state, peer)
+            membership.tell_departed(state, peer)
         replication.send_heartbeats(state)
         happened = True
     return happened

@@ -5,11 +5,17 @@ entry ``i`` stands at ``i - base.index - 1``. Configurations inside the log are 
 the moment they are appended and fall away when their entry is truncated (Raft §6), so they
 are kept as a stack.
 
+Writes are asynchronous, so the log may change while one is under way. Each is remembered with
+how much of it still counts: what is truncated meanwhile is not durable when the write ends,
+not even if equal entries have come back, for the disk will yet see the truncation.
+
 Invariants: ``base.index <= durable_index <= last_index``; terms never fall.
 """
 
 from __future__ import annotations
 
+from collections import deque
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kvstore.ids import LogIndex, Term
@@ -28,6 +34,15 @@ def size_of(entry: Entry) -> int:
     return len(entry.payload) + ENTRY_OVERHEAD_BYTES
 
 
+@dataclass(slots=True)
+class _Write:
+    """Entries handed out for writing; ``valid_to`` falls when they are truncated meanwhile."""
+
+    last_index: LogIndex
+    last_term: Term
+    valid_to: LogIndex
+
+
 class RaftLog:
     """Entries behind ``base``, all of them durable at the start."""
 
@@ -40,6 +55,7 @@ class RaftLog:
         self.extend(entries)
         self.durable_index = self.last_index
         self._unwritten_from = LogIndex(self.last_index + 1)
+        self._writes: deque[_Write] = deque()
 
     # -- questions --------------------------------------------------------------------------
 
@@ -84,6 +100,10 @@ class RaftLog:
         assert start >= 0
         return tuple(self._entries[start : last - self.base_index])
 
+    def after(self, index: LogIndex) -> tuple[Entry, ...]:
+        """All entries behind ``index``, which the log reaches."""
+        return self.between(LogIndex(index + 1), self.last_index)
+
     def following(self, first: LogIndex, bytes_max: int) -> tuple[Entry, ...]:
         """Entries from ``first`` on, up to ``bytes_max`` but at least one if there is one."""
         start = first - self.base_index - 1
@@ -121,6 +141,16 @@ class RaftLog:
             if entry.kind is EntryKind.CONFIG:
                 self._configs.append((entry.index, confchange.decode(entry.payload)))
 
+    def conflict(self, entries: Sequence[Entry]) -> LogIndex | None:
+        """Where a leader's entries part from ours, if they contradict what we have."""
+        for entry in entries:
+            term = self.term_at(entry.index)
+            if term is None:
+                return None
+            if term != entry.term:
+                return entry.index
+        return None
+
     def merge(self, entries: Sequence[Entry]) -> None:
         """Append a leader's entries, replacing what conflicts with them (Raft §5.3)."""
         for position, entry in enumerate(entries):
@@ -140,6 +170,8 @@ class RaftLog:
             self._configs.pop()
         self.durable_index = min(self.durable_index, LogIndex(first - 1))
         self._unwritten_from = min(self._unwritten_from, first)
+        for write in self._writes:
+            write.valid_to = min(write.valid_to, LogIndex(first - 1))
 
     def take_unwritten(self) -> tuple[Entry, ...]:
         """Entries that have not been handed out for writing yet."""
@@ -147,18 +179,22 @@ class RaftLog:
             return ()
         entries = self.between(self._unwritten_from, self.last_index)
         self._unwritten_from = LogIndex(self.last_index + 1)
+        self._writes.append(_Write(self.last_index, self.last_term, self.last_index))
         return entries
 
     def wrote(self, index: LogIndex, term: Term) -> bool:
-        """A write that ended with this entry is durable.
+        """The write that ended with this entry is durable, and all before it.
 
-        Ignored if the entry has been replaced since: then the write of what replaced it
-        will say so.
+        Only what has not been replaced since counts. True if more is durable than before.
         """
-        if index > self.durable_index and self.term_at(index) == term:
-            self.durable_index = index
-            return True
-        return False
+        if not any((w.last_index, w.last_term) == (index, term) for w in self._writes):
+            return False
+        before, ended = self.durable_index, False
+        while not ended:
+            write = self._writes.popleft()
+            self.durable_index = max(self.durable_index, write.valid_to)
+            ended = (write.last_index, write.last_term) == (index, term)
+        return self.durable_index > before
 
     def compact(self, index: LogIndex) -> None:
         """Forget entries up to ``index``, which are applied."""
@@ -187,3 +223,5 @@ class RaftLog:
         self.bytes = 0
         self.durable_index = meta.index
         self._unwritten_from = LogIndex(meta.index + 1)
+        for write in self._writes:
+            write.valid_to = LogIndex(0)

@@ -63,6 +63,8 @@ class Progress:
     """When the heartbeat was sent that it answered last."""
     stalled_at: LogIndex = LogIndex(0)
     """``match_index`` at the last heartbeat answer: no progress since means a lost append."""
+    farewell_round: int = 0
+    """Of a removed peer: an answer to this heartbeat round means that it knows."""
     transfer: SnapshotTransfer | None = None
     inflight: deque[tuple[LogIndex, int]] = field(default_factory=deque)
     """In REPLICATE: last index and size of each append not yet acknowledged."""

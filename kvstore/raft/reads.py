@@ -59,28 +59,35 @@ class LeaderReads:
 
 
 class ForwardedReads:
-    """Reads that a follower has asked its leader about. Each ends by an answer or a deadline."""
+    """Reads that a follower has asked its leader about. Each ends by an answer or a deadline.
 
-    def __init__(self) -> None:
-        self._deadlines: dict[int, float] = {}
+    They are numbered for the wire from a random start: an answer that was meant for an earlier
+    life of this process must not pass for one of a read of today.
+    """
 
-    def add(self, context: int, deadline: float) -> None:
-        """The leader was asked."""
-        self._deadlines[context] = deadline
+    def __init__(self, first_number: int) -> None:
+        self._next_number = first_number
+        self._reads: dict[int, tuple[int, float]] = {}
 
-    def take(self, context: int) -> bool:
-        """An answer came; False if nobody waits for it (any more)."""
-        return self._deadlines.pop(context, None) is not None
+    def add(self, context: int, deadline: float) -> int:
+        """The leader is asked under the returned number."""
+        number = self._next_number
+        self._next_number += 1
+        self._reads[number] = (context, deadline)
+        return number
+
+    def take(self, number: int) -> int | None:
+        """An answer came: for which context, or None if nobody waits for it (any more)."""
+        read = self._reads.pop(number, None)
+        return None if read is None else read[0]
 
     def take_overdue(self, now: float) -> list[int]:
         """Contexts whose answer did not come in time."""
-        overdue = [context for context, deadline in self._deadlines.items() if deadline <= now]
-        for context in overdue:
-            del self._deadlines[context]
-        return overdue
+        overdue = [number for number, (_, deadline) in self._reads.items() if deadline <= now]
+        return [self._reads.pop(number)[0] for number in overdue]
 
     def take_all(self) -> list[int]:
         """The leader changed: nobody will answer these."""
-        contexts = list(self._deadlines)
-        self._deadlines.clear()
+        contexts = [context for context, _ in self._reads.values()]
+        self._reads.clear()
         return contexts

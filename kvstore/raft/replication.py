@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 
 from kvstore.errors import NotLeader, Overloaded
 from kvstore.ids import NO_REPLICA, LogIndex
-from kvstore.raft import confchange, snapshots
-from kvstore.raft.confchange import is_voter
+from kvstore.raft import snapshots
 from kvstore.raft.log import size_of
 from kvstore.raft.messages import (
     AppendRequest,
@@ -26,7 +25,6 @@ from kvstore.raft.ready import ReadState
 
 if TYPE_CHECKING:
     from kvstore.ids import Term
-    from kvstore.raft.messages import GroupConfig
     from kvstore.raft.progress import Progress
     from kvstore.raft.state import LeaderState, RaftState
 
@@ -42,7 +40,7 @@ def leading(state: RaftState) -> LeaderState:
 
 def begin_term(state: RaftState) -> None:
     """A new leader appends a no-op: once committed, so is all before it (Raft §5.4.2, §8)."""
-    _append(state, EntryKind.NOOP, b"")
+    append(state, EntryKind.NOOP, b"")
     send_heartbeats(state)
 
 
@@ -60,19 +58,11 @@ def propose(state: RaftState, payload: bytes) -> tuple[LogIndex, Term]:
     waiting = state.leading.uncommitted_bytes
     if waiting and waiting + len(payload) > state.options.uncommitted_bytes_max:
         raise Overloaded(f"{waiting} bytes of the group's log are not committed yet")
-    return _append(state, EntryKind.COMMAND, payload)
+    return append(state, EntryKind.COMMAND, payload)
 
 
-def append_config(state: RaftState, config: GroupConfig) -> LogIndex:
-    """Append a configuration and follow it at once (Raft §6)."""
-    index, _ = _append(state, EntryKind.CONFIG, confchange.encode(config))
-    leading(state).tracker.adopt(
-        config, index, give_up_at=state.now + state.options.election_timeout_s_max
-    )
-    return index
-
-
-def _append(state: RaftState, kind: EntryKind, payload: bytes) -> tuple[LogIndex, Term]:
+def append(state: RaftState, kind: EntryKind, payload: bytes) -> tuple[LogIndex, Term]:
+    """Add an entry of our term to our log; ``ready()`` sends and writes it."""
     entry = Entry(LogIndex(state.log.last_index + 1), state.term, kind, payload)
     state.log.extend((entry,))
     leading(state).uncommitted_bytes += size_of(entry)
@@ -144,63 +134,6 @@ def send_heartbeats(state: RaftState) -> None:
             )
         )
     confirm_reads(state)
-
-
-# -- committing -----------------------------------------------------------------------------------
-
-
-def advance_commit(state: RaftState) -> None:
-    """Commit what a quorum holds, but only by counting an entry of our own term (§5.4.2)."""
-    lead = leading(state)
-    index = lead.tracker.quorum_index(state.log.durable_index)
-    if index <= state.commit_index or state.log.term_at(index) != state.term:
-        return
-    previous, state.commit_index = state.commit_index, index
-    committed = state.log.between(LogIndex(previous + 1), index)
-    lead.uncommitted_bytes = max(0, lead.uncommitted_bytes - sum(map(size_of, committed)))
-    if previous < state.log.config_index <= index:
-        _config_committed(state)
-    elif previous < lead.first_index <= index and state.config.voters_outgoing:
-        append_config(state, confchange.leave_joint(state.config))
-
-
-def _config_committed(state: RaftState) -> None:
-    """A joint configuration is left at once; a leader that removed itself steps down."""
-    lead = leading(state)
-    if state.config.voters_outgoing:
-        append_config(state, confchange.leave_joint(state.config))
-        return
-    for peer in lead.tracker.peers.values():
-        peer.probe_sent = False
-        send_append(state, peer, even_if_empty=True)
-    if not is_voter(state.config, state.replica):
-        _leave_to_the_best(state)
-
-
-def _leave_to_the_best(state: RaftState) -> None:
-    """A leader that is no member any more hands over to the voter that has most."""
-    tracker = leading(state).tracker
-    best = max(
-        (tracker.peers[voter] for voter in state.config.voters),
-        key=lambda peer: (peer.match_index, peer.recently_active),
-    )
-    state.out.messages.append(
-        TimeoutNow(sender=state.replica, receiver=best.replica, term=state.term)
-    )
-    state.become_follower(state.term, NO_REPLICA)
-
-
-def tell_departed(state: RaftState, peer: Progress) -> None:
-    """A removed peer that holds its removal needs nothing more from us."""
-    lead = leading(state)
-    give_up_at = lead.tracker.departing.get(peer.replica)
-    if give_up_at is None:
-        return
-    config_index = state.log.config_index
-    knows = peer.match_index >= config_index and state.commit_index >= config_index
-    if knows or state.now >= give_up_at:
-        snapshots.close(state, peer)
-        lead.tracker.forget(peer.replica)
 
 
 # -- reads ----------------------------------------------------------------------------------------

@@ -111,7 +111,8 @@ def _fill_window(state: RaftState, peer: Progress, transfer: SnapshotTransfer) -
 def handle_response(state: RaftState, peer: Progress, response: SnapshotResponse) -> None:
     """The receiver stored a chunk, has the whole state in force, or wants a new attempt."""
     if response.installed:
-        _installed(state, peer, response.index)
+        if response.index <= state.log.last_index:
+            _installed(state, peer, response.index)
         return
     transfer = peer.transfer
     if transfer is None or transfer.number != response.transfer:
@@ -198,6 +199,8 @@ def handle_chunk(state: RaftState, chunk: SnapshotChunk) -> None:
     receiving = state.receiving
     if receiving is not None and receiving.is_complete:
         return  # Nothing can be undone while the driver installs; the answer follows.
+    if receiving is not None and chunk.transfer < receiving.transfer:
+        return  # Late, of an attempt that was given up: it must not undo the present one.
     if _has_state(state, chunk.meta):
         state.receiving = None
         state.commit_index = max(state.commit_index, chunk.meta.index)

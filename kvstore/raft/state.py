@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from kvstore.ids import NO_REPLICA, LogIndex, ReplicaId, Term
 from kvstore.raft.confchange import is_voter, members
-from kvstore.raft.log import RaftLog
+from kvstore.raft.log import RaftLog, size_of
 from kvstore.raft.messages import Entry, GroupConfig, HardState, Message, SnapshotMeta
 from kvstore.raft.phi import ArrivalWindow
 from kvstore.raft.reads import ForwardedReads, LeaderReads
@@ -130,7 +130,7 @@ class RaftState:
         self.votes: dict[ReplicaId, bool] = {}
         self.leading: LeaderState | None = None
         self.receiving: Receiving | None = None
-        self.forwarded_reads = ForwardedReads()
+        self.forwarded_reads = ForwardedReads(rng.getrandbits(62))
         self.arrivals = ArrivalWindow(options.heartbeat_interval_s)
         self.gone: set[ReplicaId] = set()
         """Peers whose process is known to be dead; only asked about, never iterated."""
@@ -149,8 +149,15 @@ class RaftState:
 
     @property
     def is_promotable(self) -> bool:
-        """Whether this replica may stand for election: a voter whose state is whole."""
-        return is_voter(self.config, self.replica) and not self.is_installing
+        """Whether this replica may stand for election: a voter whose state is whole.
+
+        A voter whose removal is in its log but not committed may still stand: nobody else
+        might have an entry that the rest needs (thesis §4.2.2).
+        """
+        if self.is_installing:
+            return False
+        committed = self.log.config_at(self.commit_index)
+        return is_voter(self.config, self.replica) or is_voter(committed, self.replica)
 
     @property
     def is_installing(self) -> bool:
@@ -224,6 +231,7 @@ class RaftState:
             heartbeat_at=self.now,
             quorum_check_at=self.now + self.options.election_timeout_s_min,
             first_index=next_index,
+            uncommitted_bytes=sum(map(size_of, self.log.after(self.commit_index))),
         )
 
     def _leave_role(self, next_leader: ReplicaId) -> None:

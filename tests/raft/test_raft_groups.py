@@ -7,7 +7,7 @@ from raft_cluster import Cluster, Disk, Replica
 
 from kvstore.config import RaftConfig
 from kvstore.ids import NO_REPLICA, LogIndex, ReplicaId, Term
-from kvstore.raft import replication
+from kvstore.raft import commit
 from kvstore.raft.messages import Entry, EntryKind, GroupConfig, HardState, SnapshotMeta
 from kvstore.raft.ready import Role
 
@@ -92,12 +92,12 @@ def test_figure_8_an_old_terms_entry_is_not_committed_by_counting() -> None:
     for peer in state.leading.tracker.peers.values():
         peer.match_index = LogIndex(2)  # a majority has term 2's entry, nobody term 4's no-op
     state.log.durable_index = LogIndex(2)
-    replication.advance_commit(state)
+    commit.advance_commit(state)
     assert state.commit_index == 0
     state.log.durable_index = LogIndex(3)
     state.leading.tracker.peers[R2].match_index = LogIndex(3)
     state.leading.tracker.peers[R3].match_index = LogIndex(3)
-    replication.advance_commit(state)
+    commit.advance_commit(state)
     assert state.commit_index == 3, "(e): an entry of its own term on a majority commits both"
 
 

@@ -1,0 +1,55 @@
+"""Whether a message can be what it says: a replica must not die of what a peer sends.
+
+The rules of Raft hold only among replicas that follow them, and these checks do not change
+that. They catch what a broken or foreign sender could say and what would make our own
+assertions fail later, far from the cause. Such a message is dropped like a lost one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kvstore.raft import confchange
+from kvstore.raft.messages import AppendRequest, Entry, EntryKind, GroupConfig, SnapshotChunk
+
+if TYPE_CHECKING:
+    from kvstore.raft.messages import Message
+
+TERM_MAX = 1 << 40
+"""No group gets here: an election every millisecond would take 35 years."""
+
+
+def is_plausible(message: Message) -> bool:
+    """Whether a message contradicts itself in nothing that we rely on."""
+    if message.term >= TERM_MAX:
+        return False
+    if isinstance(message, AppendRequest):
+        return not message.entries or _continues(message)
+    if isinstance(message, SnapshotChunk):
+        return message.meta.term <= message.term and is_whole(message.meta.config)
+    return True
+
+
+def _continues(request: AppendRequest) -> bool:
+    """Indexes without a gap, terms that never fall, configurations that can be read."""
+    index, term = request.prev_index, request.prev_term
+    for entry in request.entries:
+        if entry.index != index + 1 or entry.term < term:
+            return False
+        if entry.kind is EntryKind.CONFIG and not _has_config(entry):
+            return False
+        index, term = entry.index, entry.term
+    return term <= request.term
+
+
+def _has_config(entry: Entry) -> bool:
+    try:
+        return is_whole(confchange.decode(entry.payload))
+    except ValueError:
+        return False
+
+
+def is_whole(config: GroupConfig) -> bool:
+    """Whether a configuration has a voter, and nobody in two incompatible parts."""
+    voters = {*config.voters, *config.voters_outgoing}
+    return bool(config.voters) and not voters.intersection(config.learners)
