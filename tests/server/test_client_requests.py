@@ -1,0 +1,348 @@
+"""What a client may send, and the one frame that it gets for it."""
+
+from __future__ import annotations
+
+import random
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, cast
+
+import pytest
+from server_support import NODES, OWN, Rig, batch, settle, until
+
+from kvstore.errors import (
+    DiskFull,
+    Internal,
+    InvalidArgument,
+    KVError,
+    NotLeader,
+    Overloaded,
+    Unavailable,
+)
+from kvstore.ids import Revision, ShardId
+from kvstore.kv import commands
+from kvstore.server.admission import REQUEST_OVERHEAD_BYTES, Admission
+from kvstore.server.clients import ClientRequests
+from kvstore.wire import requests
+from kvstore.wire.codec import pack
+from kvstore.wire.frames import Frame, FrameDecoder
+from kvstore.wire.kinds import Kind
+from kvstore.wire.requests import ReadMode, ReadRequest, ScanRequest, WriteRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kvstore.net.connection import FrameConnection
+
+MIB = 1 << 20
+
+
+class Wire:
+    """A connection's far end: the frames that arrived there."""
+
+    def __init__(self) -> None:
+        self.is_open = True
+        self.frames: list[Frame] = []
+
+    def send(self, frame: bytes) -> bool:
+        self.frames += FrameDecoder(64 * MIB).feed(frame)
+        return self.is_open
+
+
+class HeldThreads(Executor):
+    """Runs what it was given when the test says so, on the thread that says so."""
+
+    def __init__(self) -> None:
+        self.work: list[tuple[Future[bytes], Callable[[], bytes]]] = []
+
+    def submit(self, work: Callable[[], bytes], /, *_: object, **__: object) -> Future[bytes]:
+        future: Future[bytes] = Future()
+        self.work.append((future, work))
+        return future
+
+    def run(self) -> None:
+        work, self.work = self.work, []
+        for future, do in work:
+            try:
+                future.set_result(do())
+            except BaseException as error:  # noqa: BLE001  it is the result
+                future.set_exception(error)
+
+
+class Front:
+    """The requests of one node, with one client."""
+
+    def __init__(self, *, voters: int = 1, pending_bytes_max: int = 64 * MIB) -> None:
+        self.rig = Rig(voters=voters)
+        self.wire, self.threads = Wire(), HeldThreads()
+        self.admission = Admission(pending_bytes_max=pending_bytes_max)
+        self.requests = ClientRequests(
+            self.rig.driver,
+            self.admission,
+            frame_bytes_max=16 * MIB,
+            scan_threads=self.threads,
+            shard_map=lambda: b"map",
+            status=lambda: b"status",
+        )
+        self._next = 0
+
+    def ask(self, kind: int, body: bytes) -> int:
+        self._next += 1
+        self.requests.handle(cast("FrameConnection", self.wire), Frame(kind, 0, self._next, body))
+        return self._next
+
+    def answer(self, request: int) -> Frame:
+        (frame,) = [frame for frame in self.wire.frames if frame.request == request]
+        return frame
+
+    def error(self, request: int) -> KVError:
+        frame = self.answer(request)
+        assert frame.kind == Kind.ERROR
+        return requests.decode_error(frame.body)
+
+    def body(self, request: int) -> bytes:
+        frame = self.answer(request)
+        assert frame.kind == Kind.REPLY
+        return bytes(frame.body)
+
+    def write(self, key: bytes = b"k", value: bytes = b"v", shard: int = 0, count: int = 1) -> int:
+        request = WriteRequest(1, ShardId(shard), count, batch(key, value))
+        return self.ask(Kind.WRITE, requests.encode_write(request))
+
+    def read(self, *keys: bytes, shard: int = 0) -> int:
+        request = ReadRequest(1, ShardId(shard), ReadMode.LINEARIZABLE, list(keys), Revision(0))
+        return self.ask(Kind.READ, requests.encode_read(request))
+
+    def scan(self, limit: int = 100, bytes_max: int = MIB, shard: int = 0) -> int:
+        request = ScanRequest(
+            1, ShardId(shard), ReadMode.LINEARIZABLE, b"", None, limit, bytes_max, False
+        )
+        return self.ask(Kind.SCAN, requests.encode_scan(request))
+
+
+async def leading(**options: int) -> Front:
+    front = Front(**options)
+    await front.rig.lead()
+    return front
+
+
+async def test_put_get_and_scan() -> None:
+    front = await leading()
+    put = front.write(b"a", b"1")
+    await settle()
+    get, scan = front.read(b"a", b"b"), front.scan()
+    await settle()
+    front.threads.run()
+    await settle()
+    assert front.body(put)
+    (row, none) = requests.decode_read_reply(front.body(get), 2)
+    assert (row[0], none) == (b"1", None)
+    assert [each[:2] for each in requests.decode_scan_reply(front.body(scan)).rows] == [
+        (b"a", b"1")
+    ]
+    assert front.admission.pending_bytes == 0
+
+
+async def test_the_map_and_the_status_are_answered_at_once() -> None:
+    front = Front()
+    assert front.body(front.ask(Kind.SHARD_MAP, b"")) == b"map"
+    assert front.body(front.ask(Kind.STATUS, b"")) == b"status"
+
+
+@pytest.mark.parametrize("kind", [Kind.WRITE, Kind.READ, Kind.SCAN])
+@pytest.mark.parametrize(
+    "body", [b"", b"\xc1", pack([]), pack([1, 2]), pack({"a": 1}), pack([-1, 0, 0, 0, 0, 0, 0, 0])]
+)
+async def test_a_malformed_body_is_answered_and_changes_nothing(kind: Kind, body: bytes) -> None:
+    front = await leading()
+    request = front.ask(kind, body)
+    assert isinstance(front.error(request), InvalidArgument)
+    assert front.admission.pending_bytes == 0
+    assert not front.rig.host.is_busy
+
+
+async def test_any_bytes_are_answered_once() -> None:
+    rng = random.Random(7)
+    front = await leading()
+    kinds = [Kind.WRITE, Kind.READ, Kind.SCAN, Kind.REPLY, Kind.RAFT]
+    asked = [front.ask(rng.choice(kinds), rng.randbytes(rng.randrange(40))) for _ in range(500)]
+    await settle()
+    front.threads.run()
+    await settle()
+    assert [front.answer(request).request for request in asked] == asked
+    assert front.admission.pending_bytes == 0
+
+
+@pytest.mark.parametrize("kind", [Kind.REPLY, Kind.RAFT, 99])
+async def test_a_kind_that_is_no_request(kind: int) -> None:
+    front = await leading()
+    assert "unknown request kind" in front.error(front.ask(kind, b"")).message
+
+
+async def test_a_shard_that_is_not_here() -> None:
+    front = await leading()
+    for request in (front.write(shard=9), front.read(b"k", shard=9), front.scan(shard=9)):
+        assert isinstance(front.error(request), NotLeader)
+    assert front.admission.pending_bytes == 0
+
+
+async def test_batches_beyond_the_bounds_are_refused_before_they_cost_anything() -> None:
+    front = await leading()
+    many = front.write(count=commands.COMMANDS_MAX + 1)
+    large = front.write(value=bytes(16 * MIB - 4096))
+    for request in (many, large):
+        assert isinstance(front.error(request), InvalidArgument)
+    assert front.admission.pending_bytes == 0
+
+
+async def test_on_a_full_disk_reads_go_on() -> None:
+    front = await leading()
+    front.admission.disk_full = True
+    put, get = front.write(), front.read(b"k")
+    await settle()
+    assert isinstance(front.error(put), DiskFull)
+    assert front.body(get)
+    front.admission.disk_full = False
+    put = front.write()
+    await settle()
+    assert front.body(put)
+
+
+async def test_overload_is_refused_and_passes() -> None:
+    front = await leading(voters=3, pending_bytes_max=1000)
+    first = front.write(value=bytes(500))
+    second = front.write(value=bytes(500))
+    assert isinstance(front.error(second), Overloaded)
+    await front.rig.acknowledge()
+    assert front.body(first)
+    assert front.admission.pending_bytes == 0
+    third = front.write(value=bytes(500))
+    await front.rig.acknowledge()
+    assert front.body(third)
+
+
+async def test_one_request_larger_than_the_bound_is_let_in_alone() -> None:
+    front = await leading(pending_bytes_max=100)
+    put = front.write(value=bytes(500))
+    await settle()
+    assert front.body(put)
+
+
+async def test_a_charge_is_the_body_and_what_is_kept_about_it() -> None:
+    admission = Admission(pending_bytes_max=10_000)
+    cost = admission.admit(100)
+    assert cost == admission.pending_bytes == 100 + REQUEST_OVERHEAD_BYTES
+    admission.release(cost)
+    with pytest.raises(AssertionError):
+        admission.release(cost)
+
+
+async def test_values_that_do_not_fit_one_answer_are_refused() -> None:
+    front = await leading()
+    keys = [b"a", b"b", b"c"]
+    for key in keys:
+        front.write(key, bytes(7 * MIB))
+    await settle()
+    get = front.read(*keys)
+    await settle()
+    assert isinstance(front.error(get), InvalidArgument)
+    few = front.read(*keys[:2])
+    await settle()
+    assert front.body(few)
+    assert front.admission.pending_bytes == 0
+
+
+async def test_a_page_of_a_scan_is_bounded_whatever_was_asked_for() -> None:
+    front = await leading()
+    for number in range(5):
+        front.write(b"%d" % number, bytes(7 * MIB))
+    await settle()
+    scan = front.scan(limit=4096, bytes_max=1 << 60)
+    await settle()
+    front.threads.run()
+    await settle()
+    page = requests.decode_scan_reply(front.body(scan))
+    assert (len(page.rows), page.more) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("failure", "answer"), [(ValueError("odd"), Internal), (Unavailable("busy"), Unavailable)]
+)
+async def test_a_scan_that_fails_is_answered(
+    failure: Exception, answer: type[KVError], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    front = await leading()
+
+    def broken(*_: object) -> None:
+        raise failure
+
+    monkeypatch.setattr(front.rig.host.machine, "scan", broken)
+    scan = front.scan()
+    await settle()
+    front.threads.run()
+    await settle()
+    assert isinstance(front.error(scan), answer)
+    assert front.admission.pending_bytes == 0
+
+
+async def test_a_scan_that_was_not_begun_when_the_node_stopped_is_answered() -> None:
+    front = await leading()
+    scan = front.scan()
+    await settle()
+    for future, _ in front.threads.work:
+        future.cancel()
+    await settle()
+    assert isinstance(front.error(scan), Unavailable)
+    assert front.admission.pending_bytes == 0
+
+
+async def test_a_scan_of_a_state_that_was_replaced_meanwhile_is_not_answered_with_it() -> None:
+    front = await leading()
+    front.write()
+    await settle()
+    scan = front.scan()
+    await settle()
+    front.rig.host.begin_install()
+    front.threads.run()
+    front.rig.host.installing = False
+    await settle()
+    assert isinstance(front.error(scan), Unavailable)
+
+
+async def test_for_a_closed_connection_nothing_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    front = await leading()
+    get, scan, late = front.read(b"k"), front.scan(), front.scan()
+    assert (get, scan, late) == (1, 2, 3)
+    front.wire.is_open = False
+
+    def never(*_: object) -> None:
+        raise AssertionError("nobody wants it")
+
+    monkeypatch.setattr(front.rig.host.machine, "get_many", never)
+    monkeypatch.setattr(front.rig.host.machine, "scan", never)
+    await settle()
+    front.threads.run()
+    await settle()
+    assert front.rig.fatal == []
+    assert front.admission.pending_bytes == 0
+
+
+async def test_a_follower_says_who_leads() -> None:
+    front = Front(voters=3)
+    await front.rig.depose()
+    for request in (front.write(), front.read(b"k"), front.scan()):
+        error = front.error(request)
+        assert isinstance(error, NotLeader)
+        assert error.leader == NODES[max(front.rig.voters)]
+    assert front.admission.pending_bytes == 0
+    assert front.rig.host.core.replica == OWN
+
+
+async def test_real_threads_answer_on_the_loop() -> None:
+    front = await leading()
+    front.write()
+    await settle()
+    with ThreadPoolExecutor(1) as threads:
+        front.requests._scan_threads = threads
+        scan = front.scan()
+        await until(lambda: any(frame.request == scan for frame in front.wire.frames))
+    assert front.body(scan)
