@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kvstore.config import LimitsConfig, RaftConfig
 from kvstore.errors import DiskFull, KVError
@@ -158,6 +159,26 @@ class FakePeers:
 
     def messages(self, kind: type[Message]) -> list[Message]:
         return [m for _, _, body in self.frames for _, m in body if isinstance(m, kind)]
+
+
+class HeldThreads(Executor):
+    """Runs what it was given when the test says so, on the thread that says so."""
+
+    def __init__(self) -> None:
+        self.work: list[tuple[Future[Any], Callable[[], Any]]] = []
+
+    def submit(self, work: Callable[[], Any], /, *_: object, **__: object) -> Future[Any]:
+        future: Future[Any] = Future()
+        self.work.append((future, work))
+        return future
+
+    def run(self) -> None:
+        work, self.work = self.work, []
+        for future, do in work:
+            try:
+                future.set_result(do())
+            except BaseException as error:  # noqa: BLE001  it is the result
+                future.set_exception(error)
 
 
 class Rig:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import random
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, cast
 
 import pytest
-from server_support import NODES, OWN, Rig, batch, settle, until
+from server_support import NODES, OWN, HeldThreads, Rig, batch, settle, until
 
 from kvstore.errors import (
     DiskFull,
@@ -29,7 +29,6 @@ from kvstore.wire.kinds import Kind
 from kvstore.wire.requests import ReadMode, ReadRequest, ScanRequest, WriteRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
 
     from kvstore.net.connection import FrameConnection
 
@@ -46,26 +45,6 @@ class Wire:
     def send(self, frame: bytes) -> bool:
         self.frames += FrameDecoder(64 * MIB).feed(frame)
         return self.is_open
-
-
-class HeldThreads(Executor):
-    """Runs what it was given when the test says so, on the thread that says so."""
-
-    def __init__(self) -> None:
-        self.work: list[tuple[Future[bytes], Callable[[], bytes]]] = []
-
-    def submit(self, work: Callable[[], bytes], /, *_: object, **__: object) -> Future[bytes]:
-        future: Future[bytes] = Future()
-        self.work.append((future, work))
-        return future
-
-    def run(self) -> None:
-        work, self.work = self.work, []
-        for future, do in work:
-            try:
-                future.set_result(do())
-            except BaseException as error:  # noqa: BLE001  it is the result
-                future.set_exception(error)
 
 
 class Front:
