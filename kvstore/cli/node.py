@@ -9,7 +9,7 @@ import click
 from kvstore.cli.options import Command, Group
 
 
-@click.group(cls=Group)
+@click.group(cls=Group, no_args_is_help=False)
 def node() -> None:
     """Run one node of a cluster."""
 

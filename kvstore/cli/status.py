@@ -14,6 +14,7 @@ from kvstore.cli.options import Command, Settings
 from kvstore.cli.survey import ANSWER_WAIT_S, Survey, survey_endpoints
 from kvstore.cli.text import from_argument, json_value, readable
 from kvstore.cli.view import leaders_per_node
+from kvstore.config import LimitsConfig
 from kvstore.errors import InvalidArgument, Unavailable
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def status(settings: Settings) -> int:
         if survey.view.shards:
             output.line("")
             _write_shards(settings, survey.view)
-        for missing in survey.view.missing():
+        for missing in survey.view.missing() if survey.answers else ():
             output.note(f"kv: note: {missing}")
     if not survey.answers:
         raise survey.refusal or Unavailable(f"no node answers at {endpoints}")
@@ -52,7 +53,10 @@ def status(settings: Settings) -> int:
 def locate(settings: Settings, key: bytes) -> None:
     """Show the shard of KEY, the nodes that hold it and the one that leads it."""
     if not key:
-        raise InvalidArgument("the key must not be empty")
+        raise InvalidArgument("the key is empty")
+    key_bytes_max = LimitsConfig().key_bytes_max
+    if len(key) > key_bytes_max:
+        raise InvalidArgument(f"the key has {len(key)} bytes, more than {key_bytes_max}")
     endpoints = resolve(settings)
     survey = asyncio.run(_survey(settings, endpoints))
     if survey.shard_map is None or not survey.answers:

@@ -60,24 +60,28 @@ class Survey:
 
 async def survey_endpoints(endpoints: Endpoints, answer_wait_s: float = ANSWER_WAIT_S) -> Survey:
     """Ask the nodes at ``endpoints``, and those of the shard map that they do not name."""
-    known = None if endpoints.cluster is None else bootstrap(endpoints.cluster)
-    return await _survey(endpoints.addresses, known, answer_wait_s)
+    if endpoints.cluster is not None:
+        return await survey_cluster(endpoints.cluster, answer_wait_s)
+    return await _survey(endpoints.addresses, None, answer_wait_s)
 
 
 async def survey_cluster(cluster: ClusterConfig, answer_wait_s: float = ANSWER_WAIT_S) -> Survey:
-    """Ask every node of ``cluster``."""
+    """Ask every node of ``cluster``; those of another at its addresses count as none."""
     addresses = tuple(node.address for node in cluster.nodes)
-    return await _survey(addresses, bootstrap(cluster), answer_wait_s)
+    return await _survey(addresses, bootstrap(cluster), answer_wait_s, cluster.id)
 
 
 async def _survey(
-    addresses: tuple[str, ...], known: ShardMap | None, answer_wait_s: float
+    addresses: tuple[str, ...],
+    known: ShardMap | None,
+    answer_wait_s: float,
+    cluster_id: str | None = None,
 ) -> Survey:
-    outcomes = await _ask_all(addresses, answer_wait_s)
+    outcomes = await _ask_all(addresses, answer_wait_s, cluster_id)
     shard_map = _newest(outcomes.values(), known)
     if shard_map is not None:
         others = {node.address for node in shard_map.nodes} - outcomes.keys()
-        outcomes |= await _ask_all(sorted(others), answer_wait_s)
+        outcomes |= await _ask_all(sorted(others), answer_wait_s, cluster_id)
         shard_map = _newest(outcomes.values(), shard_map)
     answers = {
         address: outcome for address, outcome in outcomes.items() if isinstance(outcome, Answer)
@@ -96,12 +100,14 @@ def _newest(outcomes: Iterable[Answer | KVError], known: ShardMap | None) -> Sha
     return max([*([known] if known else []), *maps], key=lambda m: m.version, default=None)
 
 
-async def _ask_all(addresses: Iterable[str], answer_wait_s: float) -> dict[str, Answer | KVError]:
+async def _ask_all(
+    addresses: Iterable[str], answer_wait_s: float, cluster_id: str | None
+) -> dict[str, Answer | KVError]:
     """Ask all at once; a node that fails is an outcome like any other."""
 
     async def outcome(address: str) -> Answer | KVError:
         try:
-            return await ask(address, answer_wait_s)
+            return await ask(address, answer_wait_s, cluster_id)
         except KVError as error:
             return error
 
@@ -109,11 +115,14 @@ async def _ask_all(addresses: Iterable[str], answer_wait_s: float) -> dict[str, 
     return dict(zip(asked, await asyncio.gather(*map(outcome, asked)), strict=True))
 
 
-async def ask(address: str, answer_wait_s: float = ANSWER_WAIT_S) -> Answer:
+async def ask(
+    address: str, answer_wait_s: float = ANSWER_WAIT_S, cluster_id: str | None = None
+) -> Answer:
     """The status and the shard map of the node at ``address``.
 
     Raises:
         Unavailable: it cannot be reached or does not answer in time.
+        Refused: it is not of the cluster ``cluster_id``.
         KVError: it turned us away or failed; ProtocolError: its answer makes no sense.
     """
     replies: dict[int, Frame] = {}
@@ -133,7 +142,7 @@ async def ask(address: str, answer_wait_s: float = ANSWER_WAIT_S) -> Answer:
         async with asyncio.timeout(answer_wait_s):
             connection = await dial(
                 address,
-                Hello(role="client", software=f"kv {__version__}", wall_ms=_wall_ms()),
+                Hello("client", f"kv {__version__}", _wall_ms(), cluster_id),
                 limits=NetLimits(),
                 timeout_s=answer_wait_s,
                 on_frames=on_frames,

@@ -97,7 +97,8 @@ class ClusterView:
         if len(leaderless) == len(self.shards):
             said.append("no shard has a leader")
         elif leaderless:
-            said.append(f"no leader for shard {', '.join(leaderless)}")
+            shards = "shard" if len(leaderless) == 1 else "shards"
+            said.append(f"no leader for {shards} {', '.join(leaderless)}")
         lost = [shard for shard in self.shards if not shard.has_majority]
         if lost:
             said.append(f"{len(lost)} of {len(self.shards)} shards lack a majority of replicas")
