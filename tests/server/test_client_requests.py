@@ -29,7 +29,6 @@ from kvstore.wire.kinds import Kind
 from kvstore.wire.requests import ReadMode, ReadRequest, ScanRequest, WriteRequest
 
 if TYPE_CHECKING:
-
     from kvstore.net.connection import FrameConnection
 
 MIB = 1 << 20

@@ -1,0 +1,382 @@
+"""Snapshots between the core, a thread and the disk, at every point where it can go wrong."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+from server_support import OWN, FakeEngine, HeldThreads, Rig, command, settle
+
+from kvstore.config import RaftConfig
+from kvstore.errors import CorruptionError, DiskFull, Internal
+from kvstore.ids import GroupId, LogIndex, ReplicaId, ShardId, Term
+from kvstore.kv.state_machine import StateMachine
+from kvstore.raft.messages import (
+    AppendRequest,
+    AppendResponse,
+    GroupConfig,
+    HeartbeatResponse,
+    SnapshotChunk,
+    SnapshotMeta,
+    SnapshotResponse,
+    VoteResponse,
+)
+from kvstore.server.snapshot_work import SnapshotTransfers
+from kvstore.storage import records
+from kvstore.storage.records import RecordType
+from kvstore.storage.snapshots import SnapshotStorage
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TWO = ReplicaId(2)
+META = SnapshotMeta(LogIndex(50), Term(1), GroupConfig((OWN, TWO, ReplicaId(3))))
+
+
+class Work(NamedTuple):
+    rig: Rig
+    threads: HeldThreads
+    storage: SnapshotStorage
+    transfers: SnapshotTransfers
+
+    async def run(self) -> None:
+        """Let the thread do all that there is, and what follows from it."""
+        await settle()
+        while self.threads.work:
+            self.threads.run()
+            await settle()
+
+    def responses(self) -> list[tuple[int, bool, bool]]:
+        """Offset, installed, rejected of each."""
+        sent = self.rig.peers.messages(SnapshotResponse)
+        return [(r.next_offset, r.installed, r.rejected) for r in sent]
+
+
+@pytest.fixture
+async def work(tmp_path: Path) -> Work:
+    return work_on(Rig(), tmp_path)
+
+
+def work_on(rig: Rig, path: Path) -> Work:
+    threads = HeldThreads()
+    storage = SnapshotStorage(rig.engine, path / "snapshots")
+    transfers = SnapshotTransfers(
+        rig.driver,
+        storage,
+        rig.log,
+        thread=threads,
+        clock=lambda: rig.now,
+        on_fatal=rig.fatal.append,
+    )
+    rig.driver.snapshots = transfers
+    return Work(rig, threads, storage, transfers)
+
+
+@pytest.fixture(scope="module")
+def stream() -> bytes:
+    """A shard after 50 entries, as it is sent."""
+    engine = FakeEngine()
+    machine = StateMachine(ShardId(0), engine, owns=lambda key: True)
+    into = engine.batch()
+    for index in range(1, 51):
+        machine.apply(index, 1, command(index, value=b"%d" % index).payload, into)
+    machine.flush(into)
+    engine.write(into)
+    reader = SnapshotStorage(engine, None).open(ShardId(0))  # type: ignore[arg-type]
+    data, is_last = reader.read(0, 1 << 20)
+    assert is_last
+    return data
+
+
+def chunk(data: bytes, offset: int = 0, *, is_last: bool = True, transfer: int = 7, term: int = 1):
+    return SnapshotChunk(TWO, OWN, Term(term), META, transfer, offset, data, is_last)
+
+
+# -- receiving -----------------------------------------------------------------------------------
+
+
+async def test_a_snapshot_is_staged_installed_marked_and_in_force(
+    work: Work, stream: bytes
+) -> None:
+    rig, host = work.rig, work.rig.host
+    rig.hear(chunk(stream[:100], is_last=False))
+    await work.run()
+    assert work.responses() == [(100, False, False)]
+    assert not host.installing
+    rig.hear(chunk(stream[100:], 100))
+    await settle()
+    assert host.installing
+    await work.run()
+    assert work.responses()[-1][1], "installed"
+    assert not host.installing
+    assert host.machine.get_many([b"k"]) == [(b"50", 50)]
+    assert (host.core.applied_index, host.core.last_index) == (50, 50)
+    marks = [append.records for append in rig.log.appends if append.records][-1]
+    assert [records.peek(each)[::2][0:2] for each in marks] == [
+        (RecordType.TRUNCATION, 51),
+        (RecordType.MARK, 50),
+    ]
+    assert list((work.storage._directory).iterdir()) == []
+
+
+async def test_the_log_goes_on_behind_it(work: Work, stream: bytes) -> None:
+    rig = work.rig
+    rig.hear(chunk(stream))
+    await work.run()
+    entry = command(51)
+    rig.hear(AppendRequest(TWO, OWN, Term(1), LogIndex(50), Term(1), (entry,), LogIndex(51)))
+    await settle()
+    assert rig.host.machine.applied_index == 51
+
+
+async def test_nothing_is_in_force_before_the_log_says_so_durably(
+    work: Work, stream: bytes
+) -> None:
+    rig = work.rig
+    rig.hear(chunk(stream[:9], is_last=False))
+    await work.run()
+    rig.log.is_prompt = False
+    rig.hear(chunk(stream[9:], 9))
+    await work.run()
+    assert rig.host.installing
+    assert rig.host.core.applied_index == 0
+    rig.log.become_durable()
+    await work.run()
+    rig.log.become_durable()
+    await work.run()
+    assert rig.host.core.applied_index == 50
+    assert not rig.host.installing
+
+
+async def test_a_piece_that_cannot_be_stored_ends_the_attempt(
+    work: Work, stream: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise DiskFull("no room")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(work.storage, "stage", full)
+        work.rig.hear(chunk(stream))
+        await work.run()
+    assert work.responses() == [(0, False, True)]
+    assert not work.rig.host.installing
+    assert work.rig.fatal == []
+    work.rig.hear(chunk(stream, transfer=8))
+    await work.run()
+    assert work.rig.host.machine.applied_index == 50
+
+
+async def test_a_damaged_stream_ends_the_attempt(work: Work, stream: bytes) -> None:
+    work.rig.hear(chunk(stream[:-1] + bytes([stream[-1] ^ 1])))
+    await work.run()
+    assert work.responses() == [(0, False, True)]
+    assert (work.rig.fatal, work.rig.host.installing) == ([], False)
+
+
+async def test_a_late_failure_of_an_old_attempt_does_not_open_the_door_of_a_new_one(
+    work: Work, stream: bytes
+) -> None:
+    rig, host = work.rig, work.rig.host
+    rig.hear(chunk(b"junk", is_last=False))
+    await work.run()
+    rig.hear(chunk(b"more", 4, is_last=False))
+    await settle()
+    ((late, _),) = work.threads.work
+    work.threads.work.clear()
+    rig.hear(chunk(stream, transfer=9, term=2))
+    await settle()
+    assert host.installing
+    late.set_exception(Internal("too late"))
+    await settle()
+    assert host.installing
+    await work.run()
+    assert host.machine.applied_index == 50
+
+
+async def test_an_installation_that_fails_ends_the_node(
+    work: Work, stream: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = CorruptionError("damaged", file="f", offset=0)
+
+    def broken(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(work.storage, "install", broken)
+    work.rig.hear(chunk(stream))
+    await work.run()
+    assert work.rig.fatal == [error]
+    assert work.rig.host.installing, "half replaced: nothing is served"
+
+
+async def test_an_installation_waits_for_a_write_that_the_engine_holds_up(
+    work: Work, stream: bytes
+) -> None:
+    rig, host = work.rig, work.rig.host
+    first = command(1)
+    rig.hear(AppendRequest(TWO, OWN, Term(1), LogIndex(0), Term(0), (first,), LogIndex(1)))
+    rig.engine.fill()
+    await settle()
+    assert rig.engine_full == [True]
+    rig.hear(chunk(stream))
+    await work.run()
+    rig.engine.failing = None  # the installation could go ahead, the old write is yet to come
+    await work.run()
+    assert host.installing
+    rig.driver.guarded(rig.driver._retry_write)
+    await work.run()
+    assert host.machine.applied_index == host.core.applied_index == 50
+    assert host.machine.get_many([b"k"]) == [(b"50", 50)]
+
+
+async def test_a_core_that_breaks_on_the_news_ends_the_node(
+    work: Work, stream: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise AssertionError("broken")
+
+    unheard: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: unheard.append(context))
+    monkeypatch.setattr(work.rig.host.core, "snapshot_written", broken)
+    work.rig.hear(chunk(stream))
+    await work.run()
+    assert [type(error) for error in work.rig.fatal] == [AssertionError]
+
+
+async def test_after_stop_what_was_under_way_ends_quietly(work: Work, stream: bytes) -> None:
+    rig = work.rig
+    rig.hear(chunk(stream))
+    await settle()
+    work.threads.run()
+    await settle()
+    work.threads.run()  # installed; the log's word is still to come
+    rig.driver.stop()
+    await work.run()
+    assert rig.fatal == []
+    assert rig.host.core.applied_index == 0
+
+
+async def test_remains_that_cannot_be_removed_cost_only_room(
+    work: Work, stream: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise OSError("no")
+
+    monkeypatch.setattr(work.storage, "discard", broken)
+    work.rig.hear(chunk(stream))
+    await work.run()
+    assert work.rig.fatal == []
+    assert work.rig.host.core.applied_index == 50
+
+
+# -- sending -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def sender(tmp_path: Path) -> Work:
+    """A leader whose replica 2 lacks what is compacted away."""
+    config = RaftConfig(log_bytes_max=2000, snapshot_chunk_bytes=600)
+    work = work_on(Rig(config=config), tmp_path)
+    rig = work.rig
+    rig.host.core.campaign(rig.now)
+    await lead_with(rig, ReplicaId(3))
+    for number in range(40):
+        rig.write(b"%d" % number, bytes(200))
+        await rig.acknowledge(by=ReplicaId(3))
+    assert rig.host.core.status(rig.now).first_index > 1
+    return work
+
+
+async def lead_with(rig: Rig, voter: ReplicaId) -> None:
+    rig.driver.wake(rig.host)
+    await settle()
+    for pre_vote in (True, False):
+        term = Term(rig.host.core.term + pre_vote)
+        rig.hear(VoteResponse(voter, OWN, term, True, pre_vote))
+        await settle()
+    await rig.acknowledge(by=voter)
+
+
+async def ask_for_snapshot(work: Work) -> None:
+    """Replica 2 is there, and has nothing."""
+    rig = work.rig
+    term = rig.host.core.term
+    rig.hear(HeartbeatResponse(TWO, OWN, term, 0))
+    rig.hear(AppendResponse(TWO, OWN, term, LogIndex(0), True, LogIndex(1), LogIndex(0), Term(0)))
+    await settle()
+
+
+def chunks(work: Work) -> list[SnapshotChunk]:
+    return [c for c in work.rig.peers.messages(SnapshotChunk) if isinstance(c, SnapshotChunk)]
+
+
+async def send_all(work: Work) -> list[SnapshotChunk]:
+    for _ in range(100):
+        await work.run()
+        sent = chunks(work)
+        if sent and sent[-1].is_last:
+            break
+        for each in sent[-1:]:
+            end = each.offset + len(each.data)
+            work.rig.hear(
+                SnapshotResponse(TWO, OWN, each.term, each.meta.index, each.transfer, end)
+            )
+    return chunks(work)
+
+
+async def test_a_snapshot_is_read_and_sent_in_pieces(sender: Work) -> None:
+    await ask_for_snapshot(sender)
+    assert len(sender.threads.work) == 1, "one piece at a time, off the loop"
+    sent = await send_all(sender)
+    assert len(sent) > 2
+    assert {each.meta.index for each in sent} == {sender.rig.host.core.applied_index}
+    receiver = FakeEngine()
+    into = SnapshotStorage(receiver, sender.storage._directory / "other")
+    for each in sent:
+        into.stage(GroupId(1), each.meta, each.offset, each.data, each.is_last)
+    into.install(GroupId(1), ShardId(0))
+    copy = StateMachine(ShardId(0), receiver, owns=lambda key: True)
+    assert copy.applied_index == sent[0].meta.index
+    assert copy.get_many([b"39"]) == sender.rig.host.machine.get_many([b"39"])
+
+
+async def test_it_holds_the_state_of_its_beginning(sender: Work) -> None:
+    await ask_for_snapshot(sender)
+    sender.threads.run()
+    await settle()
+    rig = sender.rig
+    at = rig.host.core.applied_index
+    rig.write(b"39", b"later")
+    await rig.acknowledge(by=ReplicaId(3))
+    sent = await send_all(sender)
+    assert {each.meta.index for each in sent} == {at}
+    assert b"later" not in b"".join(each.data for each in sent)
+
+
+async def test_a_reader_is_closed_with_its_transfer(sender: Work) -> None:
+    await ask_for_snapshot(sender)
+    await sender.run()
+    assert len(sender.transfers._readers) == 1
+    (reader,) = sender.transfers._readers.values()
+    await sender.rig.depose()
+    await sender.run()
+    assert not sender.transfers._readers
+    with pytest.raises(Internal):
+        reader.read(0, 1)
+
+
+async def test_a_piece_that_cannot_be_read_ends_the_attempt(
+    sender: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise CorruptionError("damaged", file="f", offset=0)
+
+    await ask_for_snapshot(sender)
+    for reader in sender.transfers._readers.values():
+        monkeypatch.setattr(reader, "read", broken)
+    await sender.run()
+    assert chunks(sender) == []
+    assert not sender.transfers._readers
+    assert sender.rig.fatal == []
+    (peer,) = [p for p in sender.rig.host.core.status(sender.rig.now).progress if p.replica == TWO]
+    assert peer.state == "probe"
