@@ -1,0 +1,390 @@
+"""A whole node in this process: it starts entirely or not at all, and stops in order."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+import socket
+import threading
+from dataclasses import replace
+from typing import TYPE_CHECKING, cast
+
+import pytest
+from server_support import until
+
+import kvstore
+from kvstore.config import MIB, ClusterConfig, NodeAddress, NodeConfig, RaftConfig, WalConfig
+from kvstore.errors import (
+    CorruptionError,
+    DataDirectoryError,
+    DiskFull,
+    Internal,
+    KVError,
+    StartupError,
+    Unavailable,
+)
+from kvstore.ids import NodeId
+from kvstore.net.peers import PeerPool
+from kvstore.net.server import FrameServer
+from kvstore.server import node as node_module
+from kvstore.server.node import EXIT_STARTUP, Node
+from kvstore.server.raft_driver import RaftDriver
+from kvstore.server.upkeep import LogKeeper
+from kvstore.storage.identity import Identity, open_identity
+from kvstore.storage.rocks import RocksEngine
+from kvstore.storage.wal import Wal
+from kvstore.wire.frames import Frame, FrameDecoder
+from kvstore.wire.kinds import Kind
+from kvstore.wire.requests import decode_error
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from kvstore.net.connection import FrameConnection
+
+QUICK = RaftConfig(
+    heartbeat_interval_s=0.02, election_timeout_s_min=0.05, election_timeout_s_max=0.1
+)
+
+
+@pytest.fixture(autouse=True)
+def process_as_before() -> Iterator[None]:
+    """A node takes hold of the garbage collector; and what it would do to the process is heard."""
+    thresholds = gc.get_threshold()
+    yield
+    gc.unfreeze()
+    gc.set_threshold(*thresholds)
+
+
+@pytest.fixture(autouse=True)
+def deaths(monkeypatch: pytest.MonkeyPatch) -> list[BaseException]:
+    died: list[BaseException] = []
+    monkeypatch.setattr(node_module, "_die", died.append)
+    return died
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> NodeConfig:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    return NodeConfig(
+        node_id=NodeId("n1"),
+        data_dir=tmp_path / "n1",
+        cluster=ClusterConfig(
+            "c", (NodeAddress(NodeId("n1"), f"127.0.0.1:{port}"),), shards=2, replicas=1
+        ),
+        raft=QUICK,
+        wal=WalConfig(segment_bytes=MIB, live_bytes_max=4 * MIB, reserve_bytes=64 * 1024),
+    )
+
+
+def is_listening(config: NodeConfig) -> bool:
+    with socket.socket() as caller:
+        return caller.connect_ex((config.address.host, config.address.port)) == 0
+
+
+def is_locked(config: NodeConfig) -> bool:
+    try:
+        open_identity(
+            config.data_dir,
+            cluster_id="c",
+            node_id=config.node_id,
+            shards=config.cluster.shards,
+        ).release()
+    except DataDirectoryError as error:
+        if "in use" in str(error):
+            return True
+    return False
+
+
+def assert_nothing_is_left(config: NodeConfig) -> None:
+    assert not is_listening(config)
+    assert not is_locked(config)
+    assert not [thread for thread in threading.enumerate() if thread.name == "wal"]
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def put_and_get(config: NodeConfig) -> None:
+    async with kvstore.connect(config.address.address, timeout_s=10) as kv:
+        await kv.put("k", b"v")
+        item = await kv.get("k")
+        assert item is not None
+        assert item.value == b"v"
+
+
+async def test_it_serves_stops_and_brings_everything_back(
+    config: NodeConfig, deaths: list[BaseException]
+) -> None:
+    async with Node(config) as node:
+        await put_and_get(config)
+        await node.hand_over()
+    assert_nothing_is_left(config)
+    async with Node(config), kvstore.connect(config.address.address, timeout_s=10) as kv:
+        item = await kv.get("k")
+        assert item is not None
+        assert item.value == b"v"
+    assert_nothing_is_left(config)
+    assert deaths == []
+
+
+async def test_a_port_in_use_leaves_nothing_behind(config: NodeConfig) -> None:
+    with socket.socket() as other:
+        other.bind((config.address.host, config.address.port))
+        other.listen()
+        with pytest.raises(StartupError, match="in use"):
+            await Node(config).__aenter__()
+    assert_nothing_is_left(config)
+    async with Node(config):
+        await put_and_get(config)
+
+
+async def test_a_data_directory_in_use_leaves_nothing_behind(config: NodeConfig) -> None:
+    async with Node(config):
+        moved = replace(
+            config,
+            cluster=replace(
+                config.cluster,
+                nodes=(NodeAddress(config.node_id, f"127.0.0.1:{config.address.port + 1}"),),
+            ),
+        )
+        with pytest.raises(DataDirectoryError, match="in use"):
+            await Node(moved).__aenter__()
+        assert not is_listening(moved)
+        await put_and_get(config)
+
+
+async def test_a_damaged_log_leaves_nothing_behind(config: NodeConfig) -> None:
+    async with Node(config):
+        await put_and_get(config)
+    segment = sorted((config.data_dir / "wal").glob("*.wal"))[0]
+    data = bytearray(segment.read_bytes())
+    data[20] ^= 0xFF
+    segment.write_bytes(data)
+    with pytest.raises((CorruptionError, DataDirectoryError)):
+        await Node(config).__aenter__()
+    assert_nothing_is_left(config)
+
+
+@pytest.mark.parametrize("step", ["_recover", "_make_peers", "_start_work"])
+async def test_a_start_that_fails_late_is_undone(
+    config: NodeConfig, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise Internal("no")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Node, step, broken)
+        with pytest.raises(Internal):
+            await Node(config).__aenter__()
+    assert_nothing_is_left(config)
+    async with Node(config):
+        await put_and_get(config)
+
+
+async def test_a_start_that_is_cancelled_is_undone(
+    config: NodeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reached = asyncio.Event()
+
+    async def never(*_: object, **__: object) -> None:
+        reached.set()
+        await asyncio.Event().wait()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(node_module, "open_wal", never)
+        starting = asyncio.create_task(Node(config).__aenter__())
+        await reached.wait()
+        assert is_listening(config), "the port is owned before the recovery"
+        starting.cancel()
+        await asyncio.gather(starting, return_exceptions=True)
+    assert_nothing_is_left(config)
+
+
+async def test_it_stops_in_order(config: NodeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+
+    def note(owner: type, name: str) -> None:
+        before = getattr(owner, name)
+
+        def noted(*args: object, **options: object) -> object:
+            order.append(f"{owner.__name__}.{name}")
+            return before(*args, **options)
+
+        monkeypatch.setattr(owner, name, noted)
+
+    note(Node, "_answer_all")
+    note(PeerPool, "close")
+    note(RaftDriver, "stop")
+    note(LogKeeper, "flush")
+    note(Wal, "close")
+    note(RocksEngine, "close")
+    note(FrameServer, "close")
+    note(Identity, "release")
+    async with Node(config):
+        assert order == []
+    assert order == [
+        "Node._answer_all",
+        "PeerPool.close",
+        "RaftDriver.stop",
+        "LogKeeper.flush",
+        "Wal.close",
+        "RocksEngine.close",
+        "FrameServer.close",
+        "Identity.release",
+    ]
+
+
+@pytest.mark.parametrize("error", [DiskFull("no room"), Internal("broken")])
+async def test_it_stops_whole_though_the_engine_cannot_flush(
+    config: NodeConfig, error: KVError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_: RocksEngine) -> None:
+        raise error
+
+    with monkeypatch.context() as patched:
+        async with Node(config):
+            await put_and_get(config)
+            patched.setattr(RocksEngine, "flush", broken)
+    assert_nothing_is_left(config)
+    async with Node(config), kvstore.connect(config.address.address, timeout_s=10) as kv:
+        assert await kv.get("k") is not None
+
+
+class Wire:
+    def __init__(self) -> None:
+        self.frames: list[Frame] = []
+        self.hello = type("Hello", (), {"role": "client", "node_id": None})()
+
+    def send(self, frame: bytes) -> bool:
+        self.frames += FrameDecoder(MIB).feed(frame)
+        return True
+
+
+def ask(node: Node) -> KVError:
+    wire = Wire()
+    node._receive(cast("FrameConnection", wire), [Frame(Kind.READ, 0, 5, b"")])
+    (frame,) = wire.frames
+    assert (frame.kind, frame.request) == (Kind.ERROR, 5)
+    return decode_error(frame.body)
+
+
+async def test_before_the_start_and_after_the_stop_requests_are_refused_as_retryable(
+    config: NodeConfig,
+) -> None:
+    node = Node(config)
+    assert isinstance(ask(node), Unavailable)
+    async with node:
+        assert not isinstance(ask(node), Unavailable), "refused for what it is: malformed"
+    assert isinstance(ask(node), Unavailable)
+
+
+async def test_a_peer_that_speaks_before_the_node_is_ready_is_not_heard(
+    config: NodeConfig,
+) -> None:
+    wire = Wire()
+    wire.hello = type("Hello", (), {"role": "peer", "node_id": "n2"})()
+    Node(config)._receive(cast("FrameConnection", wire), [Frame(Kind.RAFT, 0, 0, b"junk")])
+    assert wire.frames == []
+
+
+async def test_a_peer_is_remembered_although_the_disk_was_full_at_first(
+    config: NodeConfig, monkeypatch: pytest.MonkeyPatch, deaths: list[BaseException]
+) -> None:
+    monkeypatch.setattr(node_module, "PIN_RETRY_S", 0.001)
+    pinned = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    class Pins:
+        tries = 0
+
+        def pin(self, node: NodeId, data_id: int) -> None:
+            assert (node, data_id) == ("n2", 7)
+            self.tries += 1
+            if self.tries < 3:
+                raise OSError("no room")
+            loop.call_soon_threadsafe(pinned.set)
+
+    pins = Pins()
+    Node(config)._remember(cast("Identity", pins), NodeId("n2"), 7)
+    async with asyncio.timeout(10):
+        await pinned.wait()
+    await until(lambda: len(asyncio.all_tasks()) == 1)
+    assert (pins.tries, deaths) == (3, [])
+
+
+# -- the process -----------------------------------------------------------------------------------
+
+
+async def test_sigterm_in_the_middle_of_a_start_counts_from_then(
+    config: NodeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deadlines: list[float] = []
+    told, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow(self: Node) -> Node:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        await told.wait()
+        await go_on.wait()
+        return self
+
+    def leave(seconds: float) -> None:
+        deadlines.append(seconds)
+        told.set()
+
+    async def nothing(*_: object) -> None:
+        pass
+
+    monkeypatch.setattr(node_module, "_leave_at_the_latest", leave)
+    monkeypatch.setattr(Node, "__aenter__", slow)
+    monkeypatch.setattr(Node, "__aexit__", nothing)
+    monkeypatch.setattr(Node, "hand_over", nothing)
+    serving = asyncio.create_task(node_module._serve(config))
+    try:
+        async with asyncio.timeout(10):
+            await told.wait()
+            assert deadlines == [node_module.LEAVE_S_MAX], "while it is still starting, once"
+            go_on.set()
+            assert await serving == 0
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().remove_signal_handler(number)
+
+
+@pytest.mark.parametrize("error", [StartupError("the port"), DiskFull("no room"), OSError("disk")])
+async def test_whatever_prevents_a_start_is_one_line_and_exit_code_2(
+    config: NodeConfig,
+    error: Exception,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    async def broken(self: Node) -> Node:
+        raise error
+
+    monkeypatch.setattr(Node, "__aenter__", broken)
+    try:
+        assert await node_module._serve(config) == EXIT_STARTUP
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().remove_signal_handler(number)
+    assert capsys.readouterr().err == f"n1: cannot start: {error}\n"
+
+
+async def test_a_stop_that_hangs_is_cut_short_and_said(
+    config: NodeConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def hang(_: object) -> None:
+        await asyncio.Event().wait()
+
+    async with Node(config):
+        with monkeypatch.context() as patched, caplog.at_level(logging.ERROR):
+            patched.setattr(node_module, "STOP_S_MAX", 0.01)
+            stuck = Node(config)
+            stuck._resources.push_async_callback(hang, stuck)
+            await stuck.__aexit__(None, None, None)
+    assert "stopping took over" in caplog.text
