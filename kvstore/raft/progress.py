@@ -138,6 +138,10 @@ class Progress:
             self.become_probe()
         elif self.state is ProgressState.SNAPSHOT or self.next_index - 1 != rejected_index:
             return False
+        elif rejected_index <= self.match_index:
+            # Its disk lost what it had acknowledged. To count less is always safe, and what it
+            # lacks is sent again.
+            self.match_index = min(probe_index, LogIndex(rejected_index - 1))
         # Not back to the match index: between the two lies what the peer has, but not durably.
         lower = min(rejected_index, probe_index + 1)
         self.next_index = LogIndex(max(lower, self.match_index + 1))

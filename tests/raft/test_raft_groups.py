@@ -244,3 +244,20 @@ def test_a_frozen_leader_serves_no_stale_read_when_it_wakes() -> None:
     assert cluster.leader is not old
     assert not old.reads, "the read was answered: refused, or confirmed by the new leader"
     assert cluster.reads_confirmed in (confirmed, confirmed + 1)
+
+
+def test_a_follower_that_lost_what_it_had_acknowledged_gets_it_again() -> None:
+    """A disk may lose synced bytes; the leader must not believe its own memory for ever."""
+    cluster = led_cluster()
+    for number in range(20):
+        cluster.propose(b"entry %d" % number)
+        cluster.run(0.02)
+    victim = next(r for r in cluster.replicas.values() if r is not cluster.leader)
+    victim.crash()
+    del victim.disk.entries[-5:]
+    kept = victim.disk.entries[-1].index
+    del victim.disk.applied[kept:]
+    victim.start()
+    cluster.notice_return(victim.id)
+    cluster.run_until(lambda: cluster.commands(victim)[-1:] == [b"entry 19"], 5.0)
+    assert cluster.commands(victim) == cluster.commands(leader_of(cluster))
