@@ -49,8 +49,10 @@ def handle_append_response(state: RaftState, response: AppendResponse) -> None:
 
 
 def _maybe_enough(state: RaftState, peer: Progress) -> None:
-    """A peer that needs a snapshot turned out to have enough for entries after all."""
-    if state.log.term_at(peer.match_index) is not None:
+    """A peer that needs a snapshot has it by now, or has enough for entries after all."""
+    if snapshots.is_installed(peer, peer.match_index):
+        snapshots.finish(state, peer)
+    elif state.log.term_at(peer.match_index) is not None:
         snapshots.abort(state, peer)
 
 

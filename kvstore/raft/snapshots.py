@@ -112,7 +112,9 @@ def handle_response(state: RaftState, peer: Progress, response: SnapshotResponse
     """The receiver stored a chunk, has the whole state in force, or wants a new attempt."""
     if response.installed:
         if response.index <= state.log.last_index:
-            _installed(state, peer, response.index)
+            peer.acknowledged(response.index)
+            if is_installed(peer, response.index):
+                finish(state, peer)
         return
     transfer = peer.transfer
     if transfer is None or transfer.number != response.transfer:
@@ -127,13 +129,16 @@ def handle_response(state: RaftState, peer: Progress, response: SnapshotResponse
     _fill_window(state, peer, transfer)
 
 
-def _installed(state: RaftState, peer: Progress, index: LogIndex) -> None:
-    peer.acknowledged(index)
-    if peer.transfer is not None and peer.transfer.meta is not None:
-        if peer.transfer.meta.index > index:
-            return
-        close(state, peer)
-        peer.become_probe()
+def is_installed(peer: Progress, index: LogIndex) -> bool:
+    """Whether a peer that has everything up to ``index`` has what we are sending it."""
+    meta = None if peer.transfer is None else peer.transfer.meta
+    return meta is not None and meta.index <= index
+
+
+def finish(state: RaftState, peer: Progress) -> None:
+    """The receiver has the state: the entries behind it follow, or another snapshot."""
+    close(state, peer)
+    peer.become_probe()
 
 
 def abort(state: RaftState, peer: Progress) -> None:

@@ -42,6 +42,12 @@ class Faults:
     config_changes_per_s: float = 0.0
     transfers_per_s: float = 0.0
     gone_notices: bool = False
+    snapshot_failure: float = 0.0
+    """How often a driver cannot read or write a piece of a snapshot."""
+    install_s_max: float = 0.0
+    unreachable_per_s: float = 0.0
+    """Notices that messages were lost, true or not."""
+    campaigns_per_s: float = 0.0
 
 
 @dataclass
@@ -78,6 +84,7 @@ class Replica:
         self.applied: list[Entry] = []
         self.reads: dict[int, int] = {}
         self.staged: list[Entry] = []
+        self.staged_transfer = 0
         self.snapshots: dict[tuple[ReplicaId, int], list[Entry]] = {}
         self.disk_queue: list[Callable[[], None]] = []
         self.disk_busy = False
@@ -205,20 +212,21 @@ class Replica:
         expected = (self.applied[-1].index if self.applied else 0) + 1
         assert entry.index == expected, f"applied {entry.index}, expected {expected}"
         self.applied.append(entry)
-        self.cluster.committed(entry)
+        self.cluster.committed(entry, self.core.term)
 
     # -- snapshots: a snapshot is the list of applied entries, ten entries a chunk ---------------
 
     def _read_snapshot(self, read: SnapshotRead) -> None:
         meta = None
+        is_broken = self.cluster.rng.random() < self.cluster.faults.snapshot_failure
         if read.offset == 0:
-            if not self.applied:
+            if not self.applied or is_broken:
                 self.core.snapshot_failed(read.peer, read.transfer, self.cluster.now)
                 return
             meta = self.core.snapshot_meta(self.applied[-1].index)
             self.snapshots = {(read.peer, read.transfer): list(self.applied)}
         entries = self.snapshots.get((read.peer, read.transfer))
-        if entries is None:
+        if entries is None or is_broken:
             self.core.snapshot_failed(read.peer, read.transfer, self.cluster.now)
             return
         start = read.offset
@@ -235,19 +243,28 @@ class Replica:
 
     def _write_snapshot(self, write: SnapshotWrite) -> None:
         if write.offset == 0:
+            self.staged, self.staged_transfer = [], write.transfer
+        fits = self.staged_transfer == write.transfer and len(self.staged) == write.offset
+        if not fits or self.cluster.rng.random() < self.cluster.faults.snapshot_failure:
             self.staged = []
+            self.core.snapshot_aborted(write.transfer, self.cluster.now)
+            return
         sender = next(
             key[0] for key in self.cluster.chunks if key[1:] == (write.transfer, write.offset)
         )
         self.staged += self.cluster.chunks[sender, write.transfer, write.offset]
         self.core.snapshot_written(write.transfer, write.offset + len(write.data), self.cluster.now)
         if write.is_last:
-            assert self.staged[-1].index == write.meta.index
-            self.applied = list(self.staged)
-            self.disk.applied = list(self.staged)
-            self.disk.entries = []
-            self.disk.base = write.meta
-            self.core.snapshot_installed(write.meta, self.cluster.now)
+            delay_s = self.cluster.rng.random() * self.cluster.faults.install_s_max
+            self.later(delay_s, lambda: self._on_disk(lambda: self._install(write.meta)))
+
+    def _install(self, meta: SnapshotMeta) -> None:
+        assert self.staged[-1].index == meta.index
+        self.applied = list(self.staged)
+        self.disk.applied = list(self.staged)
+        self.disk.entries = []
+        self.disk.base = meta
+        self.core.snapshot_installed(meta, self.cluster.now)
 
 
 class Cluster:
@@ -271,6 +288,8 @@ class Cluster:
         self.blocked: set[tuple[ReplicaId, ReplicaId]] = set()
         self.chunks: dict[tuple[ReplicaId, int, int], list[Entry]] = {}
         self.history: dict[LogIndex, Entry] = {}
+        self.committed_in: dict[LogIndex, Term] = {}
+        """The term by which the entry at an index was known to be committed."""
         self.leaders: dict[Term, ReplicaId] = {}
         self.reads_asked = 0
         self.reads_confirmed = 0
@@ -372,9 +391,10 @@ class Cluster:
 
     # -- what must hold (Raft figure 3) -----------------------------------------------------------
 
-    def committed(self, entry: Entry) -> None:
+    def committed(self, entry: Entry, term: Term) -> None:
         """State-machine safety: nobody ever applies another entry at this index."""
         known = self.history.setdefault(entry.index, entry)
+        self.committed_in.setdefault(entry.index, term)
         assert known == entry, f"two entries were applied at {entry.index}"
 
     def check(self, replica: Replica) -> None:
@@ -385,10 +405,10 @@ class Cluster:
             self._check_completeness(replica)
 
     def _check_completeness(self, replica: Replica) -> None:
-        """Leader completeness: a new leader's log holds everything that was ever applied."""
+        """Leader completeness: a new leader has what was committed in terms before its own."""
         log = replica.core._state.log
         for index, entry in self.history.items():
-            if index > log.base_index:
+            if index > log.base_index and self.committed_in[index] < replica.core.term:
                 assert log.term_at(index) == entry.term, f"leader lacks committed {index}"
 
     def check_read(self, needed: int, index: LogIndex) -> None:

@@ -33,6 +33,10 @@ def draw_faults(rng: random.Random) -> Faults:
         config_changes_per_s=sometimes(2.0),
         transfers_per_s=sometimes(1.0),
         gone_notices=rng.random() < 0.5,
+        snapshot_failure=sometimes(0.3),
+        install_s_max=rng.choice([0.0, 0.01, 1.0]),
+        unreachable_per_s=sometimes(5.0),
+        campaigns_per_s=sometimes(2.0),
     )
 
 
@@ -45,7 +49,7 @@ class Storm:
             log_bytes_max=self.rng.choice([300, 2000, 1 << 20]),
             inflight_messages_max=self.rng.choice([1, 4, 256]),
             append_bytes_max=self.rng.choice([100, 1000, 1 << 20]),
-            lease_reads=False,
+            lease_reads=self.rng.random() < 0.3,
         )
         self.cluster = Cluster(
             seed,
@@ -75,6 +79,8 @@ class Storm:
             (faults.pauses_per_s, self.pause),
             (faults.config_changes_per_s, self.change_members),
             (faults.transfers_per_s, self.transfer),
+            (faults.unreachable_per_s, self.unreachable),
+            (faults.campaigns_per_s, self.campaign),
         ):
             if rng.random() < rate * 0.02:
                 action()
@@ -128,6 +134,23 @@ class Storm:
         except KVError:
             return
         cluster.leader.drive()
+
+    def unreachable(self) -> None:
+        """A driver reports lost messages, a new connection or a death, rightly or not."""
+        core_of = self.rng.choice(list(self.cluster.replicas.values()))
+        peer = self.rng.choice(list(self.cluster.replicas))
+        if not core_of.is_up or peer == core_of.id:
+            return
+        core = core_of.core
+        report = self.rng.choice([core.peer_unreachable, core.peer_connected, core.peer_gone])
+        report(peer, self.cluster.now)
+        core_of.drive()
+
+    def campaign(self) -> None:
+        replica = self.rng.choice(list(self.cluster.replicas.values()))
+        if replica.is_up:
+            replica.core.campaign(self.cluster.now)
+            replica.drive()
 
     def calm_down(self) -> None:
         cluster = self.cluster
