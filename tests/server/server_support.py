@@ -261,6 +261,11 @@ class Rig:
     async def confirm(self) -> None:
         """Replica 2 answers every heartbeat so far."""
         await settle()
+        self.hear_confirmations()
+        await settle()
+
+    def hear_confirmations(self) -> None:
+        """The same within one tick."""
         answers: list[tuple[GroupId, Message]] = [
             (group, HeartbeatResponse(ReplicaId(2), OWN, beat.term, beat.read_round))
             for _, _, body in self.peers.frames
@@ -268,7 +273,6 @@ class Rig:
             if isinstance(beat, Heartbeat) and beat.receiver == 2
         ]
         self.driver.receive(NODES[ReplicaId(2)], answers)
-        await settle()
 
     async def depose(self, term: int | None = None) -> None:
         """Replica 3 leads a later term."""

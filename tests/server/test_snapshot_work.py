@@ -256,6 +256,21 @@ async def test_after_stop_what_was_under_way_ends_quietly(work: Work, stream: by
     assert rig.host.core.applied_index == 0
 
 
+async def test_after_stop_the_logs_word_is_not_acted_upon(work: Work, stream: bytes) -> None:
+    rig = work.rig
+    rig.hear(chunk(stream[:9], is_last=False))
+    await work.run()
+    rig.log.is_prompt = False
+    rig.hear(chunk(stream[9:], 9))
+    await work.run()
+    rig.driver.stop()
+    while rig.log.held:
+        rig.log.become_durable()
+        await settle()
+    assert not work.threads.work, "the thread is gone by now"
+    assert (rig.host.installing, rig.host.core.applied_index) == (True, 0)
+
+
 async def test_remains_that_cannot_be_removed_cost_only_room(
     work: Work, stream: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
