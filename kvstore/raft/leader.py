@@ -71,8 +71,11 @@ def handle_heartbeat_response(state: RaftState, response: HeartbeatResponse) -> 
     snapshots.check_progress(state, peer)
     if replication.is_stalled(peer):
         replication.ask_whether_lost(state, peer)
+    elif peer.state is ProgressState.PROBE:
+        # Asked even if it seems to have everything: its disk may have lost some of it.
+        replication.send_append(state, peer, even_if_empty=True)
     elif peer.match_index < state.log.last_index:
-        replication.send_append(state, peer, even_if_empty=peer.state is ProgressState.PROBE)
+        replication.send_append(state, peer)
     replication.send_timeout_now(state, peer)
     membership.tell_departed(state, peer)
 

@@ -29,6 +29,9 @@ log = logging.getLogger(__name__)
 
 UPKEEP_INTERVAL_S = 0.5
 BALANCE_INTERVAL_S = 2.0
+CHECKS_SKIPPED_WHEN_FULL = 40
+"""Of the log keeper, after a flush that found no room: 20 s for the engine to recover."""
+
 STEADY_S = 3.0
 """How long a node must have been connected, and we have led, before leadership is handed on."""
 
@@ -55,11 +58,20 @@ class LogKeeper:
         self._engine = engine
         self._live_bytes_max = live_bytes_max
         self._is_held_up = False
+        self._checks_to_skip = 0
 
     async def check(self) -> None:
-        """Flush and release if the log has outgrown its bound."""
-        if self._wal.live_bytes > self._live_bytes_max:
+        """Flush and release if the log has outgrown its bound.
+
+        After a full disk RocksDB recovers by itself within seconds, unless it is asked to
+        flush meanwhile: each failing flush would begin its recovery anew.
+        """
+        if self._checks_to_skip:
+            self._checks_to_skip -= 1
+        elif self._wal.live_bytes > self._live_bytes_max:
             await self.flush()
+            if self._is_held_up:
+                self._checks_to_skip = CHECKS_SKIPPED_WHEN_FULL
 
     async def flush(self) -> None:
         """Make all applied state durable in the engine, then let go of the log behind it.

@@ -203,3 +203,15 @@ class Solo:
             )
         )
         return self.take(VoteResponse)[0]
+
+
+def led(*, voters: int = 3, learners: tuple[ReplicaId, ...] = (), commit: bool = True) -> Solo:
+    """A leader whose first entry is committed, by all its peers."""
+    solo = Solo(voters=voters, learners=learners)
+    peers = [ReplicaId(number) for number in range(2, voters + 1)]
+    solo.lead(*peers[: voters // 2])
+    if commit:
+        for peer in peers:
+            solo.ack(peer)
+    solo.sent.clear()
+    return solo

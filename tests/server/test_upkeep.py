@@ -30,12 +30,12 @@ GROUP = GroupId(1)
 # -- the log's keeper --------------------------------------------------------------------------
 
 
-def keeper_of(rig: Rig) -> LogKeeper:
+def keeper_of(rig: Rig, *, live_bytes_max: int = 1000) -> LogKeeper:
     return LogKeeper(
         rig.driver,
         cast("Wal", rig.log),
         cast("RocksEngine", rig.engine),
-        live_bytes_max=1000,
+        live_bytes_max=live_bytes_max,
     )
 
 
@@ -111,6 +111,19 @@ async def test_without_room_the_log_stays_as_it_is_until_there_is() -> None:
     assert (rig.log.appends, rig.log.released) == ([], [])
     rig.engine.flush_failing = None
     await keeper.flush()
+    assert rig.log.released == [{GROUP: 2}]
+
+
+async def test_after_a_full_disk_the_engine_is_left_alone_to_recover() -> None:
+    rig = await written()
+    keeper = keeper_of(rig, live_bytes_max=-1)
+    rig.engine.flush_failing = DiskFull("no room")
+    await keeper.check()
+    rig.engine.flush_failing = None
+    for _ in range(upkeep.CHECKS_SKIPPED_WHEN_FULL):
+        await keeper.check()
+        assert rig.log.released == []
+    await keeper.check()
     assert rig.log.released == [{GROUP: 2}]
 
 
