@@ -34,7 +34,9 @@ FLUSH_ROWS = 1000
 async def _store(settings: Settings) -> AsyncIterator[tuple[Client, float]]:
     """An open client, and the seconds that connecting left of ``--timeout``."""
     began = time.monotonic()
-    async with connect(str(resolve(settings)), timeout_s=settings.timeout_s) as kv:
+    endpoints = resolve(settings)
+    cluster_id = endpoints.cluster.id if endpoints.cluster else None
+    async with connect(str(endpoints), timeout_s=settings.timeout_s, cluster_id=cluster_id) as kv:
         spent_s = time.monotonic() - began
         yield kv, max(settings.timeout_s - spent_s, TIMEOUT_S_MIN)
 

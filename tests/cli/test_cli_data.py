@@ -28,7 +28,7 @@ class Store:
         self.fails_on: bytes | None = None
         self.connected_to: tuple[str, float] | None = None
 
-    def connect(self, endpoints: str, *, timeout_s: float) -> Store:
+    def connect(self, endpoints: str, *, timeout_s: float, cluster_id: str | None) -> Store:
         self.connected_to = endpoints, timeout_s
         return self
 

@@ -15,6 +15,7 @@ import pytest
 from cluster_harness import WAIT_S, end, kv
 
 from kvstore.cli.launcher import cluster as clusters
+from kvstore.cli.launcher.layout import ClusterSpec, Layout, save
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -254,6 +255,20 @@ def test_the_script_is_the_same_launcher(shell: Shell) -> None:
         env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
     )
     assert json.loads(done.stdout) == shell.json("cluster", "status")
+
+
+def test_another_cluster_at_the_same_ports_is_not_taken_for_ours(
+    shell: Shell, tmp_path: Path
+) -> None:
+    addresses = [node["address"] for node in shell.json("cluster", "status")["nodes"]]
+    base_port = int(addresses[0].rpartition(":")[2]) - 1
+    other = str(tmp_path / "other")
+    line = shell.fails(2, "cluster", "up", "--dir", other, "--base-port", str(base_port))
+    assert "port is in use" in line
+    assert not Path(other).exists()
+    save(Layout(Path(other), ClusterSpec(id="other", shards=4, base_port=base_port)))
+    assert "'other'" in shell.fails(5, "put", "greeting", "lost", "--dir", other)
+    assert "'other'" in shell.fails(5, "locate", "greeting", "--dir", other)
 
 
 def test_down_keeps_the_data_and_clean_removes_it(shell: Shell) -> None:
