@@ -226,7 +226,7 @@ class RaftCore:
     def peer_connected(self, peer: ReplicaId, now: float) -> None:
         """A connection to ``peer`` stands again; what was under way on the old one is lost."""
         state = self._state
-        state.gone.discard(peer)
+        state.gone.pop(peer, None)
         self.peer_unreachable(peer, now)
         if state.leading is not None and peer in state.leading.tracker.peers:
             state.leading.tracker.peers[peer].probe_sent = False

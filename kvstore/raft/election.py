@@ -147,7 +147,7 @@ def _heard_recently(state: RaftState) -> bool:
 
 def peer_gone(state: RaftState, peer: ReplicaId) -> None:
     """The fast path: ``peer``'s process is dead."""
-    state.gone.add(peer)
+    state.gone[peer] = state.now
     if peer == state.leader and state.role is not Role.LEADER and state.is_promotable:
         state.election_at = min(state.election_at, state.now + _turn_delay(state))
         _respect_lease(state)

@@ -29,6 +29,7 @@ def follow(state: RaftState, leader: ReplicaId) -> None:
     assert state.role is not Role.LEADER
     if state.role is not Role.FOLLOWER or state.leader != leader:
         state.become_follower(state.term, leader)
+        election.wait_briefly_if_leader_is_gone(state)
     state.heard_from_leader()
 
 

@@ -27,6 +27,11 @@ if TYPE_CHECKING:
     from kvstore.config import RaftConfig
 
 
+LAST_WORDS_S = 0.1
+"""What a peer sent before it died may come on another connection, so much after the news of
+its death; it does not bring it back. Whoever is heard later lives."""
+
+
 @dataclass(frozen=True, slots=True)
 class RecoveredGroup:
     """What storage brings back: all of it durable, ``entries`` directly behind ``base``."""
@@ -132,8 +137,8 @@ class RaftState:
         self.receiving: Receiving | None = None
         self.forwarded_reads = ForwardedReads(rng.getrandbits(62))
         self.arrivals = ArrivalWindow(options.heartbeat_interval_s)
-        self.gone: set[ReplicaId] = set()
-        """Peers whose process is known to be dead; only asked about, never iterated."""
+        self.gone: dict[ReplicaId, float] = {}
+        """Peers whose process is known to be dead, and since when."""
         self.heard_from_leader_at = now if options.lease_reads else float("-inf")
         self.election_at = 0.0
         self.transfers_begun = 0
@@ -189,7 +194,10 @@ class RaftState:
     def heard_from_leader(self) -> None:
         """The leader of the current term is there."""
         self.heard_from_leader_at = self.now
-        self.gone.discard(self.leader)
+        gone_at = self.gone.get(self.leader)
+        if gone_at is not None and self.now - gone_at < LAST_WORDS_S:
+            return
+        self.gone.pop(self.leader, None)
         self.reset_election_timer()
 
     # -- transitions --------------------------------------------------------------------------

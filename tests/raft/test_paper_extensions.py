@@ -256,6 +256,18 @@ def test_9_6_a_leader_that_stood_still_gets_one_chance_to_hear() -> None:
     assert solo.core.role is not Role.LEADER
 
 
+def test_fast_path_is_not_delayed_by_the_last_words_of_the_dead() -> None:
+    solo = Solo()
+    solo.heartbeat(R2, term=1)
+    solo.core.peer_gone(R2, solo.now)
+    solo.heartbeat(R2, term=1)  # sent before, on another connection
+    assert solo.ask_vote(R3, 2, (0, 0), pre_vote=True).granted
+    solo.wait(0.1)
+    assert solo.core.role is Role.PRE_CANDIDATE
+    solo.heartbeat(R2, term=1)
+    assert not solo.ask_vote(R3, 2, (0, 0), pre_vote=True).granted, "it lives after all"
+
+
 def test_fast_path_counts_only_for_the_leader_that_is_gone() -> None:
     solo = Solo()
     solo.heartbeat(R2, term=1)
