@@ -91,22 +91,33 @@ def send_append(state: RaftState, peer: Progress, *, even_if_empty: bool = False
         entries = state.log.following(peer.next_index, options.append_bytes_max)
         if not entries and not even_if_empty:
             return
-        state.out.messages.append(
-            AppendRequest(
-                sender=state.replica,
-                receiver=peer.replica,
-                term=state.term,
-                prev_index=prev_index,
-                prev_term=prev_term,
-                entries=entries,
-                commit_index=state.commit_index,
-            )
-        )
+        _send(state, peer, prev_index, prev_term, entries)
         if entries:
             peer.sent(entries[-1].index, sum(map(size_of, entries)))
         even_if_empty = False
         if not entries:
             return
+
+
+def _send(
+    state: RaftState,
+    peer: Progress,
+    prev_index: LogIndex,
+    prev_term: Term,
+    entries: tuple[Entry, ...],
+) -> None:
+    """One append, behind the entry (``prev_index``, ``prev_term``)."""
+    state.out.messages.append(
+        AppendRequest(
+            sender=state.replica,
+            receiver=peer.replica,
+            term=state.term,
+            prev_index=prev_index,
+            prev_term=prev_term,
+            entries=entries,
+            commit_index=state.commit_index,
+        )
+    )
 
 
 def send_heartbeats(state: RaftState) -> None:
@@ -213,14 +224,4 @@ def ask_whether_lost(state: RaftState, peer: Progress) -> None:
     if prev_term is None:
         peer.become_probe()
         return
-    state.out.messages.append(
-        AppendRequest(
-            sender=state.replica,
-            receiver=peer.replica,
-            term=state.term,
-            prev_index=prev_index,
-            prev_term=prev_term,
-            entries=(),
-            commit_index=state.commit_index,
-        )
-    )
+    _send(state, peer, prev_index, prev_term, ())
