@@ -6,7 +6,6 @@ stays. A shard that this node does not lead is answered ``NotLeader`` with the l
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from typing import TYPE_CHECKING
 
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from kvstore.net.connection import FrameConnection
     from kvstore.server.admission import Admission
     from kvstore.server.raft_driver import RaftDriver
+    from kvstore.server.scheduling import Outcome
     from kvstore.server.shard_host import ShardHost
     from kvstore.wire.frames import Frame
 
@@ -89,7 +89,6 @@ class ClientRequests:
         self._frame_bytes_max = frame_bytes_max
         self._batch_bytes_max = frame_bytes_max - PEER_OVERHEAD_BYTES
         self._scan_threads = scan_threads
-        self._loop = asyncio.get_running_loop()
         self._handlers: dict[int, Callable[[FrameConnection, Frame], None]] = {
             Kind.WRITE: self._write,
             Kind.READ: self._read,
@@ -184,13 +183,14 @@ class ClientRequests:
         def serve() -> None:
             installs = host.installs
 
-            def finished(done: asyncio.Future[bytes]) -> None:
+            def finished(done: Outcome[bytes]) -> None:
                 if host.installs == installs:
                     _answer_with(answer, done)
                 else:
                     answer.fail(Unavailable(f"shard {host.shard}: the replica was replaced"))
 
-            self._loop.run_in_executor(self._scan_threads, page).add_done_callback(finished)
+            work = self._driver.loop.run_in_executor(self._scan_threads, page)
+            work.add_done_callback(finished)
 
         host.read(Read(serve, answer))
         self._driver.wake(host)
@@ -210,7 +210,7 @@ def _replying(body: Callable[[], bytes]) -> Callable[[FrameConnection, Frame], N
     return handle
 
 
-def _answer_with(answer: ReplyTo, done: asyncio.Future[bytes]) -> None:
+def _answer_with(answer: ReplyTo, done: Outcome[bytes]) -> None:
     """Answer with what a thread computed, or with why it could not."""
     if done.cancelled():
         answer.fail(Unavailable("the node is stopping"))

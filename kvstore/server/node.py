@@ -26,33 +26,26 @@ from typing import TYPE_CHECKING
 import uvloop
 
 from kvstore.errors import KVError, Unavailable
-from kvstore.hlc import HybridClock, revision_at
+from kvstore.hlc import revision_at
 from kvstore.ids import (
     NO_REPLICA,
     GroupId,
     LogIndex,
     ShardId,
     group_of_shard,
-    shard_of_group,
 )
-from kvstore.kv.limits import ApplyLimits
-from kvstore.kv.state_machine import StateMachine
 from kvstore.net.limits import NetLimits
 from kvstore.net.peers import PeerCallbacks, PeerPool
 from kvstore.net.server import FrameServer
 from kvstore.net.transport import Lane
-from kvstore.raft.core import RaftCore
-from kvstore.raft.messages import GroupConfig
 from kvstore.server import status
 from kvstore.server.admission import Admission
 from kvstore.server.clients import ClientRequests, send_error
+from kvstore.server.groups import load_machines, recover_hosts
 from kvstore.server.handshake import Handshake
 from kvstore.server.raft_driver import RaftDriver
-from kvstore.server.recovery import marks_missing, recover_group
-from kvstore.server.shard_host import ShardHost
 from kvstore.server.snapshot_work import SnapshotTransfers
 from kvstore.server.upkeep import DiskWatch, LeaderBalance, LogKeeper, periodic
-from kvstore.sharding.ring import belongs_to
 from kvstore.sharding.shard_map import bootstrap
 from kvstore.storage.identity import open_identity
 from kvstore.storage.rocks import RocksEngine
@@ -68,8 +61,9 @@ if TYPE_CHECKING:
     from kvstore.config import ClusterConfig, NodeConfig
     from kvstore.ids import NodeId
     from kvstore.net.connection import FrameConnection
+    from kvstore.server.shard_host import ShardHost
     from kvstore.storage.identity import Identity
-    from kvstore.storage.wal import RecoveredLog, Wal
+    from kvstore.storage.wal import Wal
     from kvstore.wire.frames import Frame
 
 log = logging.getLogger(__name__)
@@ -213,7 +207,7 @@ class Node:
         undo.push_async_callback(asyncio.to_thread, engine.close)
         snapshots = SnapshotStorage(engine, data_dir / "snapshots")
         await asyncio.to_thread(snapshots.finish_pending)
-        machines = await asyncio.to_thread(self._load_machines, engine)
+        machines = await asyncio.to_thread(load_machines, self._shard_map, config.node_id, engine)
         admission = Admission(pending_bytes_max=config.limits.pending_bytes_max)
         disk = DiskWatch(data_dir, admission, free_bytes_min=config.limits.disk_free_bytes_min)
         wal, logs = await open_wal(
@@ -227,7 +221,16 @@ class Node:
             progress=_Progress(self._clock),
         )
         undo.push_async_callback(wal.close)
-        self._hosts, marks = await asyncio.to_thread(self._recover, engine, machines, logs)
+        self._hosts, marks = await asyncio.to_thread(
+            recover_hosts,
+            config,
+            self._shard_map,
+            engine,
+            machines,
+            logs,
+            rng=self._rng,
+            now=self._clock(),
+        )
         if marks:
             wal.append(marks, lambda: None)
         peers = self._make_peers(handshake)
@@ -264,53 +267,6 @@ class Node:
         )
         await server.start()
         undo.push_async_callback(server.close)
-
-    def _load_machines(self, engine: RocksEngine) -> dict[GroupId, StateMachine]:
-        """The state machine of each shard that has a replica on this node."""
-        shard_map, own = self._shard_map, self._config.node_id
-        return {
-            group_of_shard(shard): StateMachine(
-                shard, engine, owns=belongs_to(shard, shard_map.shards)
-            )
-            for shard in map(ShardId, range(shard_map.shards))
-            if any(replica.node == own for replica in shard_map.replicas_of(shard))
-        }
-
-    def _recover(
-        self,
-        engine: RocksEngine,
-        machines: dict[GroupId, StateMachine],
-        logs: dict[GroupId, RecoveredLog],
-    ) -> tuple[dict[GroupId, ShardHost], list[bytes]]:
-        """A host for each state machine, and what the log must still note."""
-        hosts: dict[GroupId, ShardHost] = {}
-        marks: list[bytes] = []
-        for group, machine in machines.items():
-            shard = shard_of_group(group)
-            replicas = self._shard_map.replicas_of(shard)
-            own = next(r.id for r in replicas if r.node == self._config.node_id)
-            initial = GroupConfig(voters=tuple(sorted(replica.id for replica in replicas)))
-            recovered = recover_group(group, initial, machine, engine, logs.get(group))
-            marks += marks_missing(group, recovered.base, logs.get(group))
-            core = RaftCore(
-                replica=own,
-                config=self._config.raft,
-                recovered=recovered,
-                rng=random.Random(self._rng.random()),
-                now=self._clock(),
-            )
-            hosts[group] = ShardHost(
-                shard,
-                core,
-                machine,
-                HybridClock(last=machine.last_revision),
-                {replica.id: replica.node for replica in replicas},
-                apply_limits=ApplyLimits.of(self._config.limits),
-                entry_bytes_max=self._config.raft.append_bytes_max,
-                request_timeout_s=self._config.limits.request_timeout_s,
-            )
-            hosts[group].observe(recovered.entries)
-        return hosts, marks
 
     def _make_peers(self, handshake: Handshake) -> PeerPool:
         config = self._config

@@ -20,9 +20,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from kvstore.errors import DiskFull
 from kvstore.ids import GroupId, LogIndex, NodeId, Term, group_of_shard
-from kvstore.kv.engine import WriteBatch
 from kvstore.net.transport import Lane
 from kvstore.raft import confchange
 from kvstore.raft.messages import (
@@ -36,6 +34,7 @@ from kvstore.raft.messages import (
     VoteResponse,
 )
 from kvstore.raft.ready import Role
+from kvstore.server.applying import Applier
 from kvstore.server.peer_messages import check_message
 from kvstore.server.shard_host import ShardHost
 from kvstore.storage import records
@@ -44,12 +43,13 @@ from kvstore.wire.kinds import Kind
 from kvstore.wire.raft_codec import encode_bodies
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from kvstore.ids import ReplicaId
     from kvstore.kv.engine import Engine
     from kvstore.net.transport import PeerTransport
     from kvstore.raft.ready import Ready
+    from kvstore.server.scheduling import Loop
 
 log = logging.getLogger(__name__)
 
@@ -60,13 +60,8 @@ their heartbeats share."""
 TICK_ELECTION_S = 0.005
 """How often while one has not: elections are a matter of milliseconds."""
 
-APPLY_BYTES_MAX = 256 * 1024
-"""Committed bytes applied in one loop tick, so that a long catch-up never stalls the loop."""
-
 BACKLOG_BYTES_MAX = 32 * 1024 * 1024
 """Committed bytes of one group that wait for the engine, beyond which no more are taken in."""
-
-DISK_RETRY_S = 0.25
 
 FRAME_BODY_BYTES = 4 * 1024 * 1024
 """Messages gathered into one frame, unless a single one is larger."""
@@ -114,14 +109,6 @@ class _LogBatch:
 
 
 @dataclass(slots=True)
-class _Applied:
-    """One engine write, and the last entry of each group in it."""
-
-    batch: WriteBatch
-    last: dict[ShardHost, LogIndex] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
 class _Outbox:
     """Messages of one tick by destination, each list one frame."""
 
@@ -149,7 +136,7 @@ def lane_of(message: Message) -> Lane:
 class RaftDriver:
     """Owns the tick of all groups of one node."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  its collaborators, each by name
         self,
         hosts: Mapping[GroupId, ShardHost],
         wal: Log,
@@ -160,23 +147,28 @@ class RaftDriver:
         wall_ms: Callable[[], int],
         on_fatal: Callable[[BaseException], None],
         on_engine_full: Callable[[bool], None] = lambda full: None,
+        loop: Loop | None = None,
     ) -> None:
         self.hosts = hosts
         self._wal = wal
-        self._engine = engine
         self._peers = peers
         self._clock = clock
         self._wall_ms = wall_ms
         self._on_fatal = on_fatal
-        self._on_engine_full = on_engine_full
         self._dirty: dict[ShardHost, None] = {}
         self._flush_scheduled = False
-        self._unwritten: _Applied | None = None
-        self._when_written: list[Callable[[], None]] = []
         self._stopped = False
         self._dropped: set[NodeId] = set()
         self._roles: dict[ShardHost, tuple[Role, Term, ReplicaId]] = {}
-        self._loop = asyncio.get_running_loop()
+        self.loop: Loop = loop or asyncio.get_running_loop()
+        """Where everything of this node runs."""
+        self._applier = Applier(
+            engine,
+            self.loop,
+            guarded=self.guarded,
+            on_full=on_engine_full,
+            on_resumed=lambda: self._wake_all(),
+        )
         self.snapshots: SnapshotWork | None = None
         self.may_lead: Callable[[], bool] = lambda: True
         """Whether this node can serve as a leader; if not, it declines to take over."""
@@ -191,7 +183,11 @@ class RaftDriver:
         self._dirty[host] = None
         if not self._flush_scheduled and not self._stopped:
             self._flush_scheduled = True
-            self._loop.call_soon(self.guarded, self._flush)
+            self.loop.call_soon(self.guarded, self._flush)
+
+    def _wake_all(self) -> None:
+        for host in self.hosts.values():
+            self.wake(host)
 
     def receive(self, node: NodeId, messages: Sequence[tuple[GroupId, Message]]) -> None:
         """Messages of the peer ``node``; those of groups that are not here are dropped.
@@ -254,19 +250,28 @@ class RaftDriver:
     async def run(self) -> None:
         """Tick every core until cancelled."""
         while True:
-            settled = all(host.core.is_settled for host in self.hosts.values())
-            to_beat_s = TICK_INTERVAL_S - self._clock() % TICK_INTERVAL_S
             self._hurry.clear()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(to_beat_s if settled else TICK_ELECTION_S):
+                async with asyncio.timeout(self.until_tick_s()):
                     await self._hurry.wait()
-            self.guarded(self._tick)
+            self.guarded(self.tick)
+
+    def until_tick_s(self) -> float:
+        """When the next tick is due: on the beat, or soon if a group has no leader."""
+        if all(host.core.is_settled for host in self.hosts.values()):
+            return TICK_INTERVAL_S - self._clock() % TICK_INTERVAL_S
+        return TICK_ELECTION_S
+
+    def when_written(self, callback: Callable[[], None]) -> None:
+        """See :meth:`Applier.when_written`."""
+        self._applier.when_written(callback)
 
     def stop(self) -> None:
         """Nothing more is sent, written or applied."""
         self._stopped = True
 
-    def _tick(self) -> None:
+    def tick(self) -> None:
+        """Look at the timers of every core; see :meth:`run`."""
         now = self._clock()
         for host in self.hosts.values():
             host.core.tick(now)
@@ -306,9 +311,9 @@ class RaftDriver:
         self._send(outbox)
         self._append(votes, urgent=True)
         self._append(to_log)
-        self._apply(dirty)
+        self._applier.apply(dirty)
         for host in dirty:
-            if host.core.has_ready() or self._can_apply(host):
+            if host.core.has_ready() or self._applier.can_apply(host):
                 self.wake(host)
 
     def _log(self, host: ShardHost, ready: Ready, batch: _LogBatch) -> None:
@@ -376,83 +381,6 @@ class RaftDriver:
                     item.host.core.step(message, now)
                     self.wake(item.host)
         self._send(outbox)
-
-    # -- applying ---------------------------------------------------------------------------
-
-    def _can_apply(self, host: ShardHost) -> bool:
-        return bool(host.to_apply) and not host.installing and self._unwritten is None
-
-    def _apply(self, hosts: Collection[ShardHost]) -> None:
-        """Apply what is committed, all groups in one engine write, then serve reads."""
-        if self._unwritten is None:
-            applied = _Applied(self._engine.batch())
-            self._gather(hosts, applied)
-            if applied.last:
-                self._write(applied)
-        for host in hosts:
-            host.serve_reads()
-
-    def _gather(self, hosts: Collection[ShardHost], applied: _Applied) -> None:
-        """A fair share of the budget for everybody, then the rest for whoever has more."""
-        waiting = [host for host in hosts if self._can_apply(host)]
-        budget = APPLY_BYTES_MAX
-        while waiting and budget > 0:
-            share = budget // len(waiting)
-            for host in waiting:
-                budget -= self._gather_from(host, applied, share)
-            waiting = [host for host in waiting if host.to_apply]
-        for host in applied.last:
-            host.machine.flush(applied.batch)
-
-    @staticmethod
-    def _gather_from(host: ShardHost, applied: _Applied, bytes_max: int) -> int:
-        """Run entries of one group, at least one; the result is their size."""
-        size = 0
-        while host.to_apply:
-            entry = host.apply(applied.batch)
-            applied.last[host] = entry.index
-            size += len(entry.payload)
-            if size >= bytes_max:
-                break
-        return size
-
-    def _write(self, applied: _Applied) -> bool:
-        """Write one batch to the engine; on a full disk keep it and come back later."""
-        try:
-            self._engine.write(applied.batch)
-        except DiskFull as error:
-            if self._unwritten is None:
-                log.error("applying waits for room on the disk: %s", error)
-                self._on_engine_full(True)
-            self._unwritten = applied
-            self._loop.call_later(DISK_RETRY_S, self.guarded, self._retry_write)
-            return False
-        self._unwritten = None
-        for host, index in applied.last.items():
-            host.written(index)
-        return True
-
-    def _retry_write(self) -> None:
-        applied = self._unwritten
-        assert applied is not None
-        if self._write(applied):
-            log.info("applying goes on: there is room on the disk again")
-            self._on_engine_full(False)
-            waiting, self._when_written = self._when_written, []
-            for callback in waiting:
-                callback()
-            for host in self.hosts.values():
-                self.wake(host)
-
-    def when_written(self, callback: Callable[[], None]) -> None:
-        """Run ``callback`` once the engine holds all that was run: at once, if no write waits.
-
-        Whoever is to replace a group's state must not have an older write come after it.
-        """
-        if self._unwritten is None:
-            callback()
-        else:
-            self._when_written.append(callback)
 
     def _note_role(self, host: ShardHost) -> None:
         """Log a change of role or leader, and answer what a deposed leader cannot finish."""

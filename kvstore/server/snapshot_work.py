@@ -7,7 +7,6 @@ on the receiving side the staged bytes are dropped and the sender begins anew.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from typing import TYPE_CHECKING, TypeVar
 
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from kvstore.raft.messages import SnapshotMeta
     from kvstore.raft.ready import Ready, SnapshotRead, SnapshotWrite
     from kvstore.server.raft_driver import Log, RaftDriver
+    from kvstore.server.scheduling import Outcome
     from kvstore.server.shard_host import ShardHost
     from kvstore.storage.snapshots import SnapshotReader, SnapshotStorage
 
@@ -53,7 +53,6 @@ class SnapshotTransfers:
         self._thread = thread
         self._clock = clock
         self._on_fatal = on_fatal
-        self._loop = asyncio.get_running_loop()
         self._readers: dict[tuple[ShardId, int], SnapshotReader] = {}
 
     def handle(self, host: ShardHost, ready: Ready) -> None:
@@ -157,7 +156,7 @@ class SnapshotTransfers:
     ) -> None:
         """Run ``work`` in the thread and the matching callback on the loop, unless stopped."""
 
-        def finished(future: asyncio.Future[T]) -> None:
+        def finished(future: Outcome[T]) -> None:
             if future.cancelled():
                 return
             error = future.exception()
@@ -167,13 +166,13 @@ class SnapshotTransfers:
                 self._driver.guarded(lambda: failed(error))
             self._driver.wake(host)
 
-        self._loop.run_in_executor(self._thread, work).add_done_callback(finished)
+        self._driver.loop.run_in_executor(self._thread, work).add_done_callback(finished)
 
     def _in_background(self, work: Callable[[], None], complaint: str) -> None:
         """Run ``work`` in the thread; if it fails that costs room, nothing else."""
 
-        def finished(future: asyncio.Future[None]) -> None:
+        def finished(future: Outcome[None]) -> None:
             if not future.cancelled() and (error := future.exception()) is not None:
                 log.warning("%s: %s", complaint, error)
 
-        self._loop.run_in_executor(self._thread, work).add_done_callback(finished)
+        self._driver.loop.run_in_executor(self._thread, work).add_done_callback(finished)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kvstore.ids import GroupId, NodeId, ReplicaId
+    from kvstore.raft.messages import SnapshotMeta
     from kvstore.server.admission import Admission
     from kvstore.server.raft_driver import RaftDriver
     from kvstore.server.shard_host import ShardHost
@@ -78,11 +79,7 @@ class LogKeeper:
 
         Without room for that everything stays as it is, to be tried again.
         """
-        covered = {
-            group: host.core.snapshot_meta(host.core.applied_index)
-            for group, host in self._driver.hosts.items()
-            if not host.installing and host.core.applied_index
-        }
+        covered = self.covered()
         try:
             await asyncio.get_running_loop().run_in_executor(None, self._engine.flush)
         except DiskFull as error:
@@ -92,6 +89,18 @@ class LogKeeper:
             self._is_held_up = True
             return
         self._is_held_up = False
+        self.release(covered)
+
+    def covered(self) -> dict[GroupId, SnapshotMeta]:
+        """What a flush that begins now will cover: how far each group is applied."""
+        return {
+            group: host.core.snapshot_meta(host.core.applied_index)
+            for group, host in self._driver.hosts.items()
+            if not host.installing and host.core.applied_index
+        }
+
+    def release(self, covered: Mapping[GroupId, SnapshotMeta]) -> None:
+        """The flush is done: mark what it covered, and release the log up to there."""
         marks = [
             records.encode_mark(group, meta.index, meta.term, confchange.encode(meta.config))
             for group, meta in covered.items()

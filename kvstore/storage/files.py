@@ -66,6 +66,10 @@ class Files(Protocol):
         """Make creations, renames and removals in the directory durable."""
         ...
 
+    def free_bytes(self, path: Path) -> int:
+        """Room for more on the file system that holds ``path``."""
+        ...
+
 
 class OsFiles:
     """The real thing."""
@@ -123,6 +127,11 @@ class OsFiles:
             os.fsync(fd)
         finally:
             os.close(fd)
+
+    def free_bytes(self, path: Path) -> int:
+        """See :class:`Files`."""
+        space = os.statvfs(path)
+        return space.f_bavail * space.f_frsize
 
 
 def _write_rest(fd: int, data: memoryview, offset: int) -> None:

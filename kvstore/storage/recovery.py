@@ -12,6 +12,7 @@ The end is then mended by :mod:`kvstore.storage.mending`.
 from __future__ import annotations
 
 import asyncio
+import secrets
 from typing import TYPE_CHECKING, cast
 
 import aiofiles
@@ -125,6 +126,97 @@ class _Reader:
                 )
 
 
+class Recovery:
+    """Brings back a log: :meth:`look`, :meth:`read` what it found, :meth:`finish`.
+
+    Every step blocks. Whoever calls them reads the files, and may show how far that is.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        files: Files,
+        config: WalConfig,
+        *,
+        cluster_id: str,
+        node_id: str,
+        applied: Mapping[GroupId, int],
+        random_bits: Callable[[int], int] = secrets.randbits,
+    ) -> None:
+        """See :func:`kvstore.storage.wal.open_wal`; ``random_bits`` makes segments' salts."""
+        self._directory = directory
+        self._files = files
+        self._config = config
+        self._applied = applied
+        self._made = SegmentFiles(
+            directory,
+            files,
+            config,
+            cluster_id=cluster_id,
+            node_id=node_id,
+            random_bits=random_bits,
+        )
+        self._reader = _Reader(cluster_id, node_id, cast("Mapping[int, int]", applied))
+
+    def look(self) -> list[tuple[int, Path]]:
+        """The segments that are there, in the order in which they must be read.
+
+        Raises:
+            CorruptionError: one is missing, or all are where there should be some.
+        """
+        paths = _look(self._directory, self._made)
+        if not paths and (self._made.has_reserve or any(self._applied.values())):
+            raise CorruptionError(
+                "the log is gone, and with it votes and entries",
+                file=str(self._directory / segment_name(1)),
+                offset=0,
+            )
+        return paths
+
+    def read(self, number: int, path: Path, data: bytes) -> None:
+        """Take in the next segment, of which ``data`` is the content.
+
+        Raises:
+            CorruptionError, DataDirectoryError: it does not follow the one before.
+        """
+        self._reader.read(number, path, data)
+
+    def finish(self) -> tuple[Segments, dict[GroupId, RecoveredLog]]:
+        """Mend the end and go on from there; all segments were read.
+
+        Raises:
+            CorruptionError: something is missing, or the end is damaged.
+            DiskFull: no room even for a first segment.
+            DataDirectoryError: the log cannot be written.
+        """
+        reader = self._reader
+        reader.check_complete()
+        logs = reader.replay.logs
+        try:
+            segments = Segments(
+                self._made,
+                self._files,
+                Ledger(logs),
+                segment_bytes=self._config.segment_bytes,
+                older=reader.segments[:-1],
+                active=self._mend(),
+                next_sequence=reader.next_sequence or 1,
+            )
+        except OSError as error:
+            where = self._directory
+            if is_full(error):
+                raise DiskFull(f"no room for a log in {where}: {error}") from error
+            raise DataDirectoryError(f"cannot write to {where}: {error}") from error
+        return segments, cast("dict[GroupId, RecoveredLog]", logs)
+
+    def _mend(self) -> Active | None:
+        reader = self._reader
+        if reader.tail is None:
+            return None
+        mending.sync_names(self._files, self._directory, reader.unclosed, reader.tail)
+        return mending.mend_tail(self._files, reader.tail)
+
+
 async def recover(
     directory: Path,
     files: Files,
@@ -135,42 +227,12 @@ async def recover(
     applied: Mapping[GroupId, int],
     progress: Callable[[int, int], None],
 ) -> tuple[Segments, dict[GroupId, RecoveredLog]]:
-    """Read the log; see :func:`kvstore.storage.wal.open_wal`."""
-    made = SegmentFiles(directory, files, config, cluster_id=cluster_id, node_id=node_id)
-    reader = _Reader(cluster_id, node_id, cast("Mapping[int, int]", applied))
-    paths = await asyncio.to_thread(_look, directory, made)
-    if not paths and (made.has_reserve or any(applied.values())):
-        raise CorruptionError(
-            "the log is gone, and with it votes and entries",
-            file=str(directory / segment_name(1)),
-            offset=0,
-        )
-    await _read_all(reader, paths, progress)
-    logs = reader.replay.logs
-
-    def mend() -> Active | None:
-        if reader.tail is None:
-            return None
-        mending.sync_names(files, directory, reader.unclosed, reader.tail)
-        return mending.mend_tail(files, reader.tail)
-
-    def go_on() -> Segments:
-        return Segments(
-            made,
-            files,
-            Ledger(logs),
-            segment_bytes=config.segment_bytes,
-            older=reader.segments[:-1],
-            active=mend(),
-            next_sequence=reader.next_sequence or 1,
-        )
-
-    try:
-        return await asyncio.to_thread(go_on), cast("dict[GroupId, RecoveredLog]", logs)
-    except OSError as error:
-        if is_full(error):
-            raise DiskFull(f"no room for a log in {directory}: {error}") from error
-        raise DataDirectoryError(f"cannot write to {directory}: {error}") from error
+    """Read the log off the loop; see :func:`kvstore.storage.wal.open_wal`."""
+    recovery = Recovery(
+        directory, files, config, cluster_id=cluster_id, node_id=node_id, applied=applied
+    )
+    await _read_all(recovery, await asyncio.to_thread(recovery.look), progress)
+    return await asyncio.to_thread(recovery.finish)
 
 
 def _look(directory: Path, made: SegmentFiles) -> list[tuple[int, Path]]:
@@ -191,7 +253,7 @@ def _look(directory: Path, made: SegmentFiles) -> list[tuple[int, Path]]:
 
 
 async def _read_all(
-    reader: _Reader, paths: list[tuple[int, Path]], progress: Callable[[int, int], None]
+    recovery: Recovery, paths: list[tuple[int, Path]], progress: Callable[[int, int], None]
 ) -> None:
     total = sum(path.stat().st_size for _, path in paths)
     done = 0
@@ -202,7 +264,6 @@ async def _read_all(
                 data = await file.read()
         except OSError as error:
             raise CorruptionError(f"cannot be read: {error}", file=str(path), offset=0) from error
-        await asyncio.to_thread(reader.read, number, path, data)
+        await asyncio.to_thread(recovery.read, number, path, data)
         done += len(data)
     progress(done, total)
-    reader.check_complete()

@@ -24,7 +24,7 @@ from kvstore.storage.files import sync, sync_directory
 from kvstore.storage.records import BATCH_END, BATCH_HEAD_BYTES, SegmentHeader
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from kvstore.config import WalConfig
     from kvstore.storage.files import Files
@@ -84,13 +84,21 @@ class SegmentFiles:
     """
 
     def __init__(
-        self, directory: Path, files: Files, config: WalConfig, *, cluster_id: str, node_id: str
+        self,
+        directory: Path,
+        files: Files,
+        config: WalConfig,
+        *,
+        cluster_id: str,
+        node_id: str,
+        random_bits: Callable[[int], int] = secrets.randbits,
     ) -> None:
         self.directory = directory
         self._files = files
         self._config = config
         self._cluster_id = cluster_id
         self._node_id = node_id
+        self._random_bits = random_bits
         self._spare = directory / SPARE
         self._reserve = directory / RESERVE
         self._spare_bytes = 0
@@ -130,7 +138,7 @@ class SegmentFiles:
         header = SegmentHeader(
             number=number,
             first_sequence=first_sequence,
-            salt=secrets.randbits(64) | 1,
+            salt=self._random_bits(64) | 1,
             made_bytes=self._take(used + room + CLOSE_BYTES, from_reserve=from_reserve),
             cluster_id=self._cluster_id,
             node_id=self._node_id,

@@ -23,7 +23,6 @@ else blocks and belongs in one thread, the same for all.
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -255,8 +254,7 @@ class SnapshotStorage:
         arriving, path = self._arriving[group], self._staging_path(group)
         with path.open("rb") as file:
             snapshot_stream.check(file, str(path))
-        space = os.statvfs(self._directory)
-        if space.f_bavail * space.f_frsize < arriving.size + FREE_BYTES_KEPT:
+        if self._files.free_bytes(self._directory) < arriving.size + FREE_BYTES_KEPT:
             raise DiskFull(f"group {group}: no room to install a snapshot of {arriving.size} bytes")
         fd = self._files.open(path)
         try:

@@ -99,16 +99,25 @@ class LogWriter:
         try:
             self._prepare()
             while not self._closing:
-                self._gather()
-                self._write_waiting()
-                self._prepare()
-                self._release()
-                self.live_bytes = self._segments.live_bytes
+                self.step()
             self._segments.close()
         except OSError as error:
             self._reports.fatal(Internal(f"the log cannot be written: {error}"))
         except BaseException as error:  # noqa: BLE001  whatever it is, the node must stop
             self._reports.fatal(error)
+
+    def step(self) -> None:
+        """Take the orders that have come, waiting for one if there is none; carry them out.
+
+        Raises:
+            Internal: a sync failed.
+            OSError: the disk failed in another way; like that, the end of this log.
+        """
+        self._gather()
+        self._write_waiting()
+        self._prepare()
+        self._release()
+        self.live_bytes = self._segments.live_bytes
 
     def _gather(self) -> None:
         """Wait for orders, for a bounded time if room is being looked for; take all there are."""

@@ -170,15 +170,18 @@ async def test_a_damaged_log_leaves_nothing_behind(config: NodeConfig) -> None:
     assert_nothing_is_left(config)
 
 
-@pytest.mark.parametrize("step", ["_recover", "_make_peers", "_start_work"])
+@pytest.mark.parametrize(
+    ("where", "step"),
+    [(node_module, "recover_hosts"), (Node, "_make_peers"), (Node, "_start_work")],
+)
 async def test_a_start_that_fails_late_is_undone(
-    config: NodeConfig, step: str, monkeypatch: pytest.MonkeyPatch
+    config: NodeConfig, where: object, step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object, **__: object) -> None:
         raise Internal("no")
 
     with monkeypatch.context() as patched:
-        patched.setattr(Node, step, broken)
+        patched.setattr(where, step, broken)
         with pytest.raises(Internal):
             await Node(config).__aenter__()
     assert_nothing_is_left(config)

@@ -19,7 +19,7 @@ from kvstore.raft.messages import (
     VoteRequest,
     VoteResponse,
 )
-from kvstore.server import raft_driver
+from kvstore.server import applying, raft_driver
 from kvstore.storage import records
 from kvstore.storage.records import RecordType
 
@@ -202,7 +202,7 @@ async def test_a_full_engine_is_tried_again_while_reads_go_on() -> None:
     await rig.confirm()
     assert late.answers == 0, "its index is beyond what is applied"
     rig.engine.failing = None
-    rig.driver.guarded(rig.driver._retry_write)
+    rig.driver.guarded(rig.driver._applier.retry_write)
     await settle()
     assert rig.engine_full == [True, False]
     assert (asked.answers, late.answers) == (1, 1)
@@ -255,7 +255,7 @@ async def test_what_the_engine_cannot_take_is_bounded(monkeypatch: pytest.Monkey
         await settle()
     assert rig.host.core.last_index < 10
     rig.engine.failing = None
-    rig.driver.guarded(rig.driver._retry_write)
+    rig.driver.guarded(rig.driver._applier.retry_write)
     await settle()
     last = rig.host.core.last_index
     assert rig.host.machine.applied_index == last
@@ -267,13 +267,13 @@ async def test_what_the_engine_cannot_take_is_bounded(monkeypatch: pytest.Monkey
 async def test_what_is_applied_in_a_tick_is_shared_by_the_groups(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(raft_driver, "APPLY_BYTES_MAX", 1000)
+    monkeypatch.setattr(applying, "APPLY_BYTES_MAX", 1000)
     rig = Rig(shards=2)
     busy, other = rig.hosts.values()
     for host in (busy, other):
         host.commit([command(index, value=bytes(500)) for index in range(1, 50)])
-    applied = raft_driver._Applied(rig.engine.batch())
-    rig.driver._gather([busy, other], applied)
+    applied = applying._Applied(rig.engine.batch())
+    rig.driver._applier._gather([busy, other], applied)
     assert applied.last == {busy: 1, other: 1}, "half of the bound each, though one came first"
 
 
@@ -363,7 +363,7 @@ async def test_timers_run_and_requests_become_overdue() -> None:
     asked = rig.write()
     await settle()
     rig.now += 60
-    rig.driver.guarded(rig.driver._tick)
+    rig.driver.guarded(rig.driver.tick)
     await settle()
     assert asked.answers == 1
 

@@ -127,7 +127,7 @@ async def test_a_write_that_the_engine_holds_up_becomes_overdue_too() -> None:
     rig.host.expire(rig.now + 10)
     assert asked.error.may_have_applied
     rig.engine.failing = None
-    rig.driver._retry_write()
+    rig.driver._applier.retry_write()
     await settle()
     assert rig.host.machine.get_many([b"k"]) != [None]
     assert asked.answers == 1

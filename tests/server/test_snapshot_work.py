@@ -223,7 +223,7 @@ async def test_an_installation_waits_for_a_write_that_the_engine_holds_up(
     rig.engine.failing = None  # the installation could go ahead, the old write is yet to come
     await work.run()
     assert host.installing
-    rig.driver.guarded(rig.driver._retry_write)
+    rig.driver.guarded(rig.driver._applier.retry_write)
     await work.run()
     assert host.machine.applied_index == host.core.applied_index == 50
     assert host.machine.get_many([b"k"]) == [(b"50", 50)]
