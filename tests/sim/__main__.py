@@ -13,7 +13,7 @@ import sys
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
-from itertools import count, islice
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 KEPT_SEEDS = Path(__file__).with_name("kept_seeds.txt")
 TRACE_LINES = 60
 FRESH_SEEDS_FROM = 1 << 32
-CHUNK = 4
-"""Seeds that one process runs at a time."""
 
 
 @dataclass
@@ -66,31 +64,25 @@ def _quiet() -> None:
     logging.disable(logging.CRITICAL)
 
 
-def _run_some(seeds: list[int]) -> list[Result]:
-    """In a process of the pool; a trace would only be carried around."""
-    return [run_seed(seed) for seed in seeds]
-
-
 def run_seeds(seeds: Iterator[int], *, until: float, keep_going: bool) -> Iterator[Result]:
     """Results as they come, from one process a core; ends early at a failure or ``until``."""
     cores = os.cpu_count() or 1
     pool = ProcessPoolExecutor(cores, initializer=_quiet)
-    running: set[Future[list[Result]]] = set()
+    running: set[Future[Result]] = set()
     try:
         while True:
             while len(running) < 2 * cores and time.monotonic() < until:
-                some = list(islice(seeds, CHUNK))
-                if not some:
+                seed = next(seeds, None)
+                if seed is None:
                     break
-                running.add(pool.submit(_run_some, some))
+                running.add(pool.submit(run_seed, seed))
             if not running:
                 return
             done, running = wait(running, return_when=FIRST_COMPLETED)
-            for future in sorted(done, key=lambda f: f.result()[0].seed):
-                for result in future.result():
-                    yield result
-                    if result.failure and not keep_going:
-                        return
+            for result in sorted((future.result() for future in done), key=lambda r: r.seed):
+                yield result
+                if result.failure and not keep_going:
+                    return
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -182,7 +174,11 @@ def main(
     click.echo(f"{len(totals.failed)} violations")
     if json_path is not None:
         facts = {k: v for k, v in vars(totals).items() if k != "failed"}
-        facts |= {"violations": [r.seed for r in totals.failed], "elapsed_s": elapsed_s}
+        facts |= {
+            "violations": [failed.seed for failed in totals.failed],
+            "first_violation": totals.failed[0].failure if totals.failed else "",
+            "elapsed_s": elapsed_s,
+        }
         Path(json_path).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     sys.exit(1 if totals.failed else 0)
 

@@ -123,7 +123,7 @@ def draw(rng: random.Random) -> Swarm:
         nodes=rng.choice((3, 3, 5, 5, 5, 4, 2, 1)),
         shards=rng.choice((1, 1, 1, 2)),
         pace=pace,
-        seconds=pace * rng.choice((15.0, 30.0, 60.0)),
+        seconds=pace * rng.choice((15.0, 30.0, 50.0)),
         weather=_weather(rng),
         raft=_raft(rng, pace),
         wal=WalConfig(
@@ -138,7 +138,7 @@ def draw(rng: random.Random) -> Swarm:
         ),
         clients=rng.randint(2, 6),
         keys=rng.randint(1, 8),
-        think_s_max=pace * rng.choice((0.2, 1.0, 4.0)),
+        think_s_max=pace * rng.choice((0.4, 1.0, 4.0)),
         batch_max=rng.choice((1, 1, 3)),
         write_s_max=rng.choice((0.0005, 0.005, 0.05)),
         thread_s_max=rng.choice((0.001, 0.02, 0.3)),
