@@ -174,15 +174,22 @@ class Checks:
             self._durable[node.id, records.peek(record)[1]].take(record)
 
     def received(self, messages: Sequence[tuple[GroupId, Message]]) -> None:
-        """Messages reach a node."""
+        """Messages reach a node: a vote among them is the only one of its term, and durable."""
         for group, message in messages:
             if type(message) is VoteResponse and message.granted and not message.pre_vote:
                 key = message.term, message.sender
                 before = self._seen[group].votes.setdefault(key, message.receiver)
+                durable = self._durable[self._nodes[message.sender], group]
+                promised = message.term, message.receiver
                 if before != message.receiver:
                     raise Violation(
                         f"replica {message.sender} voted for {before} and for "
                         f"{message.receiver} in term {message.term}"
+                    )
+                if (durable.term, durable.vote) != promised and durable.term <= message.term:
+                    raise Violation(
+                        f"replica {message.sender} voted for {message.receiver} in term "
+                        f"{message.term} before that was durable"
                     )
 
     def looked_at(self, node: SimNode) -> None:
