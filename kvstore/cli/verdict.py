@@ -148,7 +148,8 @@ def judge(
             is_right = (answer.checksum, answer.term) == right
             return ReplicaVerdict(node, State.OK if is_right else State.DIFFERS, answer, None)
         state = State.AHEAD if answer.index > index else State.BEHIND
-        why = f"is at applied index {answer.index}, {state} of {index}"
+        preposition = "ahead of" if state is State.AHEAD else "behind"
+        why = f"is at applied index {answer.index}, {preposition} {index}"
         return ReplicaVerdict(node, state, answer, why)
 
     return ShardVerdict(shard, index, tuple(verdict(*item) for item in answers.items()))
