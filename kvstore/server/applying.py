@@ -101,7 +101,9 @@ class Applier:
             share = budget // len(waiting)
             for host in waiting:
                 budget -= self._gather_from(host, applied, share)
-            waiting = [host for host in waiting if host.to_apply and not _ends(host, applied)]
+            waiting = [
+                host for host in waiting if host.to_apply and not _is_at_checkpoint(host, applied)
+            ]
         for host in applied.last:
             host.machine.flush(applied.batch)
 
@@ -113,7 +115,7 @@ class Applier:
             entry = host.apply(applied.batch)
             applied.last[host] = entry.index
             size += len(entry.payload)
-            if size >= bytes_max or _ends(host, applied):
+            if size >= bytes_max or _is_at_checkpoint(host, applied):
                 break
         return size
 
@@ -146,6 +148,6 @@ class Applier:
             self._on_resumed()
 
 
-def _ends(host: ShardHost, applied: _Applied) -> bool:
+def _is_at_checkpoint(host: ShardHost, applied: _Applied) -> bool:
     """Whether the write must hold nothing of ``host`` beyond what is in it."""
     return applied.last[host] == host.checkpoints.next_index

@@ -134,8 +134,10 @@ class Checksums:
         """In the thread: all rows, as long as somebody wants to know."""
         digest = ShardDigest(shard)
         while True:
-            if self._is_stopped or not asker.is_wanted:
-                raise Unavailable("the node is stopping, or nobody waits for the checksum")
+            if self._is_stopped:
+                raise Unavailable("the node is stopping")
+            if not asker.is_wanted:
+                raise Unavailable("the connection that asked is closed")
             if not digest.add(rows, PIECE_ROWS, PIECE_BYTES):
                 return digest
             time.sleep(PAUSE_S)
