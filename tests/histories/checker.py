@@ -70,7 +70,7 @@ def check(history: Iterable[Operation], *, steps_max: int = STEPS_MAX) -> Verdic
             continue
         steps += search.steps
         if not linearizable:
-            return Verdict(Outcome.VIOLATION, key, explain(key, operations, steps_max))
+            return Verdict(Outcome.VIOLATION, key, explain(key, operations))
     if undecided is not None:
         return Verdict(Outcome.UNDECIDED, undecided, _undecided(undecided, keys, steps_max))
     count = sum(map(len, keys.values()))
