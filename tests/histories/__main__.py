@@ -9,11 +9,10 @@ from histories.checker import STEPS_MAX, check
 from histories.files import HistoryFileError, load
 
 
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
+def _steps(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 0 < int(text[:19]) == int(text[:20])):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of steps, 1 or more")
+    return int(text)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -27,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Print the verdict; 0 linearizable, 1 a violation or undecided, 2 no history to check."""
     parser = _Parser(prog="histories", description="Check a history for linearizability.")
     parser.add_argument("file")
-    parser.add_argument("--steps-max", type=_positive, default=STEPS_MAX, metavar="N")
+    parser.add_argument("--steps-max", type=_steps, default=STEPS_MAX, metavar="N")
     options = parser.parse_args(arguments)
     try:
         history = load(options.file)

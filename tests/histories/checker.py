@@ -61,22 +61,31 @@ def check(history: Iterable[Operation], *, steps_max: int = STEPS_MAX) -> Verdic
     for operation in history:
         keys[operation.key].append(operation)
     steps, undecided = 0, None
-    for key, operations in sorted(keys.items(), key=lambda item: len(item[1])):
-        search = Search(plan(operations), steps_max - steps)
+    for left, (key, operations) in zip(
+        range(len(keys), 0, -1), sorted(keys.items(), key=_size), strict=True
+    ):
+        # A key that cannot be decided leaves something for the others.
+        share = (steps_max - steps) // (2 if left > 1 else 1)
+        search = Search(plan(operations), share)
         try:
             linearizable = search.run()
         except OutOfSteps:
-            undecided = undecided or key
+            steps += share
+            undecided = key if undecided is None else undecided
             continue
         steps += search.steps
         if not linearizable:
-            return Verdict(Outcome.VIOLATION, key, explain(key, operations, steps_max))
+            return Verdict(Outcome.VIOLATION, key, explain(key, operations))
     if undecided is not None:
         return Verdict(Outcome.UNDECIDED, undecided, _undecided(undecided, keys, steps_max))
     count = sum(map(len, keys.values()))
     return Verdict(
         Outcome.LINEARIZABLE, None, f"{count} operations on {len(keys)} keys in {steps} steps"
     )
+
+
+def _size(item: tuple[bytes, list[Operation]]) -> int:
+    return len(item[1])
 
 
 def _undecided(key: bytes, keys: dict[bytes, list[Operation]], steps_max: int) -> str:

@@ -6,7 +6,6 @@ explained any more. It is found by bisection; all that happened later is left aw
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from histories.model import (
@@ -27,66 +26,81 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 _VALUE_CHARACTERS_MAX: Final = 40
-_ORDER_LINES_MAX: Final = 12
-_UNPLACED_LINES_MAX: Final = 12
+_LINES_MAX: Final = 12
 _BAR_CHARACTERS: Final = 40
+_STEPS_MAX: Final = 100_000  # of each search; a reader waits for the explanation
 
 
-def explain(key: bytes, operations: Sequence[Operation], steps_max: int) -> str:
-    """Tell where a violation begins, the longest order before it, and what does not fit in."""
-    prefix, last = _first_violation(operations, steps_max)
-    order = _longest_order(prefix, steps_max)
-    placed = {id(operation) for operation in order}
-    unplaced = [op for op in prefix if op.returned is not None and id(op) not in placed]
+def explain(key: bytes, operations: Sequence[Operation]) -> str:
+    """Tell which return cannot be explained, and an order of what had returned before it."""
+    returns = sorted((op for op in operations if op.returned is not None), key=_end)
+    good = _explained(operations, returns)
+    before, last = _prefix(operations, returns[:good]), returns[good]
+    order, is_whole = _order_of(before)
+    tail, loose = order[-_LINES_MAX:], _loose(before, order, last)
+    what = f"an order of the {good} that returned before it" if is_whole else "the last order tried"
     return "\n".join(
         [
             f"key {shown(key)}: no order of its {len(operations)} operations explains every result",
             "the first return that cannot be explained:",
-            f"  {line(last)}",
-            f"the longest order before it places {len(order)} operations and ends:",
-            *(f"  {line(op)}" for op in order[-_ORDER_LINES_MAX:]),
-            f"the key is then {_value_after(order)}; not placed:",
-            *(f"  {line(op)}" for op in unplaced[:_UNPLACED_LINES_MAX]),
-            *_left_out(len(unplaced) - _UNPLACED_LINES_MAX),
+            f"  {line(last)}{_remark(last, operations)}",
+            f"{what} ('?': had not returned) places {len(order)} operations and ends:",
+            *(f"  {line(op)}" for op in tail),
+            f"the key is then {_value_after(order)}; called by then and not placed:",
+            *(f"  {line(op)}" for op in loose[-_LINES_MAX:]),
+            *([f"  and {len(loose) - _LINES_MAX} earlier ones"] if len(loose) > _LINES_MAX else []),
             "in time:",
-            *_timeline([*order[-_ORDER_LINES_MAX:], *unplaced[:_UNPLACED_LINES_MAX]]),
+            *_timeline([*tail, last], loose[-_LINES_MAX:]),
         ]
     )
 
 
-def _left_out(count: int) -> Iterator[str]:
-    if count > 0:
-        yield f"  and {count} more"
+def _remark(last: Operation, operations: Sequence[Operation]) -> str:
+    if not isinstance(last.action, Get) or last.result is None:
+        return ""
+    written = {op.action.value for op in operations if isinstance(op.action, Put | CompareAndSwap)}
+    counts = any(isinstance(op.action, Increment) for op in operations)
+    return "" if last.result in written or counts else "  (a value that nobody ever wrote)"
 
 
-def _first_violation(
-    operations: Sequence[Operation], steps_max: int
-) -> tuple[list[Operation], Operation]:
-    """The shortest prefix that is a violation, and the operation whose return ends it."""
-    returns = sorted(
-        (op for op in operations if op.returned is not None), key=lambda op: op.returned or 0.0
+def _loose(
+    before: Sequence[Operation], order: Sequence[Operation], last: Operation
+) -> list[Operation]:
+    """What an order left out although it may have changed something, by time of call."""
+    placed = {id(operation) for operation in order}
+    loose = [op for op in before if id(op) not in placed and not isinstance(op.action, Get)]
+    same = (last.client, last.called, last.action)
+    return sorted(
+        (op for op in loose if (op.client, op.called, op.action) != same), key=lambda op: op.called
     )
+
+
+def _end(operation: Operation) -> float:
+    return float("inf") if operation.returned is None else operation.returned
+
+
+def _explained(operations: Sequence[Operation], returns: Sequence[Operation]) -> int:
+    """How many returns, from the first on, an order was found for; the next one spoils it."""
     good, bad = 0, len(returns)
     while bad - good > 1:
         middle = (good + bad) // 2
-        if _is_violation(_prefix(operations, returns[:middle]), steps_max):
+        if _is_violation(_prefix(operations, returns[:middle])):
             bad = middle
         else:
             good = middle
-    return _prefix(operations, returns[:bad]), returns[bad - 1]
+    return good
 
 
-def _is_violation(operations: Sequence[Operation], steps_max: int) -> bool:
+def _is_violation(operations: Sequence[Operation]) -> bool:
     try:
-        return not Search(plan(operations), steps_max).run()
+        return not Search(plan(operations), _STEPS_MAX).run()
     except OutOfSteps:
         return False
 
 
 def _prefix(operations: Sequence[Operation], returned: Sequence[Operation]) -> list[Operation]:
     """What was known when the last of these returned; all others are then of unknown outcome."""
-    end = returned[-1].returned
-    assert end is not None, "only operations that returned are given"
+    end = _end(returned[-1]) if returned else float("-inf")
     known = {id(operation) for operation in returned}
     return [
         op if id(op) in known else Operation(op.client, op.key, op.action, op.called, None)
@@ -95,11 +109,14 @@ def _prefix(operations: Sequence[Operation], returned: Sequence[Operation]) -> l
     ]
 
 
-def _longest_order(operations: Sequence[Operation], steps_max: int) -> list[Operation]:
-    search = Search(plan(operations), steps_max, looks_ahead=False)
-    with suppress(OutOfSteps):  # what it found until then is an order too
-        search.run()
-    return search.longest
+def _order_of(operations: Sequence[Operation]) -> tuple[list[Operation], bool]:
+    """An order, and whether it is whole; otherwise it is what the search tried last."""
+    search = Search(plan(operations), _STEPS_MAX)
+    try:
+        is_whole = search.run()
+    except OutOfSteps:
+        is_whole = False
+    return list(search.order()), is_whole
 
 
 def _value_after(order: Sequence[Operation]) -> str:
@@ -111,21 +128,21 @@ def _value_after(order: Sequence[Operation]) -> str:
     return shown(value)
 
 
-def _timeline(operations: Sequence[Operation]) -> Iterator[str]:
+def _timeline(placed: Sequence[Operation], loose: Sequence[Operation]) -> Iterator[str]:
     """One bar an operation, in the order of the calls; an unknown one is open at its end."""
-    operations = sorted(operations, key=lambda op: op.called)
-    start = operations[0].called
-    ends = [op.called if op.returned is None else op.returned for op in operations]
-    width = (max(ends) - start) or 1.0
+    start = min(op.called for op in placed)
+    width = max(op.called if op.returned is None else op.returned for op in placed) - start
+    operations = sorted([*placed, *loose], key=lambda op: op.called)
     name_width = max(len(op.client) for op in operations)
     for operation in operations:
         name = operation.client.ljust(name_width)
-        yield f"  {name} {_bar(operation, start, width)} {_deed(operation)}"
+        yield f"  {name} {_bar(operation, start, width or 1.0)} {_deed(operation)}"
 
 
 def _bar(operation: Operation, start: float, width: float) -> str:
     def column(time: float) -> int:
-        return round((time - start) / width * (_BAR_CHARACTERS - 1))
+        share = min(max((time - start) / width, 0.0), 1.0)
+        return round(share * (_BAR_CHARACTERS - 1))
 
     first = column(operation.called)
     if operation.returned is None:

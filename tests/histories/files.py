@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -30,6 +29,9 @@ if TYPE_CHECKING:
 
 FORMAT: Final = "kvstore history"
 VERSION: Final = 1
+
+_MESSAGE_CHARACTERS_MAX: Final = 200
+_TIME_MAX: Final = 1e15  # seconds; nan and infinities are beyond it
 
 _FIELDS: Final = {
     "get": set[str](),
@@ -110,15 +112,15 @@ def _parsed(line: bytes) -> dict[str, Any]:
 def _check_header(record: dict[str, Any]) -> None:
     if record.get("format") != FORMAT:
         raise _Damage(f"no header: this is not a {FORMAT}")
-    if record.get("version") != VERSION:
-        version = _quoted(record.get("version"))
-        raise _Damage(f"version {version} of the format; only {VERSION} is known here")
+    version = record.get("version")
+    if type(version) is not int or version != VERSION:
+        raise _Damage(f"version {_quoted(version)} of the format; only {VERSION} is known here")
 
 
 def _check_footer(record: dict[str, Any], count: int, rest: list[bytes]) -> None:
-    if record["operations"] != count or isinstance(record["operations"], bool):
-        said = _quoted(record["operations"])
-        raise _Damage(f"the footer counts {said} operations, but there are {count}")
+    said = record["operations"]
+    if type(said) is not int or said != count:
+        raise _Damage(f"the footer counts {_quoted(said)} operations, but there are {count}")
     if any(rest) or not rest:
         raise _Damage("the footer is not the last whole line")
 
@@ -178,7 +180,7 @@ def _decoded(record: dict[str, Any]) -> Operation:
             _decoded_result(record),
         )
     except ValueError as error:
-        raise _Damage(str(error)) from None
+        raise _Damage(str(error)[:_MESSAGE_CHARACTERS_MAX]) from None
 
 
 def _decoded_action(name: str, record: dict[str, Any]) -> Action:
@@ -219,9 +221,9 @@ def _decoded_bytes(record: dict[str, Any], field: str) -> bytes:
 
 def _decoded_time(record: dict[str, Any], field: str) -> float:
     value = record[field]
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise _Damage(f"{field} {_quoted(value)} is no time in seconds")
-    return float(value)
+    if type(value) in (int, float) and abs(value) <= _TIME_MAX:
+        return float(value)
+    raise _Damage(f"{field} {_quoted(value)} is no time in seconds")
 
 
 def _quoted(value: object) -> str:

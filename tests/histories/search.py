@@ -11,6 +11,7 @@ The rest are rules that skip an order only where another one, not skipped, exist
 * A step that changes nothing and may happen now is placed now: it helps and hinders nobody.
 * Of equal steps only that which returns first is tried: the two can be swapped.
 * An unknown step is never followed by a blind write, nor last: without it the order holds as well.
+  So it is tried only where another step can follow that needs the value it writes.
 * Of two dead configurations that differ in the unknown steps spent, the thriftier speaks for both.
 * A value that a known operation has yet to find, and nobody is left to write, is not overwritten.
 * Writes of the unseen value (see ``steps``), where they help nobody, go just before the next write.
@@ -18,7 +19,7 @@ The rest are rules that skip an order only where another one, not skipped, exist
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -26,12 +27,13 @@ from histories.model import count_of
 from histories.steps import IMPOSSIBLE, Effect, Guard, Plan, Step, Value
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from histories.model import Operation
 
 _HEAD: Final = 0
 _RETURN: Final = -1
+_PLAIN_GUARDS: Final = frozenset((Guard.ALWAYS, Guard.IS))
 
 
 @dataclass(slots=True)
@@ -60,21 +62,10 @@ class Search:
     in ``_placed``, in the order of time; ``_state`` is the register after the order so far.
     """
 
-    def __init__(self, plan: Plan, steps_max: int, *, looks_ahead: bool = True) -> None:
-        """Prepare a search.
-
-        Args:
-            plan: The history of one key.
-            steps_max: The most configurations to enter.
-            looks_ahead: Give an order up as soon as a later operation cannot be explained any
-                more. Without it the search takes longer and comes closer to where it fails.
-        """
+    def __init__(self, plan: Plan, steps_max: int) -> None:
         self._plan = plan
         self._steps_max = steps_max
-        self._looks_ahead = looks_ahead
         self.steps = 0
-        self.longest: list[Operation] = []
-        self._longest_placed = -1
         self._state: Value = None
         self._held = False  # the last step was an unknown one: something must make use of it
         self._placed = 0
@@ -83,6 +74,7 @@ class Search:
         self._link(plan)
         self._used = [0] * len(plan.unknown)
         self._first_bit = self._number_unknown(plan)
+        self._index_unknown(plan)
         self._spent = 0
         self._dead: dict[tuple[int, int, Value, bool], list[int]] = {}
         self._frames: list[_Frame] = []
@@ -115,6 +107,14 @@ class Search:
             first += len(unknown.operations)
         return bits
 
+    def _index_unknown(self, plan: Plan) -> None:
+        self._kinds_writing: dict[Value, list[int]] = defaultdict(list)
+        self._wanted_by_unknown: set[Value] = set()
+        for kind, unknown in enumerate(plan.unknown):
+            self._kinds_writing[unknown.step.value].append(kind)
+            if unknown.step.guard is Guard.IS:
+                self._wanted_by_unknown.add(unknown.step.wanted)
+
     def _count_values(self, plan: Plan) -> None:
         """Count, for each value, who must still find it and who may still write it."""
         self._finders: Counter[Value] = Counter()
@@ -141,7 +141,6 @@ class Search:
             move = self._next_move(frame)
             if move is None:
                 if frame.move is None:
-                    self._remember_longest()
                     return False
                 self._bury()
                 frames.pop()
@@ -198,14 +197,13 @@ class Search:
         return frame.untried.pop() if frame.untried else None
 
     def _guesses(self) -> list[int]:
-        """The kinds of unknown steps that may come next."""
+        """The kinds of unknown steps that may come next and that some other step can follow."""
         callable_now = self._callable()
         known = {id(self._steps[index]) for index in callable_now}
-        first_return = min(self._returned_at[index] for index in callable_now)
-        before = self._time[first_return]
+        before = self._time[min(self._returned_at[index] for index in callable_now)]
         guesses = []
-        for kind, unknown in enumerate(self._plan.unknown):
-            used = self._used[kind]
+        for kind in self._useful_kinds(callable_now):
+            unknown, used = self._plan.unknown[kind], self._used[kind]
             if used == len(unknown.operations) or unknown.operations[used].called > before:
                 continue
             if id(unknown.step) in known or (self._held and unknown.step.guard is Guard.ALWAYS):
@@ -213,6 +211,18 @@ class Search:
             if unknown.step.after(self._state) not in (IMPOSSIBLE, self._state):
                 guesses.append(~kind)
         return guesses
+
+    def _useful_kinds(self, callable_now: list[int]) -> Iterable[int]:
+        """The kinds of unknown steps whose value is wanted, or all where that is hard to tell."""
+        steps = [self._steps[index] for index in callable_now]
+        if self._plan.adds or any(step.guard not in _PLAIN_GUARDS for step in steps):
+            return range(len(self._plan.unknown))
+        wanted = {step.wanted for step in steps if step.guard is Guard.IS}
+        return sorted(
+            kind
+            for value in wanted | self._wanted_by_unknown
+            for kind in self._kinds_writing.get(value, ())
+        )
 
     def _take(self, frame: _Frame, move: int) -> bool:
         """Place a step; False where it leaves a later operation without explanation."""
@@ -229,9 +239,7 @@ class Search:
             frame.lifted.append(move)
         else:
             self._spend(~move)
-        if not self._looks_ahead or before == after:
-            return True
-        return not (self._finders[before] > 0 and self._writers[before] == 0)
+        return before == after or self._writers[before] > 0 or self._finders[before] == 0
 
     def _absorb(self, frame: _Frame) -> None:
         for index in self._callable():
@@ -307,18 +315,11 @@ class Search:
         return any(mask & ~spent == 0 for mask in masks)
 
     def _bury(self) -> None:
-        self._remember_longest()
         masks = self._dead.setdefault(self._configuration(), [])
         masks.append(self._spent)
 
-    def _remember_longest(self) -> None:
-        """Keep the order that places most; only a search that goes back comes here."""
-        placed = len(self._steps) - self._left
-        if not self._looks_ahead and placed > self._longest_placed:
-            self._longest_placed = placed
-            self.longest = list(self._order())
-
-    def _order(self) -> Iterator[Operation]:
+    def order(self) -> Iterator[Operation]:
+        """The order found; after ``OutOfSteps`` the one that was tried last."""
         used = [0] * len(self._used)
         for frame in self._frames:
             for index in frame.lifted:
