@@ -116,9 +116,7 @@ class _Worker:
 
     store: kvstore.Client
 
-    def __init__(
-        self, name: str, rng: random.Random, books: Books, numbers: count[int]
-    ) -> None:
+    def __init__(self, name: str, rng: random.Random, books: Books, numbers: count[int]) -> None:
         self.name = name
         self.rng = rng
         self._books = books
