@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import kvstore
 from histories.model import Action, CompareAndSwap, Delete, Get, Operation, Put
+
+import kvstore
 from kvstore.sharding.ring import shard_of
 
 if TYPE_CHECKING:
@@ -116,9 +117,7 @@ class _Worker:
 
     store: kvstore.Client
 
-    def __init__(
-        self, name: str, rng: random.Random, books: Books, numbers: count[int]
-    ) -> None:
+    def __init__(self, name: str, rng: random.Random, books: Books, numbers: count[int]) -> None:
         self.name = name
         self.rng = rng
         self._books = books

@@ -172,9 +172,7 @@ class Cluster:
         try:
             return build(self.directory)
         except NoCompiler as missing:
-            self.notes.append(
-                f"NOT TRIED: unsynced writes lost, failed sync, slow disk: {missing}"
-            )
+            self.notes.append(f"NOT TRIED: unsynced writes lost, failed sync, slow disk: {missing}")
             return None
 
     def _make_node(self, name: NodeId, port: int, library: Path | None) -> Node:
@@ -189,9 +187,7 @@ class Cluster:
     @property
     def endpoints(self) -> str:
         """Where clients begin: their own proxies."""
-        return ",".join(
-            f"127.0.0.1:{self.links[CLIENTS, node.id].port}" for node in self.nodes
-        )
+        return ",".join(f"127.0.0.1:{self.links[CLIENTS, node.id].port}" for node in self.nodes)
 
     def node(self, name: str) -> Node:
         return next(node for node in self.nodes if node.id == name)
@@ -261,5 +257,9 @@ class Cluster:
         await asyncio.gather(*(link.close() for link in self.links.values()))
         for node in self.nodes:
             if node.mounted:
-                with suppress(OSError):
-                    subprocess.run(["umount", "-l", str(node.data_dir)], check=False)
+                await asyncio.to_thread(_unmount, node.data_dir)
+
+
+def _unmount(path: Path) -> None:
+    with suppress(OSError):
+        subprocess.run(["umount", "-l", str(path)], check=False)

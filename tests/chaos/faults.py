@@ -5,15 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from chaos.clients import Books
 from chaos.cluster import CLIENTS, Cluster, Node, wait_for
-
-if TYPE_CHECKING:
-    from chaos.clients import Books
 
 BALLAST = "ballast"
 
@@ -126,11 +122,8 @@ async def _stop_for(scene: Scene, seconds: float) -> bool:
     node = await scene.victim(leads=True)
     node.stop()
     try:
-        began = time.monotonic()
-        while not node.is_stopped() and time.monotonic() - began < 1.0:
-            await asyncio.sleep(0.01)
-        stopped = node.is_stopped()
         await asyncio.sleep(seconds)
+        stopped = node.is_stopped()
     finally:
         node.go_on()
     return stopped

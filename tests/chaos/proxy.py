@@ -13,16 +13,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from kvstore.errors import KVError
 from kvstore.wire.frames import FrameDecoder
 from kvstore.wire.hello import HELLO_FRAME_BYTES_MAX, decode_hello
-
-if TYPE_CHECKING:
-    import random
 
 PIECE_BYTES = 64 * 1024
 HELLO_WAIT_S = 10.0
