@@ -13,7 +13,6 @@ from chaos.clients import Books
 from chaos.nemesis import Event
 from chaos.plot import latency_svg
 from chaos.verdict import Verdict
-from histories.files import save
 
 if TYPE_CHECKING:
     from pathlib import Path
