@@ -40,6 +40,7 @@ from kvstore.net.server import FrameServer
 from kvstore.net.transport import Lane
 from kvstore.server import status
 from kvstore.server.admission import Admission
+from kvstore.server.checksums import Checksums
 from kvstore.server.clients import ClientRequests, send_error
 from kvstore.server.groups import load_machines, recover_hosts
 from kvstore.server.handshake import Handshake
@@ -312,6 +313,7 @@ class Node:
             scan_threads=scan_threads,
             shard_map=self._shard_map_reply,
             status=self._status_reply,
+            checksums=self._make_checksums(driver, engine, undo),
         )
         balance = LeaderBalance(
             driver,
@@ -327,6 +329,15 @@ class Node:
             task = asyncio.get_running_loop().create_task(work)
             task.add_done_callback(_report)
             undo.callback(task.cancel)
+
+    def _make_checksums(
+        self, driver: RaftDriver, engine: RocksEngine, undo: contextlib.AsyncExitStack
+    ) -> Checksums:
+        thread = ThreadPoolExecutor(1, "checksums")
+        checksums = Checksums(engine, driver.loop, thread, clock=self._clock)
+        undo.callback(thread.shutdown, wait=False, cancel_futures=True)
+        undo.callback(checksums.stop)
+        return checksums
 
     async def hand_over(self) -> None:
         """Give every shard that this node leads to the replica that has most of its log."""
