@@ -105,6 +105,12 @@ GOOD = {
         op(Increment(), 0, None),
         op(Increment(), 1, 2, 1),
     ],
+    "a count that is read where only an unknown increment can have made it again": [
+        op(Put(b"1"), 0, 1),
+        op(Put(b"0"), 2, 3),
+        op(Increment(), 4, None),
+        op(Get(), 5, 6, b"1"),
+    ],
     "a counter that was put": [op(Put(b"07"), 0, 1), op(Increment(), 2, 3, 8)],
     "the same value twice, written twice": [
         op(Put(b"x"), 0, 1),
