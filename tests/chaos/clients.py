@@ -10,9 +10,8 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from histories.model import Action, CompareAndSwap, Delete, Get, Operation, Put
-
 import kvstore
+from histories.model import Action, CompareAndSwap, Delete, Get, Operation, Put
 from kvstore.sharding.ring import shard_of
 
 if TYPE_CHECKING:

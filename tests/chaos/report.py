@@ -7,12 +7,11 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from histories.files import save
-
 from chaos.clients import Books
 from chaos.nemesis import Event
 from chaos.plot import latency_svg
 from chaos.verdict import Verdict
+from histories.files import save
 
 if TYPE_CHECKING:
     from pathlib import Path

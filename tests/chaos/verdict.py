@@ -7,10 +7,9 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from histories.checker import check
-
 import kvstore
 from chaos.cluster import WAIT_S, Cluster, wait_for
+from histories.checker import check
 from kvstore.cli.verification import verify_cluster
 from kvstore.sharding.ring import shard_of
 

@@ -7,6 +7,8 @@ Everything is checked against one record of what all nodes ever did, kept by gro
 * leader completeness: a new leader has every entry that was committed in earlier terms;
 * state-machine safety: nobody applies another entry at an index, or a changed one, and equal
   applied indexes mean equal state, sessions and all;
+* a leader commits by counting only entries of its own term (Raft §5.4.2);
+* a read's index is no lower than anything that was committed when it was asked for;
 * durability: what is applied is on the disks of a majority of the voters, and neither term nor
   vote nor log goes back in a crash;
 * revisions rise with the index.
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from kvstore.ids import NodeId
     from kvstore.kv.engine import WriteBatch
     from kvstore.raft.messages import Entry, Message
+    from kvstore.raft.ready import ReadState
     from kvstore.server.shard_host import ShardHost
     from kvstore.storage.replay import RecoveredLog
     from sim.node import SimNode
@@ -109,6 +112,7 @@ class Checks:
         self._durable: defaultdict[tuple[NodeId, int], Durable] = defaultdict(Durable)
         self._nodes: dict[ReplicaId, NodeId] = {}
         self._roles: dict[ShardHost, tuple[Role, Term]] = {}
+        self._commits: dict[ShardHost, LogIndex] = {}
         self.elections = 0
         self.installs = 0
 
@@ -122,6 +126,7 @@ class Checks:
         group, engine = group_of_shard(host.shard), node.engine
         prefix = shard_range(host.shard)[0][:2]
         self._nodes.update(host.replicas)
+        self._watch_reads(node, group, host)
         observe, apply, written, replaced = (
             host.observe,
             host.apply,
@@ -151,6 +156,28 @@ class Checks:
         host.apply = apply_and_check
         host.written = written_and_check
         host.replaced_by_snapshot = replaced_and_check
+
+    def _watch_reads(self, node: SimNode, group: GroupId, host: ShardHost) -> None:
+        """No read may be served from a state that lacks what was committed before it."""
+        read_index, confirm, seen = host.core.read_index, host.confirm, self._seen[group]
+        asked: dict[int, int] = {}
+
+        def read_index_and_note(context: int, now: float) -> None:
+            asked[context] = len(seen.applied)
+            read_index(context, now)
+
+        def confirm_and_check(states: Sequence[ReadState], failed: Sequence[int]) -> None:
+            for state in states:
+                committed = asked.pop(state.context)
+                if state.index < committed:
+                    raise Violation(
+                        f"{node.id} would read group {group} as of entry {state.index}, "
+                        f"when {committed} was committed"
+                    )
+            confirm(states, failed)
+
+        host.core.read_index = read_index_and_note
+        host.confirm = confirm_and_check
 
     def started(self, node: SimNode, logs: Mapping[int, RecoveredLog]) -> None:
         """A process read its log: nothing that it was told to be durable may be missing.
@@ -198,6 +225,8 @@ class Checks:
             core = host.core
             now = core.role, core.term
             if self._roles.get(host) == now:
+                if core.role is Role.LEADER:
+                    self._commits_own(node, group, host)
                 continue
             self._roles[host] = now
             if node.world.tracing:
@@ -206,6 +235,7 @@ class Checks:
                 )
             if core.role is Role.LEADER:
                 self._leads(node, group, host)
+                self._commits[host] = core._state.commit_index
 
     # -- rules --------------------------------------------------------------------------------
 
@@ -222,6 +252,18 @@ class Checks:
                     f"{node.id} leads group {group} in term {core.term} without the entry "
                     f"{index} of term {term}, which was committed by term {committed_in}"
                 )
+
+    def _commits_own(self, node: SimNode, group: GroupId, host: ShardHost) -> None:
+        state = host.core._state
+        index = state.commit_index
+        if index == self._commits[host]:
+            return
+        self._commits[host] = index
+        if state.log.term_at(index) != state.term:
+            raise Violation(
+                f"{node.id}, leader of group {group} in term {state.term}, commits entry "
+                f"{index} of term {state.log.term_at(index)} by counting"
+            )
 
     def _appended(self, group: GroupId, host: ShardHost, entries: Sequence[Entry]) -> None:
         seen, log = self._seen[group], host.core._state.log

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from histories.checker import check
 from histories.model import Get, Put
-
 from kvstore.kv.engine import shard_range
 from kvstore.raft.confchange import members
 from kvstore.sharding.shard_map import bootstrap
