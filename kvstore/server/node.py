@@ -132,7 +132,8 @@ def _leave_at_the_latest(seconds: float) -> None:
 
 def _die(error: BaseException) -> None:
     """The replica's state is unknown: say why and leave at once, before anything is answered."""
-    log.critical("this node stops at once: %s", error, exc_info=error)
+    is_explained = isinstance(error, KVError)
+    log.critical("this node stops at once: %s", error, exc_info=None if is_explained else error)
     logging.shutdown()
     os._exit(EXIT_FATAL)
 
