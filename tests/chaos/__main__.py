@@ -12,6 +12,7 @@ import uvloop
 
 from chaos import report
 from chaos.run import run_chaos
+from plain_cli import run
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -55,4 +56,4 @@ def main(
 
 
 if __name__ == "__main__":
-    main()
+    run(main)
