@@ -8,6 +8,7 @@ Everything is checked against one record of what all nodes ever did, kept by gro
 * state-machine safety: nobody applies another entry at an index, or a changed one, and equal
   applied indexes mean equal state, sessions and all;
 * a leader commits by counting only entries of its own term (Raft §5.4.2);
+* while a leader holds a lease nobody leads a later term (thesis §6.4.1);
 * a read's index is no lower than anything that was committed when it was asked for;
 * durability: what is applied is on the disks of a majority of the voters, and neither term nor
   vote nor log goes back in a crash;
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING
 from kvstore.ids import GroupId, LogIndex, ReplicaId, Term, group_of_shard
 from kvstore.kv import commands
 from kvstore.kv.engine import shard_range
-from kvstore.raft import confchange
+from kvstore.raft import confchange, replication
 from kvstore.raft.messages import EntryKind, GroupConfig, VoteResponse
 from kvstore.raft.ready import Role
 from kvstore.storage import records
@@ -100,6 +101,8 @@ class Seen:
     states: dict[LogIndex, int] = field(default_factory=dict)
     """Fingerprint of the state after an index."""
     last_revision: int = 0
+    newest_term: Term = Term(0)
+    """The highest that has had a leader."""
     configs: list[tuple[LogIndex, GroupConfig]] = field(default_factory=list)
     """Every configuration that was ever appended, and where."""
 
@@ -227,6 +230,7 @@ class Checks:
             if self._roles.get(host) == now:
                 if core.role is Role.LEADER:
                     self._commits_own(node, group, host)
+                    self._leases_alone(node, group, host)
                 continue
             self._roles[host] = now
             if node.world.tracing:
@@ -242,6 +246,7 @@ class Checks:
     def _leads(self, node: SimNode, group: GroupId, host: ShardHost) -> None:
         seen, core = self._seen[group], host.core
         self.elections += 1
+        seen.newest_term = max(seen.newest_term, core.term)
         if seen.leaders.setdefault(core.term, core.replica) != core.replica:
             raise Violation(f"group {group}: two leaders in term {core.term}")
         log = core._state.log
@@ -263,6 +268,14 @@ class Checks:
             raise Violation(
                 f"{node.id}, leader of group {group} in term {state.term}, commits entry "
                 f"{index} of term {state.log.term_at(index)} by counting"
+            )
+
+    def _leases_alone(self, node: SimNode, group: GroupId, host: ShardHost) -> None:
+        newest = self._seen[group].newest_term
+        if host.core.term < newest and replication.has_lease(host.core._state):
+            raise Violation(
+                f"{node.id} holds a lease on group {group} in term {host.core.term}, "
+                f"when term {newest} has a leader"
             )
 
     def _appended(self, group: GroupId, host: ShardHost, entries: Sequence[Entry]) -> None:
