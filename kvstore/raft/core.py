@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from kvstore.config import RaftConfig
     from kvstore.ids import ReplicaId, Term
-    from kvstore.raft.messages import Entry, Message
+    from kvstore.raft.messages import Entry, GroupConfig, Message
     from kvstore.raft.ready import Status
 
 __all__ = ["RaftCore", "RecoveredGroup"]
@@ -97,6 +97,11 @@ class RaftCore:
     def last_index(self) -> LogIndex:
         """The end of the log, durable or not."""
         return self._state.log.last_index
+
+    @property
+    def config(self) -> GroupConfig:
+        """The members of the group: the newest configuration in the log."""
+        return self._state.config
 
     def snapshot_meta(self, index: LogIndex) -> SnapshotMeta:
         """What a snapshot of the state at the applied ``index`` stands for."""

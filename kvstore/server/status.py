@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from kvstore import __version__
+from kvstore.raft.confchange import is_voter
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from kvstore.config import NodeAddress
     from kvstore.ids import NodeId, ShardId
     from kvstore.server.shard_host import ShardHost
+
+LEARNER = "learner"
 
 
 def node_status(
@@ -31,14 +34,19 @@ def node_status(
 
 
 def shard_status(host: ShardHost, now: float) -> dict[str, Any]:
-    """One replica: role, term, leader, and how far it is."""
+    """One replica: role, term, leader, and how far it is.
+
+    The role of one without a vote is ``learner``, also before its leader has taken it in.
+    """
     status = host.core.status(now)
+    has_vote = is_voter(status.config, status.replica)
     return {
         "id": host.shard,
-        "role": status.role.name.lower(),
+        "role": status.role.name.lower() if has_vote else LEARNER,
         "leader": host.leader_node,
         "term": status.term,
         "replicas": [host.replicas[r] for r in status.config.voters if r in host.replicas],
+        "learners": [host.replicas[r] for r in status.config.learners if r in host.replicas],
         "commit_index": status.commit_index,
         "applied_index": status.applied_index,
         "last_index": status.last_index,
