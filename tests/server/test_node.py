@@ -33,7 +33,7 @@ from kvstore.server import node as node_module
 from kvstore.server.node import EXIT_STARTUP, Node
 from kvstore.server.raft_driver import RaftDriver
 from kvstore.server.upkeep import LogKeeper
-from kvstore.storage.identity import Identity, open_identity
+from kvstore.storage.identity import Identity, Pin, open_identity
 from kvstore.storage.rocks import RocksEngine
 from kvstore.storage.wal import Wal
 from kvstore.wire.frames import Frame, FrameDecoder
@@ -305,15 +305,15 @@ async def test_a_peer_is_remembered_although_the_disk_was_full_at_first(
     class Pins:
         tries = 0
 
-        def pin(self, node: NodeId, data_id: int) -> None:
-            assert (node, data_id) == ("n2", 7)
+        def pin(self, node: NodeId, data_id: int, life: int) -> None:
+            assert (node, data_id, life) == ("n2", 7, 5)
             self.tries += 1
             if self.tries < 3:
                 raise OSError("no room")
             loop.call_soon_threadsafe(pinned.set)
 
     pins = Pins()
-    Node(config)._remember(cast("Identity", pins), NodeId("n2"), 7)
+    Node(config)._remember(cast("Identity", pins), NodeId("n2"), Pin(7, 5))
     async with asyncio.timeout(10):
         await pinned.wait()
     await until(lambda: len(asyncio.all_tasks()) == 1)
