@@ -44,6 +44,7 @@ def _show_version(ctx: click.Context, _param: click.Parameter, value: bool) -> N
         "locate": "kvstore.cli.status:locate",
         "cluster": "kvstore.cli.cluster:cluster",
         "node": "kvstore.cli.node:node",
+        "repair": "kvstore.cli.repair:repair",
     },
 )
 @click.option(

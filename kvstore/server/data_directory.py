@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from kvstore.storage.identity import open_identity
+from kvstore.storage.identity import Owner, open_identity
 
 if TYPE_CHECKING:
     from kvstore.config import ClusterConfig, NodeConfig
@@ -21,12 +21,13 @@ def open_data_directory(config: NodeConfig) -> Identity:
         DataDirectoryError: in use, someone else's, of a newer format or unreadable.
         CorruptionError: the log is gone.
     """
+    owner = owner_of(config)
     identity = open_identity(
         config.data_dir,
-        cluster_id=config.cluster.id,
+        cluster_id=owner.cluster_id,
         node_id=config.node_id,
         shards=config.cluster.shards,
-        facts=placement_facts(config.cluster),
+        facts=owner.facts,
     )
     try:
         identity.check_log()
@@ -46,6 +47,14 @@ def note_log(identity: Identity) -> None:
         identity.begin_log()
     except OSError as error:
         log.warning("that the log was begun could not be noted: %s", error)
+
+
+def owner_of(config: NodeConfig) -> Owner:
+    """Whose directory it must be, and by which settings."""
+    shards = str(config.cluster.shards)
+    return Owner(
+        config.cluster.id, config.node_id, {"shards": shards, **placement_facts(config.cluster)}
+    )
 
 
 def placement_facts(cluster: ClusterConfig) -> dict[str, str]:

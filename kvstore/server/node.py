@@ -46,6 +46,7 @@ from kvstore.server.groups import load_machines, recover_hosts
 from kvstore.server.handshake import Handshake
 from kvstore.server.raft_driver import RaftDriver
 from kvstore.server.rejoin import Rejoin, keep_rejoining
+from kvstore.server.repair import advice
 from kvstore.server.snapshot_work import SnapshotTransfers
 from kvstore.server.upkeep import DiskWatch, LeaderBalance, LogKeeper, periodic
 from kvstore.sharding.shard_map import bootstrap
@@ -60,6 +61,7 @@ from kvstore.wire.requests import encode_shard_map_reply, encode_status_reply
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
+    from pathlib import Path
 
     from kvstore.config import NodeConfig
     from kvstore.ids import NodeId
@@ -83,8 +85,11 @@ SWITCH_INTERVAL_S = 0.001
 """How long a thread may keep the interpreter while the loop waits for it."""
 
 
-def run(config: NodeConfig) -> int:
-    """Run one node until SIGTERM or SIGINT; the result is the process's exit code."""
+def run(config: NodeConfig, config_file: Path | None = None) -> int:
+    """Run one node until SIGTERM or SIGINT; the result is the process's exit code.
+
+    ``config_file`` is where ``config`` comes from, for the advice after a failed start.
+    """
     logging.basicConfig(
         stream=sys.stderr,
         level=config.log_level.upper(),
@@ -92,10 +97,10 @@ def run(config: NodeConfig) -> int:
         datefmt="%Y-%m-%d %H:%M:%S",
     )
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    return uvloop.run(_serve(config))
+    return uvloop.run(_serve(config, config_file))
 
 
-async def _serve(config: NodeConfig) -> int:
+async def _serve(config: NodeConfig, config_file: Path | None = None) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -111,7 +116,8 @@ async def _serve(config: NodeConfig) -> int:
         try:
             node = await running.enter_async_context(Node(config))
         except (KVError, OSError) as error:
-            sys.stderr.write(f"{config.node_id}: cannot start: {error}\n")
+            help_ = advice(error, config_file)
+            sys.stderr.write(f"{config.node_id}: cannot start: {error}{help_}\n")
             return EXIT_STARTUP
         await stop.wait()
         log.info("stopping")
