@@ -103,6 +103,11 @@ class RaftCore:
         """The members of the group: the newest configuration in the log."""
         return self._state.config
 
+    @property
+    def committed_config(self) -> GroupConfig:
+        """The newest configuration that is known to be committed: no loss can undo it."""
+        return self._state.log.config_at(self._state.commit_index)
+
     def snapshot_meta(self, index: LogIndex) -> SnapshotMeta:
         """What a snapshot of the state at the applied ``index`` stands for."""
         log = self._state.log

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from kvstore.errors import NotLeader, Overloaded
 from kvstore.ids import NodeId, ReplicaId, life_of, number_of, replica_id
-from kvstore.raft.confchange import is_voter, members
+from kvstore.raft.confchange import keeps_vote, members
 from kvstore.server.upkeep import CATCH_UP_ENTRIES_MAX
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def next_change(
         if any(life_of(replica) > life_of(new) for replica in others):
             continue  # Another leader met a later life; so will we.
         if new not in learners:
-            if may_begin(new):
+            if others or may_begin(new):  # One that gives way makes room.
                 return Change(voters, learners - others | {new}, new)
         elif is_caught_up(new):
             return Change(voters - {old} | {new}, learners - others - {new}, new)
@@ -110,7 +110,7 @@ class Rejoin:
         self._driver = driver
         self._lives = lives
         self._clock = clock
-        self._has_vote_everywhere: bool | None = None
+        self._was_voteless = False
         self._remind_at: float | None = None
 
     def check(self) -> None:
@@ -163,12 +163,14 @@ class Rejoin:
     def _tell_own_state(self, now: float) -> None:
         """Say in the log how far this node itself is, if it is on its way back."""
         hosts = self._driver.hosts.values()
-        has_vote = all(is_voter(host.core.config, host.core.replica) for host in hosts)
-        if has_vote and self._has_vote_everywhere is False:
+        voteless = [
+            host for host in hosts if not keeps_vote(host.core.committed_config, host.core.replica)
+        ]
+        if self._was_voteless and not voteless:
             log.info("this node votes in all its shards again")
-        self._has_vote_everywhere = has_vote
+        self._was_voteless = bool(voteless)
         outside = [
-            host.shard for host in hosts if host.core.replica not in members(host.core.config)
+            host.shard for host in voteless if host.core.replica not in members(host.core.config)
         ]
         if not outside:
             self._remind_at = None

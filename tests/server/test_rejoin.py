@@ -34,6 +34,7 @@ from kvstore.server.rejoin import (
     next_change,
 )
 from kvstore.server.replicas import ShardReplicas
+from kvstore.server.status import shard_status
 from kvstore.sharding.shard_map import Replica
 from kvstore.storage import records
 
@@ -143,6 +144,7 @@ def test_too_many_at_once_wait_but_those_under_way_go_on() -> None:
     assert step(GroupConfig(VOTERS), {R3: A}, may_begin=False) is None
     config = GroupConfig(VOTERS, learners=(A,))
     assert step(config, {R3: A}, caught_up=(A,), may_begin=False) is not None
+    assert step(config, {R3: B}, may_begin=False) is not None, "it takes the place of A"
 
 
 # -- driven ------------------------------------------------------------------------------------
@@ -320,6 +322,36 @@ async def test_leadership_is_not_given_to_a_learner_but_to_the_voter_it_becomes(
     assert rig.host.core.status(rig.now).transferring_to == A
 
 
+async def test_it_is_shown_as_a_learner_until_the_group_can_do_without_the_old_voter() -> None:
+    it = await back()
+    host = it.rig.host
+
+    def shown() -> tuple[list[str], list[str], str]:
+        row = shard_status(host, it.rig.now)
+        return row["replicas"], row["learners"], row["role"]
+
+    everybody = ["n1", "n2", "n3"]
+    assert shown() == (everybody, [], "leader")
+    it.lives[N3] = 5
+    await it.checked_and_committed()
+    await it.answer(A)
+    assert shown() == (everybody, ["n3"], "leader")
+    await it.check()
+    assert it.config.voters_outgoing
+    assert shown() == (everybody, ["n3"], "leader"), "the joint configuration is not committed"
+    await it.rig.acknowledge()
+    assert it.config == GroupConfig((R1, R2, A))
+    assert shown() == (everybody, ["n3"], "leader"), "nor is the one behind it"
+    await it.rig.acknowledge()
+    assert shown() == (everybody, [], "leader")
+
+
+async def test_a_node_outside_its_groups_shows_itself_as_a_learner() -> None:
+    it = Outside()
+    row = shard_status(it.rig.host, it.rig.now)
+    assert (row["role"], row["replicas"]) == ("learner", ["n1", "n2", "n3"])
+
+
 async def test_messages_of_every_life_go_to_and_come_from_the_node() -> None:
     it = await back()
     it.lives[N3] = 5
@@ -346,13 +378,14 @@ class Outside(Back):
     def __init__(self) -> None:
         super().__init__(Rig(shards=2, own=A))
 
-    async def hear(self, config: GroupConfig) -> None:
+    async def hear(self, config: GroupConfig, *, commit: bool = True) -> None:
         """Replica 1, which leads every group, has changed its members."""
         for group, host in self.rig.hosts.items():
             last = host.core.last_index
             entry = Entry(LogIndex(last + 1), Term(1), EntryKind.CONFIG, encode(config))
             before = Term(1 if last else 0)
-            append = AppendRequest(R1, A, Term(1), last, before, (entry,), LogIndex(0))
+            committed = LogIndex(last + commit)
+            append = AppendRequest(R1, A, Term(1), last, before, (entry,), committed)
             self.rig.driver.receive(NodeId("n1"), [(group, append)])
         await settle()
         self.rejoin.check()
@@ -386,6 +419,9 @@ async def test_a_node_that_has_its_votes_again_says_so_once(
     it.rejoin.check()
     assert said.messages == []
     await it.hear(GroupConfig((R1, R2, A), voters_outgoing=VOTERS))
+    await it.hear(GroupConfig((R1, R2, A)), commit=False)
+    assert said.messages == [], "while joint, the group needs those whom it is to do without"
+    await it.hear(GroupConfig((R1, R2, A)))
     it.rejoin.check()
     assert said.messages == ["this node votes in all its shards again"]
 
