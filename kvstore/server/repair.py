@@ -60,7 +60,8 @@ class Repair:
                 raise
             return error.message
         if not has_data:
-            return f"{self._config.data_dir} holds no data: it is new, or it was lost"
+            where = self._config.data_dir
+            return f"data directory {where} holds no data: it is new, or it was lost"
         return None
 
     def renew(self, wall_s: int, *, keep: bool) -> Renewed:

@@ -100,8 +100,10 @@ class Renewal:
     def _without_identity(self) -> DataDirectoryError:
         parts = self._parts()
         if parts:
-            return DataDirectoryError(f"{self._data_dir} holds {parts[0]} but no {IDENTITY_FILE}")
-        return DataDirectoryError(f"{self._data_dir} is empty: what it held is lost")
+            return DataDirectoryError(
+                f"data directory {self._data_dir} holds {parts[0]} but no {IDENTITY_FILE}"
+            )
+        return DataDirectoryError(f"data directory {self._data_dir} is empty: what it held is lost")
 
     def _parts(self) -> list[str]:
         return [part for part in PARTS if os.path.lexists(self._data_dir / part)]

@@ -215,33 +215,6 @@ async def test_the_old_disk_is_turned_away_when_it_is_brought_back(
     await load.check()
 
 
-async def test_a_node_without_its_log_does_not_start(cluster: RunningCluster) -> None:
-    node = cluster.node("n1")
-    await cluster.stop(node)
-    shutil.rmtree(node.files.data_dir / "wal")
-    shutil.rmtree(node.files.data_dir / "engine")
-    line = await refusal(node, *node.arguments)
-    assert "the log is gone" in line
-    assert "kv repair --config" in line
-    assert "the log is gone" in (await repair(node))["found"]
-    await cluster.restart(node)
-    await assert_whole(cluster)
-
-
-async def test_a_damaged_engine_is_found_by_a_repair(cluster: RunningCluster) -> None:
-    node = cluster.node("n1")
-    async with cluster.connect() as store:
-        await asyncio.gather(*(store.put(f"key-{i}", b"value" * 50) for i in range(200)))
-    await cluster.stop(node)
-    table = max((node.files.data_dir / "engine").glob("*.sst"), key=lambda p: p.stat().st_size)
-    data = bytearray(table.read_bytes())
-    data[100] ^= 0xFF
-    table.write_bytes(data)
-    assert table.name in (await repair(node))["found"]
-    await cluster.restart(node)
-    await assert_whole(cluster)
-
-
 async def test_what_is_not_repaired(cluster: RunningCluster) -> None:
     node = cluster.node("n3")
     command = ("repair", "--config", str(node.files.config_file), "--yes")
