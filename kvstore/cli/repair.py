@@ -102,10 +102,10 @@ def _examine(held: Repair, node: NodeConfig, chosen: Chosen, start: str) -> str:
     try:
         with progress(f"Looking at {node.data_dir}") as tell:
             found = held.examine(tell)
-    except KVError as error:
+    except (KVError, OSError) as error:
         if not chosen.force:
             raise
-        return error.message
+        return str(error)
     if found is not None:
         return found
     if not chosen.force:

@@ -85,8 +85,10 @@ class RaftCore:
 
     @property
     def is_settled(self) -> bool:
-        """Whether a leader is known and not known to be dead: no election is near."""
-        return self._state.leader != NO_REPLICA and self._state.leader not in self._state.gone
+        """Whether no election is near: a leader lives as far as we know, or we may not stand."""
+        state = self._state
+        has_leader = state.leader != NO_REPLICA and state.leader not in state.gone
+        return has_leader or not state.is_promotable
 
     @property
     def applied_index(self) -> LogIndex:
