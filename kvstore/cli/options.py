@@ -99,7 +99,7 @@ def common_options() -> list[click.Parameter]:
         ),
         CommonOption(
             ["--timeout"],
-            "How long to keep trying.  [default: 5; starting and stopping nodes: 30]",
+            "How long to keep trying.  [default: 5; verify, starting and stopping nodes: 30]",
             seconds,
             "SECONDS",
         ),

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 import click
 
 from kvstore.cli import output
+from kvstore.cli.conversation import ANSWER_WAIT_S
 from kvstore.cli.endpoints import Endpoints, resolve
 from kvstore.cli.exits import Exit
 from kvstore.cli.options import Command, Settings
-from kvstore.cli.survey import ANSWER_WAIT_S, Survey, survey_endpoints
+from kvstore.cli.survey import Survey, survey_endpoints
 from kvstore.cli.text import from_argument, json_value, readable
 from kvstore.cli.view import leaders_per_node
 from kvstore.config import LimitsConfig

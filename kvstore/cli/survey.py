@@ -8,33 +8,23 @@ through the shard map of one that answers.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kvstore import __version__
+from kvstore.cli.conversation import ANSWER_WAIT_S, Conversation
 from kvstore.cli.view import ClusterView, NodeStatus, merge
 from kvstore.errors import KVError, ProtocolError, Refused, Unavailable
-from kvstore.net.dial import dial
-from kvstore.net.limits import NetLimits
 from kvstore.sharding.shard_map import ShardMap, bootstrap
-from kvstore.wire.frames import encode_frame
-from kvstore.wire.hello import Hello
 from kvstore.wire.kinds import Kind
-from kvstore.wire.requests import decode_error, decode_shard_map_reply, decode_status_reply
+from kvstore.wire.requests import decode_shard_map_reply, decode_status_reply
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from kvstore.cli.endpoints import Endpoints
     from kvstore.config import ClusterConfig
-    from kvstore.net.connection import FrameConnection
-    from kvstore.wire.frames import Frame
 
-ANSWER_WAIT_S = 1.0
-"""A node of a healthy cluster answers in milliseconds."""
-_STATUS, _SHARD_MAP = 1, 2
 _NODE_FIELDS = ("id", "address", "state")
 _SHARD_FIELDS = ("id", "role", "term", "commit_index", "applied_index")
 
@@ -125,55 +115,26 @@ async def ask(
         Refused: it is not of the cluster ``cluster_id``.
         KVError: it turned us away or failed; ProtocolError: its answer makes no sense.
     """
-    replies: dict[int, Frame] = {}
-    is_complete = asyncio.get_running_loop().create_future()
-
-    def on_frames(_connection: FrameConnection, frames: list[Frame]) -> None:
-        replies.update((frame.request, frame) for frame in frames)
-        if {_STATUS, _SHARD_MAP} <= replies.keys() and not is_complete.done():
-            is_complete.set_result(None)
-
-    def on_closed(connection: FrameConnection) -> None:
-        if not is_complete.done():
-            error = connection.reason or Unavailable(f"{address} closed the connection")
-            is_complete.set_exception(error)
-
+    conversation = Conversation(address, cluster_id, answer_wait_s)
     try:
         async with asyncio.timeout(answer_wait_s):
-            connection = await dial(
-                address,
-                Hello("client", f"kv {__version__}", _wall_ms(), cluster_id),
-                limits=NetLimits(),
-                timeout_s=answer_wait_s,
-                on_frames=on_frames,
-                on_closed=on_closed,
-            )
-            try:
-                connection.send(encode_frame(Kind.STATUS, _STATUS, b""))
-                connection.send(encode_frame(Kind.SHARD_MAP, _SHARD_MAP, b""))
-                await is_complete
-            finally:
-                connection.abort()
+            status = await conversation.ask(Kind.STATUS)
+            shard_map = await conversation.ask(Kind.SHARD_MAP)
     except TimeoutError as error:
         raise Unavailable(f"{address}: no answer within {answer_wait_s:g} s") from error
-    return _answer(replies[_STATUS], replies[_SHARD_MAP])
+    finally:
+        conversation.close()
+    return _answer(status, shard_map)
 
 
-def _answer(status: Frame, shard_map: Frame) -> Answer:
-    for frame in (status, shard_map):
-        if frame.kind == Kind.ERROR:
-            raise decode_error(frame.body)
-    said = decode_status_reply(status.body)
+def _answer(status: bytes, shard_map: bytes) -> Answer:
+    said = decode_status_reply(status)
     _check_fields(said.get("node"), _NODE_FIELDS)
     for row in said.get("shards", ()):
         _check_fields(row, _SHARD_FIELDS)
-    return Answer(said, ShardMap.from_wire(decode_shard_map_reply(shard_map.body).map))
+    return Answer(said, ShardMap.from_wire(decode_shard_map_reply(shard_map).map))
 
 
 def _check_fields(row: object, fields: Iterable[str]) -> None:
     if not isinstance(row, dict) or not row.keys() >= set(fields):
         raise ProtocolError("status reply: a field is missing")
-
-
-def _wall_ms() -> int:
-    return time.time_ns() // 1_000_000

@@ -2,7 +2,9 @@
 
 Entries are run one by one into an engine batch, in the order of each group's log, a fair
 share for every group. Only once the batch is written do answers leave and reads see it. On a
-full disk the batch is kept and written later; meanwhile nothing else is run.
+full disk the batch is kept and written later; meanwhile nothing else is run. Where somebody
+wants to see a group's state between two entries, the batch holds nothing of it beyond the
+first (:mod:`kvstore.server.checkpoints`).
 """
 
 from __future__ import annotations
@@ -99,7 +101,9 @@ class Applier:
             share = budget // len(waiting)
             for host in waiting:
                 budget -= self._gather_from(host, applied, share)
-            waiting = [host for host in waiting if host.to_apply]
+            waiting = [
+                host for host in waiting if host.to_apply and not _is_at_checkpoint(host, applied)
+            ]
         for host in applied.last:
             host.machine.flush(applied.batch)
 
@@ -111,7 +115,7 @@ class Applier:
             entry = host.apply(applied.batch)
             applied.last[host] = entry.index
             size += len(entry.payload)
-            if size >= bytes_max:
+            if size >= bytes_max or _is_at_checkpoint(host, applied):
                 break
         return size
 
@@ -142,3 +146,8 @@ class Applier:
             for callback in waiting:
                 callback()
             self._on_resumed()
+
+
+def _is_at_checkpoint(host: ShardHost, applied: _Applied) -> bool:
+    """Whether the write must hold nothing of ``host`` beyond what is in it."""
+    return applied.last[host] == host.checkpoints.next_index

@@ -14,6 +14,7 @@ from kvstore.ids import ShardId, group_of_shard
 from kvstore.kv import commands
 from kvstore.server.shard_host import Read, Write
 from kvstore.wire import requests
+from kvstore.wire.checksums import decode_checksum
 from kvstore.wire.frames import encode_frame
 from kvstore.wire.kinds import Kind
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from kvstore.net.connection import FrameConnection
     from kvstore.server.admission import Admission
+    from kvstore.server.checksums import Checksums
     from kvstore.server.raft_driver import RaftDriver
     from kvstore.server.scheduling import Outcome
     from kvstore.server.shard_host import ShardHost
@@ -83,6 +85,7 @@ class ClientRequests:
         scan_threads: Executor,
         shard_map: Callable[[], bytes],
         status: Callable[[], bytes],
+        checksums: Checksums | None = None,
     ) -> None:
         self._driver = driver
         self._admission = admission
@@ -96,6 +99,8 @@ class ClientRequests:
             Kind.SHARD_MAP: _replying(shard_map),
             Kind.STATUS: _replying(status),
         }
+        if checksums is not None:
+            self._handlers[Kind.CHECKSUM] = self._checksum_by(checksums)
 
     def handle(self, connection: FrameConnection, frame: Frame) -> None:
         """Take one frame of a client; whatever is wrong with it is answered, not raised."""
@@ -195,6 +200,16 @@ class ClientRequests:
         host.read(Read(serve, answer))
         self._driver.wake(host)
 
+    def _checksum_by(self, checksums: Checksums) -> Callable[[FrameConnection, Frame], None]:
+        def handle(connection: FrameConnection, frame: Frame) -> None:
+            request = decode_checksum(frame.body)
+            host = self._host(request.shard)
+            cost = self._admission.admit(len(frame.body))
+            answer = ReplyTo(connection, frame.request, self._admission, cost)
+            checksums.ask(host, request.index, request.wait_ms / 1000, answer)
+
+        return handle
+
 
 def _gone() -> Unavailable:
     """Heard by nobody: it ends a request without doing its work."""
@@ -218,8 +233,13 @@ def _answer_with(answer: ReplyTo, done: Outcome[bytes]) -> None:
     error = done.exception()
     if error is None:
         answer.reply(done.result())
-    elif isinstance(error, KVError):
-        answer.fail(error)
     else:
-        log.error("a scan failed", exc_info=error)
-        answer.fail(Internal(f"the scan failed: {error}"))
+        answer.fail(as_answer(error, "scan"))
+
+
+def as_answer(error: BaseException, what: str) -> KVError:
+    """What to tell of ``error``, which ended work in a thread; ours to explain if unforeseen."""
+    if isinstance(error, KVError):
+        return error
+    log.error("a %s failed", what, exc_info=error)
+    return Internal(f"the {what} failed: {error}")

@@ -40,6 +40,7 @@ from kvstore.net.server import FrameServer
 from kvstore.net.transport import Lane
 from kvstore.server import status
 from kvstore.server.admission import Admission
+from kvstore.server.checksums import Checksums
 from kvstore.server.clients import ClientRequests, send_error
 from kvstore.server.data_directory import note_log, open_data_directory
 from kvstore.server.groups import load_machines, recover_hosts
@@ -140,7 +141,8 @@ def _leave_at_the_latest(seconds: float) -> None:
 
 def _die(error: BaseException) -> None:
     """The replica's state is unknown: say why and leave at once, before anything is answered."""
-    log.critical("this node stops at once: %s", error, exc_info=error)
+    is_explained = isinstance(error, KVError)
+    log.critical("this node stops at once: %s", error, exc_info=None if is_explained else error)
     logging.shutdown()
     os._exit(EXIT_FATAL)
 
@@ -322,6 +324,7 @@ class Node:
             scan_threads=scan_threads,
             shard_map=self._shard_map_reply,
             status=self._status_reply,
+            checksums=self._make_checksums(driver, engine, undo),
         )
         balance = LeaderBalance(
             driver,
@@ -342,6 +345,15 @@ class Node:
         task = asyncio.get_running_loop().create_task(work)
         task.add_done_callback(_report)
         undo.callback(task.cancel)
+
+    def _make_checksums(
+        self, driver: RaftDriver, engine: RocksEngine, undo: contextlib.AsyncExitStack
+    ) -> Checksums:
+        thread = ThreadPoolExecutor(1, "checksums")
+        checksums = Checksums(engine, driver.loop, thread, clock=self._clock)
+        undo.callback(thread.shutdown, wait=False, cancel_futures=True)
+        undo.callback(checksums.stop)
+        return checksums
 
     async def hand_over(self) -> None:
         """Give every shard that this node leads to the replica that has most of its log."""

@@ -26,6 +26,7 @@ from kvstore.ids import LogIndex, Term
 from kvstore.kv import commands
 from kvstore.raft.messages import Entry, EntryKind
 from kvstore.raft.ready import Role
+from kvstore.server.checkpoints import Checkpoints
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -125,6 +126,8 @@ class ShardHost:
         """The state is being replaced by a snapshot: nothing may be served from it."""
         self.installs = 0
         """How often that has begun; what was read while it changed is worth nothing."""
+        self.checkpoints = Checkpoints()
+        """Applied indexes at which somebody wants to see the state."""
         self._apply_limits = apply_limits
         self._entry_bytes_max = entry_bytes_max
         self._request_timeout_s = request_timeout_s
@@ -241,6 +244,7 @@ class ShardHost:
             if proposal.writes:  # else it became overdue meanwhile
                 for write, reply in zip(proposal.writes, proposal.replies, strict=True):
                     write.answer.reply(reply)
+        self.checkpoints.reached(index)
 
     def _take_proposal(self, entry: Entry) -> _Proposal | None:
         """What was proposed here as ``entry``, if anything.
@@ -305,6 +309,7 @@ class ShardHost:
                 self._confirming.pop(context),
                 Unavailable(f"shard {self.shard}: no majority confirmed the read in time"),
             )
+        self.checkpoints.expire(now, LogIndex(self.machine.applied_index))
 
     def fail_all(self, error: KVError) -> None:
         """The node stops: nothing waits any longer."""
@@ -315,11 +320,17 @@ class ShardHost:
         for confirming in self._confirming.values():
             self._fail_reads(confirming, error)
         self._confirming.clear()
+        self.checkpoints.fail_all(error)
 
     def begin_install(self) -> None:
         """From now on the state is being replaced: nothing is applied to it or served from it."""
         self.installing = True
         self.installs += 1
+        self.checkpoints.fail_all(self.being_replaced())
+
+    def being_replaced(self) -> Unavailable:
+        """Why nothing can be said of the state while a snapshot is installed."""
+        return Unavailable(f"shard {self.shard}: a snapshot is replacing the replica's state")
 
     def replaced_by_snapshot(self, index: LogIndex) -> None:
         """The engine holds the state after ``index``, sent by a leader."""

@@ -31,6 +31,8 @@ class Kind(IntEnum):
     SCAN = 18
     SHARD_MAP = 19
     STATUS = 20
+    CHECKSUM = 21
+    """:mod:`kvstore.wire.checksums`."""
     REPLY = 32
     """The answer to a client's request, with that request's id."""
     RAFT = 48

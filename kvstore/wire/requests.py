@@ -117,7 +117,7 @@ def decode_write(body: bytes) -> WriteRequest:
     Raises:
         InvalidArgument: malformed.
     """
-    map_version, shard, count, batch = _decode(body, "write", UINT, UINT, UINT, BYTES)
+    map_version, shard, count, batch = decode_fields(body, "write", UINT, UINT, UINT, BYTES)
     if count == 0:
         raise InvalidArgument("write: the batch is empty")
     return WriteRequest(map_version, shard, count, batch)
@@ -134,7 +134,7 @@ def decode_read(body: bytes) -> ReadRequest:
     Raises:
         InvalidArgument: malformed, no keys, too many, or an empty one.
     """
-    map_version, shard, mode, keys, min_revision = _decode(
+    map_version, shard, mode, keys, min_revision = decode_fields(
         body, "read", UINT, UINT, UINT, ARRAY, UINT
     )
     if set(map(type, keys)) != {bytes} or not all(keys):
@@ -176,7 +176,7 @@ def decode_scan(body: bytes) -> ScanRequest:
     Raises:
         InvalidArgument: malformed, or a limit of 0.
     """
-    map_version, shard, mode, start, end, limit, bytes_max, keys_only = _decode(
+    map_version, shard, mode, start, end, limit, bytes_max, keys_only = decode_fields(
         body, "scan", UINT, UINT, UINT, BYTES, BYTES | NIL, UINT, UINT, BOOL
     )
     if limit == 0 or bytes_max == 0:
@@ -264,8 +264,12 @@ def decode_error(body: bytes) -> KVError:
     return from_wire(code, message, may_have_applied=may_have_applied, leader=leader)
 
 
-def _decode(body: bytes, what: str, *allowed: frozenset[type]) -> list[Any]:
-    """The fields of a request: one array, in which only an ARRAY field is another."""
+def decode_fields(body: bytes, what: str, *allowed: frozenset[type]) -> list[Any]:
+    """The fields of a request: one array, in which only an ARRAY field is another.
+
+    Raises:
+        InvalidArgument: malformed.
+    """
     try:
         value = unpack(body, items_max=READ_KEYS_MAX, containers_max=1 + allowed.count(ARRAY))
         return check_fields(value, what, *allowed)[: len(allowed)]

@@ -18,11 +18,13 @@ from kvstore.errors import (
     Overloaded,
     Unavailable,
 )
-from kvstore.ids import Revision, ShardId
+from kvstore.ids import LogIndex, Revision, ShardId
 from kvstore.kv import commands
 from kvstore.server.admission import REQUEST_OVERHEAD_BYTES, Admission
+from kvstore.server.checksums import PENDING_MAX, Checksums
 from kvstore.server.clients import ClientRequests
 from kvstore.wire import requests
+from kvstore.wire.checksums import ChecksumRequest, decode_checksum_reply, encode_checksum
 from kvstore.wire.codec import pack
 from kvstore.wire.frames import Frame, FrameDecoder
 from kvstore.wire.kinds import Kind
@@ -60,6 +62,9 @@ class Front:
             scan_threads=self.threads,
             shard_map=lambda: b"map",
             status=lambda: b"status",
+            checksums=Checksums(
+                self.rig.engine, self.rig.driver.loop, self.threads, clock=lambda: self.rig.now
+            ),
         )
         self._next = 0
 
@@ -96,6 +101,10 @@ class Front:
         )
         return self.ask(Kind.SCAN, requests.encode_scan(request))
 
+    def checksum(self, index: int = 1, shard: int = 0) -> int:
+        request = ChecksumRequest(ShardId(shard), LogIndex(index), 1000)
+        return self.ask(Kind.CHECKSUM, encode_checksum(request))
+
 
 async def leading(**options: int) -> Front:
     front = Front(**options)
@@ -126,7 +135,7 @@ async def test_the_map_and_the_status_are_answered_at_once() -> None:
     assert front.body(front.ask(Kind.STATUS, b"")) == b"status"
 
 
-@pytest.mark.parametrize("kind", [Kind.WRITE, Kind.READ, Kind.SCAN])
+@pytest.mark.parametrize("kind", [Kind.WRITE, Kind.READ, Kind.SCAN, Kind.CHECKSUM])
 @pytest.mark.parametrize(
     "body", [b"", b"\xc1", pack([]), pack([1, 2]), pack({"a": 1}), pack([-1, 0, 0, 0, 0, 0, 0, 0])]
 )
@@ -141,7 +150,7 @@ async def test_a_malformed_body_is_answered_and_changes_nothing(kind: Kind, body
 async def test_any_bytes_are_answered_once() -> None:
     rng = random.Random(7)
     front = await leading()
-    kinds = [Kind.WRITE, Kind.READ, Kind.SCAN, Kind.REPLY, Kind.RAFT]
+    kinds = [Kind.WRITE, Kind.READ, Kind.SCAN, Kind.CHECKSUM, Kind.REPLY, Kind.RAFT]
     asked = [front.ask(rng.choice(kinds), rng.randbytes(rng.randrange(40))) for _ in range(500)]
     await settle()
     front.threads.run()
@@ -160,6 +169,7 @@ async def test_a_shard_that_is_not_here() -> None:
     front = await leading()
     for request in (front.write(shard=9), front.read(b"k", shard=9), front.scan(shard=9)):
         assert isinstance(front.error(request), NotLeader)
+    assert isinstance(front.error(front.checksum(shard=9)), NotLeader)
     assert front.admission.pending_bytes == 0
 
 
@@ -313,6 +323,30 @@ async def test_a_follower_says_who_leads() -> None:
         assert error.leader == NODES[max(front.rig.voters)]
     assert front.admission.pending_bytes == 0
     assert front.rig.host.core.replica == OWN
+
+
+async def test_a_follower_tells_its_checksum() -> None:
+    front = Front(voters=3)
+    await front.rig.depose()
+    here, ahead = front.checksum(index=0), front.checksum(index=1)
+    front.threads.run()
+    await settle()
+    reply = decode_checksum_reply(front.body(here), LogIndex(0))
+    assert (reply.checksum is not None, reply.keys) == (True, 0)
+    front.rig.now += 2.0
+    front.rig.driver.tick()
+    assert decode_checksum_reply(front.body(ahead), LogIndex(1)).checksum is None
+    assert front.admission.pending_bytes == 0
+
+
+async def test_too_many_checksums_are_refused_and_charged_nothing() -> None:
+    front = await leading()
+    asked = [front.checksum(index=1) for _ in range(PENDING_MAX + 1)]
+    assert isinstance(front.error(asked[-1]), Overloaded)
+    front.threads.run()
+    await settle()
+    assert all(front.body(request) for request in asked[:-1])
+    assert front.admission.pending_bytes == 0
 
 
 async def test_real_threads_answer_on_the_loop() -> None:

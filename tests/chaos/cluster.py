@@ -1,0 +1,265 @@
+"""Five processes, their files and proxies, and what may be done to each."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from chaos.proxy import Link
+from chaos.shim import NoCompiler, Shim, build
+from kvstore.cli.survey import survey_cluster
+from kvstore.config import ClusterConfig, NodeAddress
+from kvstore.ids import NodeId
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Awaitable, Callable
+
+    from kvstore.cli.survey import Survey
+
+SHARDS = 8
+REPLICAS = 3
+CLIENTS = "clients"
+SMALL_DISK_MIB = 160
+WAIT_S = 30.0
+
+_SETTINGS = """
+[wal]
+segment_bytes = 4_194_304
+live_bytes_max = 12_582_912
+
+[raft]
+log_bytes_max = 200_000
+
+[limits]
+disk_free_bytes_min = 33_554_432
+"""
+"""Small, so that segments, flushes, compaction and snapshots all take part within minutes."""
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on; all are held until all are found."""
+    with ExitStack() as held:
+        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+async def wait_for(condition: Callable[[], Awaitable[bool]], what: str, seconds: float) -> float:
+    """Ask until ``condition`` holds; the result is how long that took.
+
+    Raises:
+        AssertionError: not within ``seconds``: ``what`` did not come true.
+    """
+    began = time.monotonic()
+    while not await condition():
+        if time.monotonic() - began > seconds:
+            raise AssertionError(f"not within {seconds:g} s: {what}")
+        await asyncio.sleep(0.05)
+    return time.monotonic() - began
+
+
+@dataclass(eq=False)
+class Node:
+    """One process and its directory."""
+
+    id: NodeId
+    port: int
+    directory: Path
+    shim: Shim | None
+    process: subprocess.Popen[bytes] | None = None
+    deaths: int = 0
+    """Those that were our doing."""
+    mounted: bool = field(default=False)
+
+    @property
+    def data_dir(self) -> Path:
+        return self.directory / "data"
+
+    @property
+    def log_file(self) -> Path:
+        return self.directory / "node.log"
+
+    @property
+    def is_up(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def start(self) -> None:
+        """Start a new process on what the last one left."""
+        assert not self.is_up
+        environment = dict(os.environ)
+        if self.shim is not None:
+            environment |= self.shim.environment()
+        with self.log_file.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "kvstore.cli", "node", "start", "--config", "node.toml"],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self.directory,
+                env=environment,
+                start_new_session=True,
+            )
+
+    def kill(self) -> bool:
+        """``kill -9``; whether there was anybody to kill."""
+        if not self.is_up:
+            return False
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait(10)
+        self.deaths += 1
+        return True
+
+    def stop(self) -> None:
+        """SIGSTOP."""
+        if self.is_up and self.process is not None:
+            self.process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """SIGCONT."""
+        if self.is_up and self.process is not None:
+            self.process.send_signal(signal.SIGCONT)
+
+    def is_stopped(self) -> bool:
+        """Whether the kernel says that it stands still."""
+        if not self.is_up or self.process is None:
+            return False
+        stat = Path(f"/proc/{self.process.pid}/stat").read_text(encoding="ascii")
+        return stat.rpartition(")")[2].split()[0] == "T"
+
+
+class Cluster:
+    """All nodes and all links between them and from the clients."""
+
+    def __init__(self, directory: Path, size: int, rng: random.Random) -> None:
+        self.directory = directory
+        self.rng = rng
+        self.notes: list[str] = []
+        """What this machine does not allow, said loudly in the report."""
+        directory.mkdir(parents=True, exist_ok=True)
+        library = self._build_shim()
+        ports = free_ports(size)
+        self.nodes = [
+            self._make_node(NodeId(f"n{number}"), port, library)
+            for number, port in enumerate(ports, start=1)
+        ]
+        names = [node.id for node in self.nodes]
+        self.links = {
+            (source, node.id): Link(source, node.id, node.port, rng)
+            for source in (*names, CLIENTS)
+            for node in self.nodes
+            if source != node.id
+        }
+        self.config = ClusterConfig(
+            "chaos",
+            tuple(NodeAddress(node.id, f"127.0.0.1:{node.port}") for node in self.nodes),
+            shards=SHARDS,
+            replicas=REPLICAS,
+        )
+
+    def _build_shim(self) -> Path | None:
+        try:
+            return build(self.directory)
+        except NoCompiler as missing:
+            self.notes.append(f"NOT TRIED: unsynced writes lost, failed sync, slow disk: {missing}")
+            return None
+
+    def _make_node(self, name: NodeId, port: int, library: Path | None) -> Node:
+        directory = self.directory / name
+        directory.mkdir(exist_ok=True)
+        shim = None
+        if library is not None:
+            data = directory / "data"
+            shim = Shim(library, data, directory / "journal", directory / "control")
+        return Node(name, port, directory, shim)
+
+    @property
+    def endpoints(self) -> str:
+        """Where clients begin: their own proxies."""
+        return ",".join(f"127.0.0.1:{self.links[CLIENTS, node.id].port}" for node in self.nodes)
+
+    def node(self, name: str) -> Node:
+        return next(node for node in self.nodes if node.id == name)
+
+    async def open(self) -> None:
+        """Open the proxies, then start everybody and wait until every shard has a leader."""
+        await asyncio.gather(*(link.open() for link in self.links.values()))
+        self._mount_small_disk(self.nodes[-1])
+        for node in self.nodes:
+            (node.directory / "node.toml").write_text(self._settings(node), encoding="utf-8")
+            node.start()
+        await wait_for(self.is_led, "every shard has a leader", WAIT_S)
+
+    def _settings(self, node: Node) -> str:
+        lines = [
+            f'[node]\nid = "{node.id}"\ndata_dir = "data"\n',
+            f'[cluster]\nid = "chaos"\nshards = {SHARDS}\nreplicas = {REPLICAS}\n',
+        ]
+        for other in self.nodes:
+            port = node.port if other is node else self.links[node.id, other.id].port
+            lines.append(f'[[cluster.nodes]]\nid = "{other.id}"\naddress = "127.0.0.1:{port}"\n')
+        return "\n".join([*lines, _SETTINGS])
+
+    def _mount_small_disk(self, node: Node) -> None:
+        """A disk of its own for one node, which can be filled without harm to others."""
+        node.data_dir.mkdir(exist_ok=True)
+        options = f"size={SMALL_DISK_MIB}m,mode=0700"
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(node.data_dir)]
+        try:
+            done = subprocess.run(command, capture_output=True, check=False)
+        except OSError as error:
+            self.notes.append(f"NOT TRIED: full disk: {error}")
+            return
+        node.mounted = done.returncode == 0
+        if not node.mounted:
+            reason = done.stderr.decode(errors="replace").strip()
+            self.notes.append(f"NOT TRIED: full disk: no small disk can be mounted: {reason}")
+
+    async def survey(self) -> Survey:
+        return await survey_cluster(self.config)
+
+    async def is_led(self) -> bool:
+        return (await self.survey()).view.is_led
+
+    async def leaders(self) -> dict[int, str]:
+        """Who leads each shard, as far as the nodes say."""
+        shards = (await self.survey()).view.shards
+        return {shard.id: shard.leader for shard in shards if shard.leader is not None}
+
+    def heal_network(self) -> None:
+        for link in self.links.values():
+            link.heal()
+
+    async def close(self) -> None:
+        """End every process by its own id, and every proxy; nothing stays behind."""
+        for node in self.nodes:
+            node.go_on()
+            if node.is_up and node.process is not None:
+                node.process.terminate()
+        for node in self.nodes:
+            if node.process is not None:
+                try:
+                    await asyncio.to_thread(node.process.wait, 10)
+                except subprocess.TimeoutExpired:
+                    node.process.kill()
+                    node.process.wait(10)
+        await asyncio.gather(*(link.close() for link in self.links.values()))
+        for node in self.nodes:
+            if node.mounted:
+                await asyncio.to_thread(_unmount, node.data_dir)
+
+
+def _unmount(path: Path) -> None:
+    with suppress(OSError):
+        subprocess.run(["umount", "-l", str(path)], check=False)

@@ -1,0 +1,228 @@
+/* A disk that can forget, fail and dawdle, between a process and libc (LD_PRELOAD).
+ *
+ * For every file under CHAOS_DIR the shim keeps an undo journal in CHAOS_JOURNAL, a file named
+ * by the inode: what stood where something is about to be written, and the size before. A
+ * successful fsync or fdatasync empties it. After kill -9 the test plays back some or all of
+ * it, and the disk shows what it would after a loss of power (see shim.py).
+ *
+ * Record: offset u64, length u64, size u64 (of the file, before), then the old bytes.
+ *
+ * The file CHAOS_CONTROL, if there, holds one order, looked at on every sync:
+ *   fail TEXT   the next sync of a file whose path holds TEXT fails with EIO, once
+ *   slow MS     every sync takes that long
+ */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <pthread.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#define FDS 65536
+enum { UNKNOWN = 0, FOREIGN = 1, OURS = 2 };
+
+static unsigned char kind_of[FDS];
+static pthread_mutex_t journals = PTHREAD_MUTEX_INITIALIZER;
+static const char *directory, *journal, *control;
+
+#define REAL(type, name) ((type)real(#name))
+static void *real(const char *name) { return dlsym(RTLD_NEXT, name); }
+
+typedef ssize_t (*pwrite_t)(int, const void *, size_t, off_t);
+typedef ssize_t (*write_t)(int, const void *, size_t);
+typedef ssize_t (*writev_t)(int, const struct iovec *, int);
+typedef ssize_t (*pwritev_t)(int, const struct iovec *, int, off_t);
+typedef ssize_t (*pwritev2_t)(int, const struct iovec *, int, off_t, int);
+typedef int (*fd_t)(int);
+typedef int (*truncate_t)(int, off_t);
+typedef int (*allocate_t)(int, off_t, off_t);
+typedef int (*fallocate_t)(int, int, off_t, off_t);
+
+static pwrite_t real_pwrite;
+static write_t real_write;
+static fd_t real_close;
+
+__attribute__((constructor)) static void begin(void) {
+    directory = getenv("CHAOS_DIR");
+    journal = getenv("CHAOS_JOURNAL");
+    control = getenv("CHAOS_CONTROL");
+    real_pwrite = REAL(pwrite_t, pwrite);
+    real_write = REAL(write_t, write);
+    real_close = REAL(fd_t, close);
+}
+
+static int path_of(int fd, char *path) {
+    char link[64];
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    ssize_t length = readlink(link, path, PATH_MAX - 1);
+    if (length < 0) return 0;
+    path[length] = 0;
+    return 1;
+}
+
+static int is_ours(int fd) {
+    if (fd < 0 || fd >= FDS || !directory || !journal) return 0;
+    if (kind_of[fd] == UNKNOWN) {
+        char path[PATH_MAX];
+        int ours = path_of(fd, path) && !strncmp(path, directory, strlen(directory)) &&
+                   path[strlen(directory)] == '/';
+        struct stat stat;
+        ours = ours && !fstat(fd, &stat) && S_ISREG(stat.st_mode);
+        kind_of[fd] = ours ? OURS : FOREIGN;
+    }
+    return kind_of[fd] == OURS;
+}
+
+static int open_journal(const struct stat *stat, int flags) {
+    char path[PATH_MAX];
+    snprintf(path, sizeof path, "%s/%lu", journal, (unsigned long)stat->st_ino);
+    return open(path, flags | O_CLOEXEC, 0600);
+}
+
+/* Remember how to undo a change of [offset, offset + length) and of the size. */
+static void remember(int fd, off_t offset, size_t length) {
+    int saved = errno;
+    struct stat stat;
+    if (fstat(fd, &stat)) return;
+    size_t old = offset >= stat.st_size ? 0 : (size_t)(stat.st_size - offset);
+    if (old > length) old = length;
+    uint64_t *record = malloc(24 + old);
+    if (!record) abort();
+    int reader = fd;
+    char path[PATH_MAX];
+    if ((fcntl(fd, F_GETFL) & O_ACCMODE) == O_WRONLY && path_of(fd, path))
+        reader = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t got = old ? pread(reader, record + 3, old, offset) : 0;
+    if (reader != fd && reader >= 0) real_close(reader);
+    if (got >= 0) {
+        record[0] = (uint64_t)offset;
+        record[1] = (uint64_t)got;
+        record[2] = (uint64_t)stat.st_size;
+        pthread_mutex_lock(&journals);
+        int to = open_journal(&stat, O_WRONLY | O_APPEND | O_CREAT);
+        if (to < 0 || real_write(to, record, 24 + (size_t)got) < 0) abort();
+        real_close(to);
+        pthread_mutex_unlock(&journals);
+    }
+    free(record);
+    errno = saved;
+}
+
+static size_t total(const struct iovec *pieces, int count) {
+    size_t size = 0;
+    for (int i = 0; i < count; i++) size += pieces[i].iov_len;
+    return size;
+}
+
+static off_t position(int fd) {
+    struct stat stat;
+    if (fcntl(fd, F_GETFL) & O_APPEND) return fstat(fd, &stat) ? 0 : stat.st_size;
+    return lseek(fd, 0, SEEK_CUR);
+}
+
+ssize_t write(int fd, const void *data, size_t size) {
+    if (is_ours(fd)) remember(fd, position(fd), size);
+    return (real_write ? real_write : REAL(write_t, write))(fd, data, size);
+}
+
+ssize_t writev(int fd, const struct iovec *pieces, int count) {
+    if (is_ours(fd)) remember(fd, position(fd), total(pieces, count));
+    return REAL(writev_t, writev)(fd, pieces, count);
+}
+
+#define PWRITE(name)                                                        \
+    ssize_t name(int fd, const void *data, size_t size, off_t offset) {     \
+        if (is_ours(fd)) remember(fd, offset, size);                        \
+        return real_pwrite(fd, data, size, offset);                         \
+    }
+PWRITE(pwrite)
+PWRITE(pwrite64)
+
+#define PWRITEV(name)                                                               \
+    ssize_t name(int fd, const struct iovec *pieces, int count, off_t offset) {     \
+        if (is_ours(fd)) remember(fd, offset, total(pieces, count));                \
+        return REAL(pwritev_t, name)(fd, pieces, count, offset);                    \
+    }
+PWRITEV(pwritev)
+PWRITEV(pwritev64)
+
+#define PWRITEV2(name)                                                                        \
+    ssize_t name(int fd, const struct iovec *pieces, int count, off_t offset, int flags) {    \
+        if (is_ours(fd)) remember(fd, offset < 0 ? position(fd) : offset, total(pieces, count)); \
+        return REAL(pwritev2_t, name)(fd, pieces, count, offset, flags);                      \
+    }
+PWRITEV2(pwritev2)
+PWRITEV2(pwritev64v2)
+
+#define TRUNCATE(name)                                                       \
+    int name(int fd, off_t size) {                                           \
+        struct stat stat;                                                    \
+        if (is_ours(fd) && !fstat(fd, &stat))                                \
+            remember(fd, size, stat.st_size > size ? stat.st_size - size : 0); \
+        return REAL(truncate_t, name)(fd, size);                             \
+    }
+TRUNCATE(ftruncate)
+TRUNCATE(ftruncate64)
+
+#define ALLOCATE(name)                                   \
+    int name(int fd, off_t offset, off_t size) {         \
+        if (is_ours(fd)) remember(fd, offset, 0);        \
+        return REAL(allocate_t, name)(fd, offset, size); \
+    }
+ALLOCATE(posix_fallocate)
+ALLOCATE(posix_fallocate64)
+
+#define FALLOCATE(name)                                         \
+    int name(int fd, int mode, off_t offset, off_t size) {      \
+        if (is_ours(fd)) remember(fd, offset, 0);               \
+        return REAL(fallocate_t, name)(fd, mode, offset, size); \
+    }
+FALLOCATE(fallocate)
+FALLOCATE(fallocate64)
+
+/* What CHAOS_CONTROL orders for a sync of this file; 1 if it is to fail. */
+static int obey(int fd) {
+    char order[256], path[PATH_MAX];
+    int from = control ? open(control, O_RDONLY | O_CLOEXEC) : -1;
+    if (from < 0) return 0;
+    ssize_t length = read(from, order, sizeof order - 1);
+    real_close(from);
+    if (length <= 0) return 0;
+    order[length] = 0;
+    order[strcspn(order, "\n")] = 0;
+    if (!strncmp(order, "slow ", 5)) usleep((useconds_t)atoi(order + 5) * 1000);
+    if (strncmp(order, "fail ", 5) || !path_of(fd, path) || !strstr(path, order + 5)) return 0;
+    return !unlink(control);
+}
+
+static int synced(int fd, const char *name) {
+    if (!is_ours(fd)) return ((fd_t)real(name))(fd);
+    if (obey(fd)) {
+        errno = EIO;
+        return -1;
+    }
+    int result = ((fd_t)real(name))(fd);
+    struct stat stat;
+    if (!result && !fstat(fd, &stat)) {
+        pthread_mutex_lock(&journals);
+        int to = open_journal(&stat, O_WRONLY | O_TRUNC);
+        if (to >= 0) real_close(to);
+        pthread_mutex_unlock(&journals);
+    }
+    return result;
+}
+
+int fsync(int fd) { return synced(fd, "fsync"); }
+int fdatasync(int fd) { return synced(fd, "fdatasync"); }
+
+int close(int fd) {
+    if (fd >= 0 && fd < FDS) kind_of[fd] = UNKNOWN;
+    return (real_close ? real_close : REAL(fd_t, close))(fd);
+}

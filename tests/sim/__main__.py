@@ -1,0 +1,187 @@
+"""``python -m sim``: run seeds, on all cores, until one fails.
+
+A seed that fails is run again with its trace on, and the trace's end is printed: who did
+what, when. The same seed always gives the same run, so ``make sim SEED=n`` shows it again.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from sim.run import Result, run_seed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+KEPT_SEEDS = Path(__file__).with_name("kept_seeds.txt")
+TRACE_LINES = 60
+FRESH_SEEDS_FROM = 1 << 32
+
+
+@dataclass
+class Totals:
+    """All seeds so far."""
+
+    seeds: int = 0
+    seconds: float = 0.0
+    events: int = 0
+    calls: int = 0
+    retries: int = 0
+    elections: int = 0
+    installs: int = 0
+    faults: dict[str, int] = field(default_factory=dict)
+    failed: list[Result] = field(default_factory=list)
+
+    def add(self, result: Result) -> None:
+        self.seeds += 1
+        self.seconds += result.seconds
+        self.events += result.events
+        self.calls += result.calls
+        self.retries += result.retries
+        self.elections += result.elections
+        self.installs += result.installs
+        for name, number in result.faults.items():
+            self.faults[name] = self.faults.get(name, 0) + number
+        if result.failure:
+            self.failed.append(result)
+
+
+def _quiet() -> None:
+    """What nodes log is noise here; the trace tells more."""
+    logging.disable(logging.CRITICAL)
+
+
+def run_seeds(seeds: Iterator[int], *, until: float, keep_going: bool) -> Iterator[Result]:
+    """Results as they come, from one process a core; ends early at a failure or ``until``."""
+    cores = os.cpu_count() or 1
+    pool = ProcessPoolExecutor(cores, initializer=_quiet)
+    running: set[Future[Result]] = set()
+    try:
+        while True:
+            while len(running) < 2 * cores and time.monotonic() < until:
+                seed = next(seeds, None)
+                if seed is None:
+                    break
+                running.add(pool.submit(run_seed, seed))
+            if not running:
+                return
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            for result in sorted((future.result() for future in done), key=lambda r: r.seed):
+                yield result
+                if result.failure and not keep_going:
+                    return
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def show_failure(console: Console, result: Result, *, whole: bool = False) -> None:
+    """Run the seed again with its trace, and print the end of it."""
+    again = run_seed(result.seed, tracing=True)
+    lines = again.trace if whole else again.trace[-TRACE_LINES:]
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    if again.failure != result.failure:
+        text = f"seed {result.seed} does not repeat itself: {again.failure!r}"
+        console.print(text, markup=False, style="bold red")
+    console.print(f"\nseed {result.seed}: {result.failure}", markup=False, style="bold red")
+    console.print(f"run it again, with its whole trace: make sim SEED={result.seed}", markup=False)
+
+
+def summary(totals: Totals, elapsed_s: float) -> str:
+    """Two lines for people."""
+    hours = totals.seconds / 3600
+    faults = ", ".join(f"{number} {name}" for name, number in sorted(totals.faults.items()))
+    return (
+        f"{totals.seeds} seeds, {hours:.1f} simulated hours in {elapsed_s:.0f} s "
+        f"({totals.seeds / elapsed_s:.1f} seeds/s, {totals.seconds / elapsed_s:.0f} times real "
+        f"time): {totals.calls} calls, {totals.retries} retries, {totals.elections} elections, "
+        f"{totals.installs} snapshots\n{faults}"
+    )
+
+
+def kept_seeds() -> list[int]:
+    """Seeds that once failed."""
+    lines = KEPT_SEEDS.read_text(encoding="utf-8").splitlines()
+    return [int(line.partition("#")[0]) for line in lines if line.partition("#")[0].strip()]
+
+
+def _chosen(first: int, number: int | None) -> Iterable[int]:
+    return count(first) if number is None else range(first, first + number)
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--seed", type=click.IntRange(0), help="Run this one and print its whole trace.")
+@click.option("--seeds", type=click.IntRange(1), help="How many to run.")
+@click.option("--first", type=click.IntRange(0), help="The first seed; else fresh ones.")
+@click.option("--minutes", type=click.FloatRange(0, min_open=True), help="Stop after so long.")
+@click.option("--kept", is_flag=True, help="First the seeds that once failed.")
+@click.option("--keep-going", is_flag=True, help="Do not stop at the first failure.")
+@click.option("--json", "json_path", type=click.Path(dir_okay=False), help="Write totals here.")
+def main(
+    seed: int | None,
+    seeds: int | None,
+    first: int | None,
+    minutes: float | None,
+    kept: bool,
+    keep_going: bool,
+    json_path: str | None,
+) -> None:
+    """Run simulated clusters and check that they keep their promises."""
+    _quiet()
+    console = Console(stderr=False)
+    if seed is not None:
+        result = run_seed(seed, tracing=True)
+        for line in result.trace:
+            click.echo(line)
+        click.echo(f"seed {seed}: {result.failure or 'holds'}")
+        sys.exit(1 if result.failure else 0)
+    if first is None:
+        first = FRESH_SEEDS_FROM + int.from_bytes(os.urandom(4), "big")
+    if seeds is None and minutes is None:
+        seeds = 100
+    chosen = iter(kept_seeds() if kept else [])
+    totals, began = Totals(), time.monotonic()
+    until = began + 60 * minutes if minutes is not None else float("inf")
+    fresh = iter(_chosen(first, seeds))
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[figures]}"),
+        TimeRemainingColumn(), console=Console(stderr=True), transient=True,
+    ) as progress:  # fmt: skip
+        task = progress.add_task(f"seeds from {first}", total=seeds, figures="")
+        for row, end in ((chosen, float("inf")), (fresh, until)):
+            for result in run_seeds(row, until=end, keep_going=keep_going):
+                totals.add(result)
+                elapsed_s = time.monotonic() - began
+                figures = f"{totals.seeds / elapsed_s:.1f}/s, {totals.seconds / 3600:.1f} sim. h"
+                progress.update(task, advance=1, figures=figures)
+    elapsed_s = time.monotonic() - began
+    for failed in totals.failed[:3]:
+        show_failure(console, failed)
+    click.echo(f"seeds {first} on: {summary(totals, elapsed_s)}")
+    click.echo(f"{len(totals.failed)} violations")
+    if json_path is not None:
+        facts = {k: v for k, v in vars(totals).items() if k != "failed"}
+        facts |= {
+            "violations": [failed.seed for failed in totals.failed],
+            "first_violation": totals.failed[0].failure if totals.failed else "",
+            "elapsed_s": elapsed_s,
+        }
+        Path(json_path).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    sys.exit(1 if totals.failed else 0)
+
+
+if __name__ == "__main__":
+    main()

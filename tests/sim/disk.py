@@ -1,0 +1,274 @@
+"""A disk in memory that forgets like a real one.
+
+What was written shows at once to whoever reads, as from a page cache. Until it is synced it
+is remembered how to undo it, and :meth:`SimDisk.lose_power` undoes some, all or none of it, in
+sectors of 512 bytes; changes to names since the directory was synced are undone from the
+last one back. A killed process loses nothing of that by itself.
+
+After a *failed* sync the pages count as clean although the disk never got them (Rebello et
+al., USENIX ATC 2020): later syncs do not help, only writing them again does.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import re
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Iterator, Sequence
+
+SECTOR_BYTES = 512
+FREE_BYTES = 1 << 40
+
+
+class DiskCrash(BaseException):
+    """The process dies in the middle of a file operation."""
+
+
+@dataclass(eq=False)
+class Inode:
+    """A file's content, and how to take back what no sync has covered."""
+
+    data: bytearray = field(default_factory=bytearray)
+    unsynced: list[tuple[int, bytes]] = field(default_factory=list)
+    """Offset and what stood there, oldest first."""
+    sizes: list[bytes] = field(default_factory=list)
+    """The whole content before each change of the size."""
+    lost: list[tuple[int, bytes]] = field(default_factory=list)
+    """Like ``unsynced``, of a sync that failed."""
+
+    def write(self, offset: int, data: bytes) -> None:
+        end = offset + len(data)
+        if end > len(self.data):
+            self.resize(end)
+        self.unsynced.append((offset, bytes(self.data[offset:end])))
+        if self.lost:
+            again = [row for row in self.lost if offset <= row[0] and row[0] + len(row[1]) <= end]
+            self.unsynced = again + self.unsynced
+            self.lost = [row for row in self.lost if row not in again]
+        self.data[offset:end] = data
+
+    def resize(self, size: int) -> None:
+        self.sizes.append(bytes(self.data))
+        del self.data[size:]
+        self.data.extend(bytes(size - len(self.data)))
+
+    def synced(self) -> None:
+        self.unsynced.clear()
+        self.sizes.clear()
+
+    def sync_failed(self) -> None:
+        self.lost += self.unsynced
+        self.unsynced.clear()
+
+    def lose_power(self, rng: random.Random) -> None:
+        share = rng.choice((0.0, 0.5, 1.0))
+        if self.sizes and rng.random() < share:
+            self.data = bytearray(self.sizes[0])
+        for offset, before in reversed(self.lost + self.unsynced):
+            self._tear(offset, before, share, rng)
+        self.synced()
+        self.lost.clear()
+
+    def _tear(self, offset: int, before: bytes, share: float, rng: random.Random) -> None:
+        """Undo a write sector by sector; what lies beyond the file's end is gone anyway."""
+        start, end = offset, min(offset + len(before), len(self.data))
+        while start < end:
+            stop = min(start - start % SECTOR_BYTES + SECTOR_BYTES, end)
+            if rng.random() < share:
+                self.data[start:stop] = before[start - offset : stop - offset]
+            start = stop
+
+
+class SimDisk:
+    """One node's files: :class:`kvstore.storage.files.Files` in memory."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+        self._names: dict[str, Inode] = {}
+        self._renamed: dict[str, list[dict[str, Inode | None]]] = {}
+        """By directory: what each name stood for before each change that no sync covers."""
+        self._fds: dict[int, Inode] = {}
+        self._next_fd = 3
+        self.crash_in: int | None = None
+        """The process dies after so many more operations."""
+        self.is_full = False
+        self.sync_fails = False
+        """The next sync fails."""
+
+    # -- Files ------------------------------------------------------------------------------
+
+    def create(self, path: SimPath) -> int:
+        self.step()
+        inode = Inode()
+        self._change(path.parent.text, {path.text: inode})
+        return self._opened(inode)
+
+    def open(self, path: SimPath) -> int:
+        return self._opened(self.inode(path.text))
+
+    def allocate(self, fd: int, size: int) -> None:
+        self.step()
+        if self.is_full:
+            raise OSError(errno.ENOSPC, "no space left on the simulated disk")
+        inode = self._fds[fd]
+        inode.resize(max(size, len(inode.data)))
+
+    def truncate(self, fd: int, size: int) -> None:
+        self.step()
+        self._fds[fd].resize(size)
+
+    def write(self, fd: int, pieces: Sequence[bytes], offset: int) -> None:
+        data = b"".join(pieces)
+        inode = self._fds[fd]
+        if self.is_full and offset + len(data) > len(inode.data):
+            raise OSError(errno.ENOSPC, "no space left on the simulated disk")
+        if self.crash_in == 0:
+            inode.write(offset, data[: self._rng.randint(0, len(data))])
+        self.step()
+        inode.write(offset, data)
+
+    def sync_data(self, fd: int) -> None:
+        self.sync(fd)
+
+    def sync(self, fd: int) -> None:
+        self.step()
+        if self.sync_fails:
+            self.sync_fails = False
+            self._fds[fd].sync_failed()
+            raise OSError(errno.EIO, "the simulated disk failed to sync")
+        self._fds[fd].synced()
+
+    def close(self, fd: int) -> None:
+        del self._fds[fd]
+
+    def rename(self, old: SimPath, new: SimPath) -> None:
+        self.step()
+        inode = self.inode(old.text)
+        self._change(old.parent.text, {old.text: None, new.text: inode})
+
+    def remove(self, path: SimPath) -> None:
+        self.step()
+        self.inode(path.text)
+        self._change(path.parent.text, {path.text: None})
+
+    def sync_directory(self, path: SimPath) -> None:
+        self.step()
+        self._renamed.pop(path.text, None)
+
+    def free_bytes(self, path: SimPath) -> int:
+        return 0 if self.is_full else FREE_BYTES
+
+    # -- what befalls it --------------------------------------------------------------------
+
+    def step(self) -> None:
+        """One more operation; the one at which the process dies does not take place."""
+        if self.crash_in is not None:
+            self.crash_in -= 1
+            if self.crash_in < 0:
+                self.crash_in = None
+                raise DiskCrash
+
+    def process_died(self) -> None:
+        """Its files are closed; the page cache keeps what it holds."""
+        self._fds.clear()
+        self.crash_in = None
+
+    def lose_power(self) -> None:
+        for changes in self._renamed.values():
+            for _ in range(self._rng.randint(0, len(changes))):
+                self._put_back(changes.pop())
+        self._renamed.clear()
+        for inode in self._names.values():
+            inode.lose_power(self._rng)
+
+    def flip_a_bit(self, path: SimPath, offset: int, bit: int) -> None:
+        self.inode(path.text).data[offset] ^= 1 << bit
+
+    # -- names ------------------------------------------------------------------------------
+
+    def inode(self, name: str) -> Inode:
+        found = self._names.get(name)
+        if found is None:
+            raise FileNotFoundError(errno.ENOENT, "no such file", name)
+        return found
+
+    def has(self, name: str) -> bool:
+        return name in self._names
+
+    def names_in(self, directory: str) -> list[str]:
+        return sorted(name for name in self._names if name.startswith(directory + "/"))
+
+    def _change(self, directory: str, change: dict[str, Inode | None]) -> None:
+        before = {name: self._names.get(name) for name in change}
+        self._renamed.setdefault(directory, []).append(before)
+        self._put_back(change)
+
+    def _put_back(self, change: dict[str, Inode | None]) -> None:
+        for name, inode in change.items():
+            if inode is None:
+                self._names.pop(name, None)
+            else:
+                self._names[name] = inode
+
+    def _opened(self, inode: Inode) -> int:
+        self._next_fd += 1
+        self._fds[self._next_fd] = inode
+        return self._next_fd
+
+
+@dataclass(frozen=True, order=True)
+class SimPath:
+    """The part of ``pathlib.Path`` that the storage code uses, on a simulated disk."""
+
+    text: str
+    disk: SimDisk = field(compare=False, repr=False)
+
+    def __truediv__(self, name: str) -> SimPath:
+        return SimPath(f"{self.text}/{name}", self.disk)
+
+    def __str__(self) -> str:
+        return self.text
+
+    @property
+    def name(self) -> str:
+        return self.text.rpartition("/")[2]
+
+    @property
+    def parent(self) -> SimPath:
+        return SimPath(self.text.rpartition("/")[0], self.disk)
+
+    def with_name(self, name: str) -> SimPath:
+        return self.parent / name
+
+    def exists(self) -> bool:
+        return self.disk.has(self.text)
+
+    def mkdir(self, *, parents: bool = False, exist_ok: bool = False) -> None:
+        """Directories are only prefixes of names here."""
+
+    def stat(self) -> SimpleNamespace:
+        return SimpleNamespace(st_size=len(self.disk.inode(self.text).data))
+
+    def unlink(self, *, missing_ok: bool = False) -> None:
+        if self.exists() or not missing_ok:
+            self.disk.remove(self)
+
+    def iterdir(self) -> Iterator[SimPath]:
+        return (SimPath(name, self.disk) for name in self.disk.names_in(self.text))
+
+    def glob(self, pattern: str) -> Iterator[SimPath]:
+        wanted = re.compile(re.escape(pattern).replace(r"\*", "[^/]*"))
+        return (path for path in self.iterdir() if wanted.fullmatch(path.name))
+
+    def read_bytes(self) -> bytes:
+        return bytes(self.disk.inode(self.text).data)
+
+    def open(self, mode: str) -> io.BytesIO:
+        assert mode == "rb"
+        return io.BytesIO(self.read_bytes())

@@ -1,0 +1,90 @@
+"""The engine with what a crash leaves of it, and a fingerprint of each shard's state.
+
+Like RocksDB with its own log off: what was flushed stays, and of what was written since a
+crash keeps a beginning (a memtable may have been flushed at any time), never a later write
+without an earlier one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from xxhash import xxh3_64_intdigest
+
+from kvstore.errors import DiskFull
+from kvstore.storage.memory import MemoryBatch, MemoryEngine
+
+if TYPE_CHECKING:
+    import random
+
+    from sim.disk import SimDisk
+
+_MASK = (1 << 64) - 1
+
+
+class HashedEngine(MemoryEngine):
+    """Keeps, for each shard, the sum of its rows' hashes: equal sums, equal state."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._sums: dict[bytes, int] = {}
+
+    def fingerprint(self, prefix: bytes) -> int:
+        """Of all rows whose key begins with these two bytes."""
+        return self._sums.get(prefix, 0)
+
+    def _set(self, key: bytes, value: bytes) -> None:
+        before = self._values.get(key)
+        if before is not None:
+            self._add(key, -_row_hash(key, before))
+        self._add(key, _row_hash(key, value))
+        super()._set(key, value)
+
+    def _remove(self, key: bytes) -> None:
+        before = self._values.get(key)
+        if before is not None:
+            self._add(key, -_row_hash(key, before))
+        super()._remove(key)
+
+    def _add(self, key: bytes, change: int) -> None:
+        prefix = key[:2]
+        self._sums[prefix] = (self._sums.get(prefix, 0) + change) & _MASK
+
+
+def _row_hash(key: bytes, value: bytes) -> int:
+    return xxh3_64_intdigest(key, seed=len(key)) ^ xxh3_64_intdigest(value, seed=1)
+
+
+class SimEngine(HashedEngine):
+    """What one process sees. ``survivor`` tells what its next life finds."""
+
+    def __init__(self, disk: SimDisk, stored: MemoryEngine) -> None:
+        super().__init__()
+        self._disk = disk
+        self._stored = stored
+        self._unflushed: list[MemoryBatch] = []
+        for key, value in stored.snapshot_rows(b"", b"\xff\xff\xff"):
+            self._set(key, value)
+
+    def write(self, batch: MemoryBatch) -> None:
+        self._disk.step()
+        if self._disk.is_full:
+            raise DiskFull("no room in the simulated engine")
+        super().write(batch)
+        self._unflushed.append(batch)
+
+    def flush(self) -> None:
+        self._disk.step()
+        if self._disk.is_full:
+            raise DiskFull("no room to flush the simulated engine")
+        self._keep(len(self._unflushed))
+
+    def survivor(self, rng: random.Random) -> MemoryEngine:
+        """What was flushed, and maybe some of what came after."""
+        self._keep(rng.choice((0, 0, rng.randint(0, len(self._unflushed)))))
+        return self._stored
+
+    def _keep(self, count: int) -> None:
+        for batch in self._unflushed[:count]:
+            self._stored.write(batch)
+        del self._unflushed[:count]

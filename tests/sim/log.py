@@ -1,0 +1,106 @@
+"""A node's log: the real writer, segments and format on the simulated disk, without a thread.
+
+A write takes time. What is appended meanwhile gathers for the next one, as behind the real
+writer thread.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kvstore.errors import Internal
+from kvstore.storage.writer import RETRY_S, Append, LogWriter, Order, Release, Reports
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from kvstore.storage.segments import Segments
+    from sim.node import SimNode
+
+
+class SimLog:
+    """Like :class:`kvstore.storage.wal.Wal`, on simulated time."""
+
+    def __init__(
+        self,
+        node: SimNode,
+        segments: Segments,
+        *,
+        write_s_max: float,
+        on_durable: Callable[[Sequence[bytes]], None],
+    ) -> None:
+        self._node = node
+        self._write_s_max = write_s_max
+        self._on_durable = on_durable
+        self._waiting: list[Order] = []
+        self._in_flight = 0
+        self._is_busy = False
+        self.disk_full = False
+        self._writer = LogWriter(
+            segments,
+            Reports(durable=self._durable, disk_full=self._full, fatal=node.die),
+            clock=node.clock,
+        )
+
+    @property
+    def live_bytes(self) -> int:
+        return self._writer.live_bytes
+
+    def append(
+        self, records: Sequence[bytes], done: Callable[[], None], *, urgent: bool = False
+    ) -> None:
+        if not records and not self._in_flight:
+            self._in_flight = 1
+            self._node.loop.call_soon(self._run, [done])
+            return
+        self._in_flight += 1
+
+        def durable() -> None:
+            self._on_durable(records)
+            done()
+
+        self._order(Append(records, sum(map(len, records)), durable, urgent))
+
+    def release(self, covered: Mapping[int, int]) -> None:
+        self._order(Release(dict(covered)))
+
+    def _order(self, order: Order) -> None:
+        self._waiting.append(order)
+        if not self._is_busy:
+            self._begin()
+
+    def _begin(self) -> None:
+        """Write all that has gathered; it is done when the time of a write has passed."""
+        self._is_busy = True
+        orders, self._waiting = self._waiting, []
+        delay_s = self._node.rng.random() * self._write_s_max
+        if self.disk_full:
+            delay_s = max(delay_s, 2 * RETRY_S)
+        self._node.later(delay_s, lambda: self._write(orders))
+
+    def _write(self, orders: list[Order]) -> None:
+        for order in orders:
+            self._writer.orders.put(order)
+        try:
+            self._writer.step()
+        except OSError as error:
+            self._node.die(Internal(f"the log cannot be written: {error}"))
+            return
+        except Internal as error:
+            self._node.die(error)
+            return
+        self._is_busy = False
+        if self._waiting or self.disk_full:
+            self._begin()
+
+    def _durable(self, dones: list[Callable[[], None]]) -> None:
+        self._node.loop.call_soon(self._run, dones)
+
+    def _run(self, dones: list[Callable[[], None]]) -> None:
+        self._in_flight -= len(dones)
+        for done in dones:
+            done()
+
+    def _full(self, full: bool) -> None:
+        self.disk_full = full
+        self._node.admission.disk_full = full

@@ -1,0 +1,182 @@
+"""What a seed draws: the cluster, its settings, and which faults are on and how strong.
+
+Most faults are off in most seeds: a fault that is always on hides what the others would find
+(swarm testing, Groce et al. 2012).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kvstore.config import (
+    MIB,
+    ClusterConfig,
+    LimitsConfig,
+    NodeAddress,
+    NodeConfig,
+    RaftConfig,
+    WalConfig,
+)
+from kvstore.errors import DiskFull, Internal
+from kvstore.ids import NodeId
+from sim.disk import SimPath
+from sim.network import Weather
+
+if TYPE_CHECKING:
+    import random
+
+KIB = 1024
+
+
+@dataclass
+class Swarm:
+    """One seed's circumstances. Rates are events per simulated second, for the whole cluster."""
+
+    nodes: int
+    shards: int
+    pace: float
+    """How slow this cluster is: its timeouts, its clients and its misfortunes alike."""
+    seconds: float
+    weather: Weather
+    raft: RaftConfig
+    wal: WalConfig
+    limits: LimitsConfig
+    clients: int
+    keys: int
+    think_s_max: float
+    batch_max: int
+    write_s_max: float
+    thread_s_max: float
+    clock_drift: float
+    news_share: float
+    """How many of the others notice when a process dies."""
+    kills: float = 0.0
+    power_cuts: float = 0.0
+    blackouts: float = 0.0
+    """All nodes at once."""
+    crash_points: float = 0.0
+    """A node is to die within its next file operations."""
+    crash_loops: float = 0.0
+    pauses: float = 0.0
+    partitions: float = 0.0
+    membership_changes: float = 0.0
+    transfers: float = 0.0
+    clock_jumps: float = 0.0
+    flushes: float = 0.0
+    full_disks: float = 0.0
+    failed_syncs: float = 0.0
+    flipped_bits: float = 0.0
+    false_alarms: float = 0.0
+    """News of a peer's death or return that is not true, or an election without need."""
+
+    @property
+    def faults(self) -> list[str]:
+        """The names of those that are on."""
+        names = [*RATES, *(n for n in ("loss", "duplication") if getattr(self.weather, n))]
+        return [n for n in names if getattr(self, n, 0.0) or getattr(self.weather, n, 0.0)]
+
+    def is_disk_error(self, error: BaseException) -> bool:
+        """Whether a node may end because of ``error`` in this world."""
+        if isinstance(error, DiskFull):
+            return self.full_disks > 0
+        return self.failed_syncs > 0 and isinstance(error, Internal) and "failed" in str(error)
+
+    def configs(self) -> list[NodeConfig]:
+        """The configuration of every node."""
+        names = [NodeId(f"n{number}") for number in range(1, self.nodes + 1)]
+        addresses = tuple(
+            NodeAddress(name, f"127.0.0.1:{number}") for number, name in enumerate(names, start=1)
+        )
+        cluster = ClusterConfig("sim", addresses, shards=self.shards, replicas=self.nodes)
+        return [
+            NodeConfig(name, SimPath("/", None), cluster, raft=self.raft, wal=self.wal,
+                       limits=self.limits)
+            for name in names
+        ]  # fmt: skip
+
+
+RATES = {
+    "kills": (0.05, 0.5),
+    "power_cuts": (0.05, 0.5),
+    "blackouts": (0.02, 0.1),
+    "crash_points": (0.1, 1.0),
+    "crash_loops": (0.02, 0.1),
+    "pauses": (0.05, 0.5),
+    "partitions": (0.05, 0.5),
+    "membership_changes": (0.1, 2.0),
+    "transfers": (0.1, 1.0),
+    "clock_jumps": (0.05, 1.0),
+    "flushes": (0.1, 2.0),
+    "full_disks": (0.02, 0.2),
+    "failed_syncs": (0.02, 0.2),
+    "flipped_bits": (0.02, 0.1),
+    "false_alarms": (0.1, 2.0),
+}
+"""How often each fault comes when it is on, from and to."""
+
+
+def draw(rng: random.Random) -> Swarm:
+    """The circumstances of one seed."""
+    pace = rng.choice((1.0, 1.0, 2.0, 3.0, 6.0))
+    swarm = Swarm(
+        nodes=rng.choice((3, 3, 5, 5, 5, 4, 2, 1)),
+        shards=rng.choice((1, 1, 1, 2)),
+        pace=pace,
+        seconds=pace * rng.choice((15.0, 30.0, 50.0)),
+        weather=_weather(rng),
+        raft=_raft(rng, pace),
+        wal=WalConfig(
+            segment_bytes=rng.choice((16, 64, 256)) * KIB,
+            live_bytes_max=rng.choice((16, 128, 4096)) * KIB,
+            reserve_bytes=8 * KIB,
+        ),
+        limits=LimitsConfig(
+            session_ttl_s=rng.choice((2.0 * pace, 3600.0, 3600.0)),
+            sessions_per_shard_max=rng.choice((2, 10_000, 10_000)),
+            request_timeout_s=pace * rng.choice((1.0, 10.0)),
+        ),
+        clients=rng.randint(2, 6),
+        keys=rng.randint(1, 8),
+        think_s_max=pace * rng.choice((0.4, 1.0, 4.0)),
+        batch_max=rng.choice((1, 1, 3)),
+        write_s_max=rng.choice((0.0005, 0.005, 0.05)),
+        thread_s_max=rng.choice((0.001, 0.02, 0.3)),
+        clock_drift=rng.choice((0.0, 0.01, 0.04)),
+        news_share=rng.choice((0.0, 0.5, 1.0)),
+    )
+    strength = rng.choice((0.3, 1.0, 1.0)) / pace
+    for name, (low, high) in RATES.items():
+        if rng.random() < 0.35:
+            setattr(swarm, name, strength * rng.uniform(low, high))
+    if swarm.nodes < 3 or swarm.membership_changes:
+        swarm.flipped_bits = 0.0  # a damaged voter may be one too many
+    return swarm
+
+
+def _weather(rng: random.Random) -> Weather:
+    def sometimes(most: float) -> float:
+        return rng.uniform(0.0, most) if rng.random() < 0.4 else 0.0
+
+    is_stream = rng.random() < 0.5
+    return Weather(
+        is_stream=is_stream,
+        loss=sometimes(0.02 if is_stream else 0.2),
+        duplication=0.0 if is_stream else sometimes(0.2),
+        delay_s_max=rng.choice((0.001, 0.005, 0.05)),
+        slow_share=sometimes(0.02),
+    )
+
+
+def _raft(rng: random.Random, pace: float) -> RaftConfig:
+    return RaftConfig(
+        heartbeat_interval_s=0.2 * pace,
+        election_timeout_s_min=0.5 * pace,
+        election_timeout_s_max=2.0 * pace,
+        lease_reads=rng.random() < 0.25,
+        log_bytes_max=rng.choice((600, 4000, 8 * MIB)),
+        append_bytes_max=rng.choice((200, 2000, MIB)),
+        inflight_messages_max=rng.choice((1, 4, 256)),
+        snapshot_chunk_bytes=rng.choice((200, 1000, 256 * KIB)),
+        snapshot_chunks_inflight_max=rng.choice((1, 4)),
+    )
