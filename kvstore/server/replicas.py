@@ -12,20 +12,26 @@ from typing import TYPE_CHECKING
 from kvstore.ids import number_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from kvstore.ids import NodeId, ReplicaId
     from kvstore.sharding.shard_map import Replica
 
 
 class ShardReplicas:
-    """The nodes that hold one shard. Immutable; asked by replica id, like a mapping."""
+    """The nodes that hold one shard. Immutable; asked by replica id, like a mapping.
 
-    __slots__ = ("_nodes",)
+    It answers for replicas of any life; its keys are those that the shard map names. Who is
+    a member of the group now stands in the group's configuration.
+    """
+
+    __slots__ = ("_ids", "_nodes")
 
     def __init__(self, replicas: Iterable[Replica]) -> None:
         """``replicas`` are those of the shard map, of whatever life."""
-        self._nodes = {number_of(replica.id): replica.node for replica in replicas}
+        listed = tuple(replicas)
+        self._ids = tuple(replica.id for replica in listed)
+        self._nodes = {number_of(replica.id): replica.node for replica in listed}
 
     def get(self, replica: ReplicaId) -> NodeId | None:
         """The node of ``replica``, None if the shard has none on such a node."""
@@ -33,6 +39,13 @@ class ShardReplicas:
 
     def __getitem__(self, replica: ReplicaId) -> NodeId:
         return self._nodes[number_of(replica)]
+
+    def keys(self) -> tuple[ReplicaId, ...]:
+        """The replicas that the shard map names."""
+        return self._ids
+
+    def __iter__(self) -> Iterator[ReplicaId]:
+        return iter(self._ids)
 
     def __contains__(self, replica: ReplicaId) -> bool:
         return number_of(replica) in self._nodes

@@ -61,6 +61,8 @@ def test_a_replica_of_any_life_is_found_on_its_node() -> None:
         assert replicas.get(new(2, life)) is None
     with pytest.raises(KeyError):
         replicas[R2]
+    assert dict(replicas) == {R1: "n1", R3: "n3"}
+    assert list(replicas) == [R1, R3]
 
 
 def test_an_id_of_the_founding_is_the_nodes_number_and_fits_the_log() -> None:
