@@ -19,6 +19,8 @@ life, which were never used before. This is why it is safe to let it in:
 What would break this is two directories of *one* life, for they would share their ids. Hence
 a later life is let in only once it is remembered durably; until then the node is told to come
 again. From then on the earlier life is turned away, as is any other directory of that life.
+A repair keeps what the node remembers of its peers; only if that is lost as well does it take
+them, like a new node, for what they are when they first meet.
 """
 
 from __future__ import annotations

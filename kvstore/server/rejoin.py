@@ -8,7 +8,9 @@ goes these steps, each a configuration change of its own (thesis §4.2.1, §4.3)
 1. the new replica becomes a learner. The old one stays a voter, silent as a dead one, so the
    group tolerates neither more nor fewer losses than before;
 2. the learner gets the log, or a snapshot and the log behind it;
-3. once it is caught up, a joint change exchanges the old voter for the new one.
+3. once it is caught up, a joint change exchanges the old voter for the new one. Not before
+   the group is out of the joint configuration, committed, can it lose another replica; until
+   then the node is shown as a learner.
 
 Nothing is remembered from step to step: all follows from the configuration and from whom the
 handshakes have let in, so whoever leads next goes on. If the node is repaired again on the

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from kvstore.cli.view import ClusterView, leaders_per_node, merge
+from kvstore.cli.status import _shard_row
+from kvstore.cli.view import ClusterView, ShardView, leaders_per_node, merge
 from kvstore.config import ClusterConfig, NodeAddress
 from kvstore.ids import NodeId, ReplicaId
 from kvstore.sharding.shard_map import Replica, ShardMap, bootstrap
@@ -99,6 +100,11 @@ def test_a_repaired_node_is_a_learner_and_no_part_of_a_majority(
     assert [shard["learners"] for shard in view.to_json()["shards"]] == [["n3"], []]
     alone = merge(MAP, [says(1, leader, LEADS), says(3, repaired, {})])
     assert [shard.has_majority for shard in alone.shards] == [False, True]
+
+
+def test_what_is_unusual_about_a_replica_stands_behind_its_node() -> None:
+    shard = ShardView(0, "n1", 1, ("n1", "n2", "n3"), 5, 5, ("n2",), ("n3",))
+    assert _shard_row(shard) == ["0", "n1", "1", "n1, n2?, n3 (learner)", "5", "5"]
 
 
 def test_when_nobody_answers_the_known_is_shown() -> None:
