@@ -27,7 +27,7 @@ class Verdict:
 
     problems: list[str] = field(default_factory=list)
     recovery_s: float = 0.0
-    """From healing until every shard took a write."""
+    """From healing until the cluster was whole."""
     ledger_read: int = 0
     operations_checked: int = 0
     replicas: str = ""
@@ -38,21 +38,53 @@ class Verdict:
 
 
 async def heal(cluster: Cluster, verdict: Verdict) -> None:
-    """Heal all, start everybody, and see every shard take a write within the time allowed."""
+    """Heal all, start everybody, and see the cluster whole within the time allowed.
+
+    Whole: every shard has a leader and takes a write, and every replica has applied what was
+    committed by then.
+    """
     cluster.heal_network()
     began = time.monotonic()
     for node in cluster.nodes:
         node.go_on()
-        if node.shim is not None:
-            node.shim.countermand()
+        node.countermand()
         if not node.is_up:
             node.start()
+    stage = "some shard has no leader"
     try:
-        await wait_for(cluster.is_led, "every shard has a leader", WAIT_S)
-        await _write_to_every_shard(cluster)
-    except (AssertionError, kvstore.KVError) as error:
-        verdict.problems.append(f"no recovery within {WAIT_S:g} s of healing: {error}")
+        async with asyncio.timeout(WAIT_S):
+            await wait_for(cluster.is_led, stage, WAIT_S)
+            stage = "some shard takes no write"
+            await _write_to_every_shard(cluster)
+            stage = "some replica has not caught up"
+            await wait_for(CatchingUp(cluster).is_done, stage, WAIT_S)
+    except (AssertionError, TimeoutError, kvstore.KVError) as error:
+        verdict.problems.append(f"not whole {WAIT_S:g} s after healing: {stage}: {error}")
     verdict.recovery_s = time.monotonic() - began
+
+
+class CatchingUp:
+    """Replicas on their way to what was committed when this was first asked."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._goals: dict[int, int] = {}
+
+    async def is_done(self) -> bool:
+        survey = await self._cluster.survey()
+        for shard in survey.view.shards:
+            if shard.leader is not None and shard.commit_index is not None:
+                self._goals.setdefault(shard.id, shard.commit_index)
+        applied = {
+            (answer.status["node"]["id"], row["id"]): row["applied_index"]
+            for answer in survey.answers.values()
+            for row in answer.status["shards"]
+        }
+        return len(self._goals) == self._cluster.config.shards and all(
+            applied.get((node, shard.id), -1) >= self._goals[shard.id]
+            for shard in survey.view.shards
+            for node in shard.replicas
+        )
 
 
 async def _write_to_every_shard(cluster: Cluster) -> None:
@@ -80,10 +112,8 @@ async def judge(cluster: Cluster, books: Books, verdict: Verdict) -> None:
     if not replicas.is_equal:
         verdict.problems.append(f"replicas: {'; '.join(map(str, replicas.problems()))}")
     for node in cluster.nodes:
-        text = node.log_file.read_text(encoding="utf-8", errors="replace")
-        verdict.problems += _complaints(node.id, text)
-        if not node.is_up:
-            verdict.problems.append(f"{node.id} is dead, and not by our hand")
+        verdict.problems += _complaints(node.id, node.log_text())
+    verdict.problems += cluster.unexpected_ends()
 
 
 def _complaints(name: str, log: str) -> Iterable[str]:
