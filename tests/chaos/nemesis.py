@@ -62,13 +62,13 @@ class Nemesis:
 
     async def act(self, is_over: Callable[[], bool]) -> None:
         """Faults without end until ``is_over``; each of them comes before any comes again."""
-        for names in self._draws():
+        for names in self.draws():
             if is_over():
                 return
             await self._do(names)
             await asyncio.sleep(CALM_S_MAX * self._rng.random())
 
-    def _draws(self) -> Iterator[list[str]]:
+    def draws(self) -> Iterator[list[str]]:
         """Rounds in random order, of one fault or two at a time."""
         while True:
             names = [*self.all, *(name for name in faults.EXTRA if name in self.all)]

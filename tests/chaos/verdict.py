@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import kvstore
 from chaos.cluster import WAIT_S, Cluster, wait_for
@@ -19,6 +19,12 @@ if TYPE_CHECKING:
     from chaos.clients import Books
 
 READ_AT_ONCE = 500
+
+
+class Store(Protocol):
+    """What is needed of a client to read everything back."""
+
+    async def get(self, key: str | bytes) -> kvstore.KeyValue | None: ...
 
 
 @dataclass
@@ -101,8 +107,8 @@ async def _write_to_every_shard(cluster: Cluster) -> None:
 async def judge(cluster: Cluster, books: Books, verdict: Verdict) -> None:
     """Hold what the clients were told against what the cluster has."""
     async with kvstore.connect(cluster.endpoints, timeout_s=WAIT_S) as store:
-        await _check_ledger(store, books, verdict)
-        await _check_counters(store, books, verdict)
+        await check_ledger(store, books, verdict)
+        await check_counters(store, books, verdict)
     found = await asyncio.to_thread(check, books.history)
     verdict.operations_checked = len(books.history)
     if not found.ok:
@@ -112,11 +118,11 @@ async def judge(cluster: Cluster, books: Books, verdict: Verdict) -> None:
     if not replicas.is_equal:
         verdict.problems.append(f"replicas: {'; '.join(map(str, replicas.problems()))}")
     for node in cluster.nodes:
-        verdict.problems += _complaints(node.id, node.log_text())
+        verdict.problems += complaints(node.id, node.log_text())
     verdict.problems += cluster.unexpected_ends()
 
 
-def _complaints(name: str, log: str) -> Iterable[str]:
+def complaints(name: str, log: str) -> Iterable[str]:
     """A traceback in a node's log: whatever was done to it, it should have told in a line."""
     lines = log.splitlines()
     for number, line in enumerate(lines):
@@ -124,7 +130,7 @@ def _complaints(name: str, log: str) -> Iterable[str]:
             yield f"{name} logged a traceback: {lines[number - 1]}"
 
 
-async def _check_ledger(store: kvstore.Client, books: Books, verdict: Verdict) -> None:
+async def check_ledger(store: Store, books: Books, verdict: Verdict) -> None:
     keys = list(books.ledger)
     for start in range(0, len(keys), READ_AT_ONCE):
         some = keys[start : start + READ_AT_ONCE]
@@ -135,7 +141,7 @@ async def _check_ledger(store: kvstore.Client, books: Books, verdict: Verdict) -
     verdict.ledger_read = len(keys)
 
 
-async def _check_counters(store: kvstore.Client, books: Books, verdict: Verdict) -> None:
+async def check_counters(store: Store, books: Books, verdict: Verdict) -> None:
     for key in sorted(books.counted.keys() | books.uncertain.keys()):
         item = await store.get(key)
         count = 0 if item is None else int(item.value)
