@@ -324,7 +324,8 @@ class FrameConnection(asyncio.Protocol):
         self.reason = error
         self.is_ours = is_ours
         self._decoder = FrameDecoder(0)
-        self._transport.resume_reading()
+        with suppress(RuntimeError):  # uvloop: a dial cancelled as it succeeds is closed already
+            self._transport.resume_reading()
         self._linger = self._loop.call_later(self._limits.linger_s, self._transport.abort)
 
     # -- called by the event loop -----------------------------------------------------------

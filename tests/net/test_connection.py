@@ -21,6 +21,7 @@ from net_harness import (
 )
 
 from kvstore import errors
+from kvstore.net.connection import FrameConnection
 from kvstore.net.dial import NobodyListens, dial
 from kvstore.wire.frames import encode_frame
 from kvstore.wire.kinds import Kind
@@ -238,6 +239,31 @@ async def test_a_dial_that_is_cancelled_leaves_nothing_open() -> None:
             dialling.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await dialling
+            assert await within(loop.sock_recv(accepted, 4096)) == b""
+
+
+async def test_a_dial_that_is_cancelled_as_it_succeeds_is_cancelled_and_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As by a deadline that passes just then; uvloop has closed the socket by itself."""
+    made = FrameConnection.connection_made
+
+    def made_too_late(connection: FrameConnection, transport: asyncio.BaseTransport) -> None:
+        made(connection, transport)
+        dialling.cancel()
+
+    monkeypatch.setattr(FrameConnection, "connection_made", made_too_late)
+    loop = asyncio.get_running_loop()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        dialling = asyncio.create_task(
+            dial(address, CLIENT, limits=LIMITS, timeout_s=DEADLINE_S, on_frames=ignore)
+        )
+        with pytest.raises(asyncio.CancelledError):
+            await dialling
+        accepted, _ = await within(loop.sock_accept(listener))
+        with accepted:
             assert await within(loop.sock_recv(accepted, 4096)) == b""
 
 
