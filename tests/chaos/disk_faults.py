@@ -7,7 +7,7 @@ import os
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from chaos.cluster import Node, wait_for
+from chaos.cluster import SMALL_DISK_MIB, Node, wait_for
 from chaos.scene import Fault, Outcome, Scene, down_for
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ async def slow_disk(scene: Scene) -> Outcome:
 
 async def full_disk(scene: Scene) -> Outcome:
     """One node's disk is filled, and freed again; it bit if the node noticed both."""
-    node = scene.cluster.nodes[-1]
+    node = next(node for node in scene.cluster.nodes if node.mounted)
     ballast = node.data_dir / BALLAST
     full_before = node.log_text().count(IS_FULL)
 
@@ -101,11 +101,11 @@ async def full_disk(scene: Scene) -> Outcome:
 
 
 def _fill(path: str) -> None:
-    """Write until there is no room."""
+    """Write until there is no room; never more than the small disk could hold."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
         with suppress(OSError):
-            while True:
+            for _ in range(2 * SMALL_DISK_MIB):
                 os.write(fd, bytes(1 << 20))
     finally:
         os.close(fd)

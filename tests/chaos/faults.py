@@ -20,6 +20,6 @@ def on_nodes(cluster: Cluster) -> dict[str, Fault]:
     faults = dict(process_faults.FAULTS)
     if cluster.nodes[0].shim is not None:
         faults |= process_faults.WITH_SHIM | disk_faults.WITH_SHIM
-    if cluster.nodes[-1].mounted:
+    if any(node.mounted for node in cluster.nodes):
         faults |= disk_faults.WITH_SMALL_DISK
     return faults

@@ -38,8 +38,8 @@ class Scene:
     async def victim(self, *, leads: bool) -> Node:
         """A running node that leads some shard, or as few as possible."""
         leaders = list((await self.cluster.leaders()).values())
-        up = [node for node in self.cluster.nodes if node.is_up] or self.cluster.nodes
-        self.rng.shuffle(up)
+        nodes = self.rng.sample(self.cluster.nodes, len(self.cluster.nodes))
+        up = [node for node in nodes if node.is_up] or nodes
         return sorted(up, key=lambda node: leaders.count(node.id), reverse=leads)[0]
 
     def kill(self, *nodes: Node) -> bool:

@@ -106,20 +106,33 @@ async def _write_to_every_shard(cluster: Cluster) -> None:
 
 async def judge(cluster: Cluster, books: Books, verdict: Verdict) -> None:
     """Hold what the clients were told against what the cluster has."""
-    async with kvstore.connect(cluster.endpoints, timeout_s=WAIT_S) as store:
-        await check_ledger(store, books, verdict)
-        await check_counters(store, books, verdict)
+    try:
+        async with kvstore.connect(cluster.endpoints, timeout_s=WAIT_S) as store:
+            await check_ledger(store, books, verdict)
+            await check_counters(store, books, verdict)
+    except kvstore.KVError as error:
+        verdict.problems.append(f"not everything can be read back: {error}")
     found = await asyncio.to_thread(check, books.history)
     verdict.operations_checked = len(books.history)
     if not found.ok:
         verdict.problems.append(f"the history: {found.outcome.name.lower()}\n{found.explanation}")
-    replicas = await verify_cluster(cluster.config, timeout_s=WAIT_S)
-    verdict.replicas = replicas.summary()
-    if not replicas.is_equal:
-        verdict.problems.append(f"replicas: {'; '.join(map(str, replicas.problems()))}")
+    await _compare_replicas(cluster, verdict)
     for node in cluster.nodes:
         verdict.problems += complaints(node.id, node.log_text())
     verdict.problems += cluster.unexpected_ends()
+
+
+async def _compare_replicas(cluster: Cluster, verdict: Verdict) -> None:
+    try:
+        replicas = await verify_cluster(cluster.config, timeout_s=WAIT_S)
+    except kvstore.KVError as error:
+        verdict.replicas = f"not compared: {error}"
+    else:
+        verdict.replicas = replicas.summary()
+        if replicas.is_equal:
+            return
+        verdict.replicas += "".join(f"\n{problem}" for problem in replicas.problems())
+    verdict.problems.append(f"replicas: {verdict.replicas}")
 
 
 def complaints(name: str, log: str) -> Iterable[str]:
