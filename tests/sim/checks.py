@@ -271,8 +271,10 @@ class Checks:
             )
 
     def _leases_alone(self, node: SimNode, group: GroupId, host: ShardHost) -> None:
-        newest = self._seen[group].newest_term
-        if host.core.term < newest and replication.has_lease(host.core._state):
+        newest, state = self._seen[group].newest_term, host.core._state
+        if state.now < node.clock():
+            return  # It has not looked at the clock yet; a read would make it.
+        if state.term < newest and replication.has_lease(state):
             raise Violation(
                 f"{node.id} holds a lease on group {group} in term {host.core.term}, "
                 f"when term {newest} has a leader"

@@ -125,7 +125,7 @@ class Nemesis:
         names = [node.id for node in self.nodes]
         side = {name for name in names if self.rng.random() < 0.5}
         links = {(a, b) for a in side for b in names if b not in side}
-        kind = self.rng.choice(("both", "both", "one way", "bridge"))
+        kind = self.rng.choice(("both", "one way", "bridge", "bridge"))
         if kind == "bridge" and len(names) > 2:
             a, b = self.rng.sample(names, 2)
             links = {(a, b)}
