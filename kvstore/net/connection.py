@@ -205,9 +205,13 @@ class FrameConnection(asyncio.Protocol):
         return True
 
     def _hear_on(self) -> None:
-        """Read again, unless the socket is gone, as after a dial that was cancelled."""
+        """Read again, unless the socket is gone, as after a dial that was cancelled.
+
+        In that case uvloop says that the transport is not closing, and fails.
+        """
         if self._transport is not None and not self._transport.is_closing():
-            self._transport.resume_reading()
+            with suppress(RuntimeError):
+                self._transport.resume_reading()
 
     def _flush(self) -> None:
         """Give the transport all that gathered in this iteration of the loop."""
@@ -329,12 +333,7 @@ class FrameConnection(asyncio.Protocol):
         self.reason = error
         self.is_ours = is_ours
         self._decoder = FrameDecoder(0)
-<<<<<<< HEAD
-        with suppress(RuntimeError):  # uvloop: a dial cancelled as it succeeds is closed already
-            self._transport.resume_reading()
-=======
         self._hear_on()
->>>>>>> main
         self._linger = self._loop.call_later(self._limits.linger_s, self._transport.abort)
 
     # -- called by the event loop -----------------------------------------------------------
