@@ -21,6 +21,8 @@ OPERATIONS_PER_S_MIN = 100.0
 WINDOW_S = 1.0
 BUSY_WAIT_S = 15.0
 CALM_S_MAX = 1.5
+FAULT_S_MAX = 60.0
+"""No fault may last so long; one that does is a fault of the test, and ends the run."""
 TOGETHER_SHARE = 0.35
 """How often a fault of the network comes together with another."""
 
@@ -87,7 +89,8 @@ class Nemesis:
 
     async def _run(self, name: str, fault: Fault, rate: float) -> None:
         began = time.monotonic()
-        outcome = await fault(self.scene)
+        async with asyncio.timeout(FAULT_S_MAX):
+            outcome = await fault(self.scene)
         self.events.append(Event(name, outcome.what, began, time.monotonic(), outcome.bit, rate))
 
     async def _until_busy(self) -> None:

@@ -283,3 +283,37 @@ async def test_an_address_of_another_machine() -> None:
         with pytest.raises(errors.StartupError, match=r"cannot listen at 192\.0\.2\.1:"):
             await node.server.start()
         node.server._host = "127.0.0.1"
+
+
+class ClosedTransport(asyncio.Transport):
+    """As uvloop leaves it when ``create_connection`` is cancelled at the last moment."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.socket = socket.socket()
+        self.aborts = 0
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return self.socket if name == "socket" else default
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """Of no matter any more."""
+
+    def is_closing(self) -> bool:
+        return True
+
+    def resume_reading(self) -> None:
+        raise RuntimeError("the handler is closed")
+
+    def abort(self) -> None:
+        self.aborts += 1
+
+
+async def test_a_connection_whose_socket_is_gone_already_can_be_aborted() -> None:
+    connection, transport = FrameConnection(LIMITS, on_frames=ignore), ClosedTransport()
+    with transport.socket:
+        connection.connection_made(transport)
+        connection.abort()
+        connection.connection_lost(None)
+    assert transport.aborts == 1
+    assert not connection.is_open

@@ -34,7 +34,6 @@ from sim.world import Violation
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from kvstore.ids import NodeId
     from kvstore.kv.engine import WriteBatch
     from kvstore.raft.messages import Entry, Message
     from kvstore.raft.ready import ReadState
@@ -112,8 +111,7 @@ class Checks:
 
     def __init__(self) -> None:
         self._seen: defaultdict[GroupId, Seen] = defaultdict(Seen)
-        self._durable: defaultdict[tuple[NodeId, int], Durable] = defaultdict(Durable)
-        self._nodes: dict[ReplicaId, NodeId] = {}
+        self._durable: defaultdict[tuple[ReplicaId, int], Durable] = defaultdict(Durable)
         self._roles: dict[ShardHost, tuple[Role, Term]] = {}
         self._commits: dict[ShardHost, LogIndex] = {}
         self.elections = 0
@@ -128,7 +126,6 @@ class Checks:
         """See whatever enters the log of ``host``, is applied, or replaces its state."""
         group, engine = group_of_shard(host.shard), node.engine
         prefix = shard_range(host.shard)[0][:2]
-        self._nodes.update(host.replicas)
         self._watch_reads(node, group, host)
         observe, apply, written, replaced = (
             host.observe,
@@ -188,7 +185,7 @@ class Checks:
         It may find more: what a sync made durable just before the end.
         """
         for group, host in node.driver.hosts.items():
-            durable, log = self._durable[node.id, group], logs.get(group)
+            durable, log = self._durable[host.core.replica, group], logs.get(group)
             before = durable.term, durable.vote
             if log is not None:
                 durable.found(log)
@@ -201,7 +198,9 @@ class Checks:
     def durable(self, node: SimNode, written: Sequence[bytes]) -> None:
         """The writer says that these records are on the disk of ``node``."""
         for record in written:
-            self._durable[node.id, records.peek(record)[1]].take(record)
+            group = GroupId(records.peek(record)[1])
+            replica = node.driver.hosts[group].core.replica
+            self._durable[replica, group].take(record)
 
     def received(self, messages: Sequence[tuple[GroupId, Message]]) -> None:
         """Messages reach a node: a vote among them is the only one of its term, and durable."""
@@ -209,7 +208,7 @@ class Checks:
             if type(message) is VoteResponse and message.granted and not message.pre_vote:
                 key = message.term, message.sender
                 before = self._seen[group].votes.setdefault(key, message.receiver)
-                durable = self._durable[self._nodes[message.sender], group]
+                durable = self._durable[message.sender, group]
                 promised = message.term, message.receiver
                 if before != message.receiver:
                     raise Violation(
@@ -271,8 +270,10 @@ class Checks:
             )
 
     def _leases_alone(self, node: SimNode, group: GroupId, host: ShardHost) -> None:
-        newest = self._seen[group].newest_term
-        if host.core.term < newest and replication.has_lease(host.core._state):
+        newest, state = self._seen[group].newest_term, host.core._state
+        if state.now < node.clock():
+            return  # It has not looked at the clock yet; a read would make it.
+        if state.term < newest and replication.has_lease(state):
             raise Violation(
                 f"{node.id} holds a lease on group {group} in term {host.core.term}, "
                 f"when term {newest} has a leader"
@@ -322,7 +323,7 @@ class Checks:
         """
 
         def has(replica: ReplicaId) -> bool:
-            return self._durable[self._nodes[replica], group].has(entry.index, entry.term)
+            return self._durable[replica, group].has(entry.index, entry.term)
 
         later = [config for at, config in self._seen[group].configs if at > entry.index]
         configs = [host.core._state.log.config_at(entry.index), *later]
@@ -330,7 +331,9 @@ class Checks:
             halves = [half for half in (config.voters, config.voters_outgoing) if half]
             if all(2 * sum(map(has, half)) > len(half) for half in halves):
                 return
-        holders = [replica for replica in sorted(self._nodes) if has(replica)]
+        holders = sorted(
+            {replica for config in configs for replica in config.voters if has(replica)}
+        )
         raise Violation(
             f"{node.id} applies entry {entry.index} of group {group}, durable only on {holders}"
         )

@@ -179,7 +179,7 @@ def _raft(rng: random.Random, pace: float) -> RaftConfig:
         heartbeat_interval_s=0.2 * pace,
         election_timeout_s_min=0.5 * pace,
         election_timeout_s_max=2.0 * pace,
-        lease_reads=rng.random() < 0.25,
+        lease_reads=rng.random() < 0.4,
         log_bytes_max=rng.choice((600, 4000, 8 * MIB)),
         append_bytes_max=rng.choice((200, 2000, MIB)),
         inflight_messages_max=rng.choice((1, 4, 256)),
