@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final, Protocol
 
-from kvstore.errors import KVError, Overloaded, Unavailable
+from kvstore.errors import CorruptionError, KVError, Overloaded, Unavailable
 from kvstore.ids import LogIndex, Term
 from kvstore.kv.engine import shard_range
 from kvstore.server.checkpoints import Checkpoint
@@ -64,12 +64,20 @@ class Checksums:
     """Invariant: ``0 <= _pending <= PENDING_MAX``, one for each request without an answer."""
 
     def __init__(
-        self, engine: Stateful, loop: Loop, thread: Executor, *, clock: Callable[[], float]
+        self,
+        engine: Stateful,
+        loop: Loop,
+        thread: Executor,
+        *,
+        clock: Callable[[], float],
+        on_damaged: Callable[[CorruptionError], None],
     ) -> None:
+        """Nothing is asked yet; ``on_damaged`` is told of data that cannot be read."""
         self._engine = engine
         self._loop = loop
         self._thread = thread
         self._clock = clock
+        self._on_damaged = on_damaged
         self._pending = 0
         self._is_stopped = False
 
@@ -122,6 +130,8 @@ class Checksums:
                 digest = done.result()
                 reply = ChecksumReply(index, term, digest.checksum, digest.keys, digest.bytes)
                 self._reply(asker, encode_checksum_reply(reply))
+            elif isinstance(error, CorruptionError):
+                self._on_damaged(error)
             else:
                 self._fail(asker, as_answer(error, "checksum"))
 

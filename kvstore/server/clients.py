@@ -1,7 +1,8 @@
 """Client requests: check, route to the shard's host, answer exactly once.
 
 A malformed body gets an error under its own request id and changes nothing; the connection
-stays. A shard that this node does not lead is answered ``NotLeader`` with the leader.
+stays. A shard that this node does not lead is answered ``NotLeader`` with the leader. Damaged data
+is no answer: it stops the node, and whoever asked turns to another replica.
 """
 
 from __future__ import annotations
@@ -9,7 +10,14 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from kvstore.errors import Internal, InvalidArgument, KVError, NotLeader, Unavailable
+from kvstore.errors import (
+    CorruptionError,
+    Internal,
+    InvalidArgument,
+    KVError,
+    NotLeader,
+    Unavailable,
+)
 from kvstore.ids import ShardId, group_of_shard
 from kvstore.kv import commands
 from kvstore.server.shard_host import Read, Write
@@ -190,7 +198,7 @@ class ClientRequests:
 
             def finished(done: Outcome[bytes]) -> None:
                 if host.installs == installs:
-                    _answer_with(answer, done)
+                    self._answer_with(answer, done)
                 else:
                     answer.fail(Unavailable(f"shard {host.shard}: the replica was replaced"))
 
@@ -199,6 +207,19 @@ class ClientRequests:
 
         host.read(Read(serve, answer))
         self._driver.wake(host)
+
+    def _answer_with(self, answer: ReplyTo, done: Outcome[bytes]) -> None:
+        """Answer with what a thread computed, or with why it could not."""
+        if done.cancelled():
+            answer.fail(Unavailable("the node is stopping"))
+            return
+        error = done.exception()
+        if error is None:
+            answer.reply(done.result())
+        elif isinstance(error, CorruptionError):
+            self._driver.fail(error)
+        else:
+            answer.fail(as_answer(error, "scan"))
 
     def _checksum_by(self, checksums: Checksums) -> Callable[[FrameConnection, Frame], None]:
         def handle(connection: FrameConnection, frame: Frame) -> None:
@@ -223,18 +244,6 @@ def _replying(body: Callable[[], bytes]) -> Callable[[FrameConnection, Frame], N
         connection.send(encode_frame(Kind.REPLY, frame.request, body()))
 
     return handle
-
-
-def _answer_with(answer: ReplyTo, done: Outcome[bytes]) -> None:
-    """Answer with what a thread computed, or with why it could not."""
-    if done.cancelled():
-        answer.fail(Unavailable("the node is stopping"))
-        return
-    error = done.exception()
-    if error is None:
-        answer.reply(done.result())
-    else:
-        answer.fail(as_answer(error, "scan"))
 
 
 def as_answer(error: BaseException, what: str) -> KVError:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 import uvloop
 
-from kvstore.errors import KVError, Refused, Unavailable
+from kvstore.errors import CorruptionError, KVError, Refused, Unavailable
 from kvstore.hlc import revision_at
 from kvstore.ids import (
     NO_REPLICA,
@@ -140,9 +140,12 @@ def _leave_at_the_latest(seconds: float) -> None:
 
 
 def _die(error: BaseException) -> None:
-    """The replica's state is unknown: say why and leave at once, before anything is answered."""
-    is_explained = isinstance(error, KVError)
-    log.critical("this node stops at once: %s", error, exc_info=None if is_explained else error)
+    """The replica's state is unknown: say why and leave at once, before anything is answered.
+
+    What the disk did is told in one line; only what may be a bug of ours comes with a trace.
+    """
+    is_disk = isinstance(error, CorruptionError) or isinstance(error.__cause__, OSError)
+    log.critical("this node stops at once: %s", error, exc_info=None if is_disk else error)
     logging.shutdown()
     os._exit(EXIT_FATAL)
 
@@ -350,7 +353,9 @@ class Node:
         self, driver: RaftDriver, engine: RocksEngine, undo: contextlib.AsyncExitStack
     ) -> Checksums:
         thread = ThreadPoolExecutor(1, "checksums")
-        checksums = Checksums(engine, driver.loop, thread, clock=self._clock)
+        checksums = Checksums(
+            engine, driver.loop, thread, clock=self._clock, on_damaged=driver.fail
+        )
         undo.callback(thread.shutdown, wait=False, cancel_futures=True)
         undo.callback(checksums.stop)
         return checksums

@@ -289,9 +289,14 @@ class RaftDriver:
         try:
             work()
         except BaseException as error:
+            self.fail(error)
+            raise
+
+    def fail(self, error: BaseException) -> None:
+        """The node must stop because of ``error``, which work in a thread came upon."""
+        if not self._stopped:
             self._stopped = True
             self._on_fatal(error)
-            raise
 
     # -- the tick ---------------------------------------------------------------------------
 

@@ -1,8 +1,9 @@
 """Reads and writes snapshots for the cores, in threads, one piece at a time per transfer.
 
 The core decides what is read, sent, written and when it is in force (Raft §7); this module
-only moves bytes. A failure on the sending side is told to the core, which tries again later;
-on the receiving side the staged bytes are dropped and the sender begins anew.
+only moves bytes. A failure on the sending side is told to the core, which tries again later,
+but for damaged data, which stops the node; on the receiving side the staged bytes are dropped
+and the sender begins anew.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, TypeVar
 
+from kvstore.errors import CorruptionError
 from kvstore.ids import LogIndex, group_of_shard
 from kvstore.raft import confchange
 from kvstore.storage import records
@@ -86,6 +88,9 @@ class SnapshotTransfers:
             )
 
         def failed(error: BaseException) -> None:
+            if isinstance(error, CorruptionError):
+                self._driver.fail(error)
+                return
             log.error("shard %d: a snapshot could not be read: %s", host.shard, error)
             self._close(host, read.transfer)
             host.core.snapshot_failed(read.peer, read.transfer, self._clock())

@@ -48,7 +48,9 @@ BLOOM_BITS_PER_KEY = 10
 MEMTABLES_MAX = 4
 """One is written, the others wait for their flush; beyond that RocksDB makes writers wait."""
 
-_DAMAGED_FILE = re.compile(r" in (\S+) offset (\d+)")
+_DAMAGED_BLOCK = re.compile(r" in (\S+) offset (\d+)")
+_FILE_TOO_SHORT = re.compile(r"(\S+\.sst)\. Expected \d+, actual size (\d+)")
+_ANY_FILE = re.compile(r"(/\S*/(?:\d+\.sst|MANIFEST-\d+|CURRENT))\b")
 _NO_ROOM = ("No space left on device", "Disk quota exceeded", "Space limit reached")
 
 
@@ -116,24 +118,24 @@ class RocksEngine:
         """The value of ``key``, or None.
 
         Raises:
-            CorruptionError: the block that holds it is damaged.
+            CorruptionError: the block that holds it is damaged or cannot be read.
         """
         try:
             value: bytes | None = self._db.get(key)
         except Exception as error:
-            raise self._error(error) from error
+            raise self._damage(error) from error
         return value
 
     def get_many(self, keys: list[bytes]) -> list[bytes | None]:
         """The value of each key, or None, in the order asked.
 
         Raises:
-            CorruptionError: a block that holds one of them is damaged.
+            CorruptionError: a block that holds one of them is damaged or cannot be read.
         """
         try:
             values: list[bytes | None] = self._db.get(keys)  # type: ignore[assignment, arg-type]
         except Exception as error:
-            raise self._error(error) from error
+            raise self._damage(error) from error
         return values
 
     def scan(
@@ -183,12 +185,12 @@ class RocksEngine:
         may be used in another thread, by one at a time.
 
         Raises:
-            CorruptionError: while iterating, at a damaged block.
+            CorruptionError: while iterating, at a block that is damaged or cannot be read.
         """
         try:
             native = self._db.iter(ReadOptions())
         except Exception as error:
-            raise self._error(error) from error
+            raise self._damage(error) from error
         return self._iterate(native, start, end)
 
     def _iterate(
@@ -204,7 +206,7 @@ class RocksEngine:
         try:
             native.status()
         except Exception as error:
-            raise self._error(error) from error
+            raise self._damage(error) from error
 
     def flush(self) -> None:
         """Make everything written so far durable. Blocks: call it in a thread.
@@ -228,19 +230,34 @@ class RocksEngine:
         self._db.close()
 
     def _error(self, error: Exception) -> KVError:
-        text = str(error)
+        """What a failed write means."""
+        text = _in_one_line(error)
         if any(reason in text for reason in _NO_ROOM):
             return DiskFull(f"the engine has no room on the disk: {text}")
         if text.startswith("Corruption"):
-            place = _DAMAGED_FILE.search(text)
-            file, offset = (place[1], int(place[2])) if place else (str(self._path), 0)
-            return CorruptionError(text, file=file, offset=offset)
+            return self._damage(error)
         return Internal(f"the engine failed: {text}")
 
+    def _damage(self, error: Exception) -> CorruptionError:
+        """What a failed read means: the disk does not give back what was written to it."""
+        text = _in_one_line(error)
+        place = _DAMAGED_BLOCK.search(text) or _FILE_TOO_SHORT.search(text)
+        if place:
+            return CorruptionError(text, file=place[1], offset=int(place[2]))
+        place = _ANY_FILE.search(text)
+        return CorruptionError(text, file=place[1] if place else str(self._path), offset=0)
+
     def _open_error(self, error: Exception) -> KVError:
-        if "LOCK" in str(error):
-            return DataDirectoryError(f"{self._path} is in use by another process: {error}")
+        text = _in_one_line(error)
+        if "LOCK" in text:
+            return DataDirectoryError(f"{self._path} is in use by another process: {text}")
+        if "No such file" in text:
+            return self._damage(error)
         return self._error(error)
+
+
+def _in_one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _options(config: EngineConfig) -> Options:

@@ -18,9 +18,12 @@ a bad batch is **torn** (drop it: nobody was told that it is durable) only if
   with which the file ends.
 
 Everything else is **damage** to synced bytes and is refused: a flipped bit leaves no sector
-of zeros. What cannot be told apart is damage to the last batch inside a value that itself
-holds 512 zeros, and the last batch lost as a whole; a clean shutdown writes an empty batch
-behind the last one, which settles both.
+of zeros. What cannot be told apart:
+
+* damage to the last batch inside a value that itself holds 512 zeros; a clean shutdown
+  writes an empty batch behind the last one, which settles it;
+* batches of the last segment that read as zeros up to the file's end, as if they had never
+  been written. If any byte is left of the first of them, the log that drops it says so.
 """
 
 from __future__ import annotations

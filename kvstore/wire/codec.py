@@ -5,8 +5,10 @@ each level of nesting for another. So besides the frame's own size:
 
 * an array or a map has at most as many items as its message allows (slots are allocated when
   the header is read, before the items are there);
-* a request may hold only as many containers as its shape has (``containers_max``);
-* nesting ends at 1024 levels (msgpack's own stack);
+* a request may hold only as many containers as its shape has (``containers_max``), any other
+  message as many as take about 20 MB, however long it is;
+* nesting ends at 1024 levels (msgpack's own stack), and as each level could promise as many
+  items again, nothing is built before it is known that all items are there;
 * extension types and text that is not UTF-8 are refused, and so are keys that are neither
   text nor bytes, unless the message has such (hashes of numbers can be made to collide).
 
@@ -26,6 +28,12 @@ if TYPE_CHECKING:
 
 ITEMS_MAX: Final = 1 << 16
 """Items of an array or a map, unless the message has a bound of its own."""
+
+CONTAINERS_MAX: Final = 1 << 18
+"""Arrays and maps of one message, unless it has a bound of its own."""
+
+SHORT_BYTES: Final = 512
+"""A message up to here cannot promise a megabyte, however its arrays are nested."""
 
 UINT: Final = frozenset({int})
 TEXT: Final = frozenset({str})
@@ -47,7 +55,7 @@ def unpack(
     data: bytes,
     *,
     items_max: int = ITEMS_MAX,
-    containers_max: int | None = None,
+    containers_max: int = CONTAINERS_MAX,
     any_keys: bool = False,
 ) -> Any:
     """Decode exactly one value.
@@ -55,15 +63,17 @@ def unpack(
     Args:
         data: All of the value and nothing after it.
         items_max: Bound on the items of each array and map.
-        containers_max: Bound on the number of arrays and maps together; None for any.
+        containers_max: Bound on the number of arrays and maps together.
         any_keys: Maps may have keys that are neither text nor bytes, such as numbers.
 
     Raises:
         ProtocolError: malformed, or beyond a bound.
     """
-    count = None if containers_max is None else _counter(containers_max)
-    items_max = min(items_max, len(data))  # an item takes at least a byte
+    items_max = min(items_max, len(data))  # an item takes at least a byte, a container too
+    count = None if len(data) <= containers_max else _counter(containers_max)
     try:
+        if len(data) > SHORT_BYTES:
+            _check_promises(data)
         return msgpack.unpackb(
             data,
             list_hook=count,
@@ -108,6 +118,20 @@ def _bad_field(value: list[Any], what: str, allowed: tuple[frozenset[type], ...]
                 f"{what}: field {position} must be {names}, not {type(field).__name__}"
             )
     return ProtocolError(f"{what}: an integer is negative")
+
+
+def _check_promises(data: bytes) -> None:
+    """Walk over ``data`` without building anything: are all items there? Costs about 1 us.
+
+    Raises:
+        ValueError: no, or it is malformed.
+    """
+    walker = msgpack.Unpacker(max_buffer_size=len(data), strict_map_key=False)
+    walker.feed(data)
+    try:
+        walker.skip()
+    except msgpack.OutOfData as error:
+        raise ValueError("Unpack failed: incomplete input") from error
 
 
 def _counter(containers_max: int) -> Callable[[Any], Any]:

@@ -160,7 +160,7 @@ def decode_read_reply(body: bytes, count: int) -> list[tuple[bytes, Revision] | 
     if found and (set(map(type, found)) != {list} or set(map(len, found)) != {2}):
         raise ProtocolError("read reply: a row must be nil or [value, revision]")
     for value, revision in found:
-        if type(value) is not bytes or type(revision) is not int:
+        if type(value) is not bytes or type(revision) is not int or revision < 0:
             raise ProtocolError("read reply: a row must be nil or [value, revision]")
     return rows
 

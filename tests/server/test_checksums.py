@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from server_support import LIMITS, OWN, HeldThreads, Rig, batch, settle, until
 
-from kvstore.errors import Internal, KVError, Overloaded, Unavailable
+from kvstore.errors import CorruptionError, Internal, KVError, Overloaded, Unavailable
 from kvstore.ids import LogIndex, ReplicaId, Term
 from kvstore.kv import commands
 from kvstore.kv.engine import Space, shard_range, space_prefix
@@ -53,14 +53,22 @@ class Asked:
         return answer
 
 
+def checksums_of(rig: Rig, threads: HeldThreads) -> Checksums:
+    return Checksums(
+        rig.engine,
+        rig.driver.loop,
+        threads,
+        clock=lambda: rig.now,
+        on_damaged=rig.driver.fail,
+    )
+
+
 class Following:
     """A follower that is fed its leader's log, and asked."""
 
     def __init__(self) -> None:
         self.rig, self.threads = Rig(), HeldThreads()
-        self.checksums = Checksums(
-            self.rig.engine, self.rig.driver.loop, self.threads, clock=lambda: self.rig.now
-        )
+        self.checksums = checksums_of(self.rig, self.threads)
 
     def ask(self, index: int, wait_s: float = 5.0, host: ShardHost | None = None) -> Asked:
         asked = Asked(index)
@@ -136,7 +144,7 @@ async def test_other_shards_are_not_held_up() -> None:
         await rig.lead(host)
     first, second = rig.hosts.values()
     asked = Asked(first.core.applied_index + 1)
-    checksums = Checksums(rig.engine, rig.driver.loop, HeldThreads(), clock=lambda: rig.now)
+    checksums = checksums_of(rig, HeldThreads())
     checksums.ask(first, asked.index, 5.0, asked)
     done = [rig.write(host=host) for host in (first, first, second, second)]
     await settle()
@@ -158,7 +166,7 @@ async def test_what_is_written_after_the_index_does_not_show() -> None:
 async def test_a_leader_answers_too() -> None:
     rig, threads = Rig(voters=1), HeldThreads()
     await rig.lead()
-    checksums = Checksums(rig.engine, rig.driver.loop, threads, clock=lambda: rig.now)
+    checksums = checksums_of(rig, threads)
     asked = Asked(rig.host.core.applied_index)
     checksums.ask(rig.host, asked.index, 5.0, asked)
     threads.run()
@@ -217,6 +225,24 @@ async def test_a_write_that_waits_for_room_is_not_the_state_yet() -> None:
     assert held.got.checksum == first
     assert passed.got == ChecksumReply(LogIndex(3), Term(1), None, 0, 0)
     assert end.got.checksum == node.checksum_now()
+
+
+async def test_damaged_data_stops_the_node_and_is_no_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    node = Following()
+    await node.feed(1)
+    damage = CorruptionError("block checksum mismatch", file="7.sst", offset=512)
+
+    def broken(*_: object) -> Iterator[tuple[bytes, bytes]]:
+        yield b"k", b"v"
+        raise damage
+
+    monkeypatch.setattr(node.rig.engine, "snapshot_rows", broken)
+    asked = node.ask(1)
+    await node.read()
+    assert node.rig.fatal == [damage]
+    assert asked.answers == []
 
 
 async def test_a_snapshot_ends_the_wait_and_none_is_served_meanwhile() -> None:

@@ -10,6 +10,7 @@ import pytest
 from server_support import NODES, OWN, HeldThreads, Rig, batch, settle, until
 
 from kvstore.errors import (
+    CorruptionError,
     DiskFull,
     Internal,
     InvalidArgument,
@@ -63,7 +64,11 @@ class Front:
             shard_map=lambda: b"map",
             status=lambda: b"status",
             checksums=Checksums(
-                self.rig.engine, self.rig.driver.loop, self.threads, clock=lambda: self.rig.now
+                self.rig.engine,
+                self.rig.driver.loop,
+                self.threads,
+                clock=lambda: self.rig.now,
+                on_damaged=self.rig.driver.fail,
             ),
         )
         self._next = 0
@@ -270,6 +275,24 @@ async def test_a_scan_that_fails_is_answered(
     await settle()
     assert isinstance(front.error(scan), answer)
     assert front.admission.pending_bytes == 0
+
+
+async def test_damaged_data_stops_the_node_and_is_no_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    front = await leading()
+    damage = CorruptionError("block checksum mismatch", file="7.sst", offset=512)
+
+    def broken(*_: object) -> None:
+        raise damage
+
+    monkeypatch.setattr(front.rig.host.machine, "scan", broken)
+    front.scan()
+    await settle()
+    front.threads.run()
+    await settle()
+    assert front.rig.fatal == [damage]
+    assert front.wire.frames == []
 
 
 async def test_a_scan_that_was_not_begun_when_the_node_stopped_is_answered() -> None:

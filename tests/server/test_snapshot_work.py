@@ -380,16 +380,27 @@ async def test_a_reader_is_closed_with_its_transfer(sender: Work) -> None:
         reader.read(0, 1)
 
 
-async def test_a_piece_that_cannot_be_read_ends_the_attempt(
-    sender: Work, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def read_fails(sender: Work, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
-        raise CorruptionError("damaged", file="f", offset=0)
+        raise error
 
     await ask_for_snapshot(sender)
     for reader in sender.transfers._readers.values():
         monkeypatch.setattr(reader, "read", broken)
     await sender.run()
+
+
+async def test_damaged_data_stops_the_node(sender: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    damage = CorruptionError("damaged", file="f", offset=0)
+    await read_fails(sender, damage, monkeypatch)
+    assert sender.rig.fatal == [damage]
+    assert chunks(sender) == []
+
+
+async def test_a_piece_that_cannot_be_read_ends_the_attempt(
+    sender: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await read_fails(sender, Internal("closed"), monkeypatch)
     assert chunks(sender) == []
     assert not sender.transfers._readers
     assert sender.rig.fatal == []

@@ -301,6 +301,7 @@ def test_a_full_disk_refuses_writes_and_nothing_else_until_there_is_room(tmp_pat
         ("IO error: Disk quota exceeded: While appending to file: x.sst", DiskFull),
         ("Corruption: block checksum mismatch: in x.sst offset 7 size 9", CorruptionError),
         ("IO error: Input/output error: While fsync: x.sst", Internal),
+        ("IO error: more\n  than one line", Internal),
     ],
 )
 def test_failures_keep_their_kind(
@@ -315,6 +316,9 @@ def test_failures_keep_their_kind(
 
     with monkeypatch.context() as patch:
         patch.setattr(engine, "_db", Failing())
-        for call in (engine.flush, lambda: engine.write(engine.batch()), lambda: engine.get(b"")):
+        for write in (engine.flush, lambda: engine.write(engine.batch())):
             with pytest.raises(expected):
-                call()
+                write()
+        for read in (engine.get, engine.get_many, lambda key: engine.snapshot_rows(key, key)):
+            with pytest.raises(CorruptionError):
+                read(b"")
