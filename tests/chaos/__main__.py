@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
+import signal
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import uvloop
 
 from chaos import report
-from chaos.run import run_chaos
+from chaos.run import NotOurs, run_chaos
 from plain_cli import run
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
+    from chaos.report import Run
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -27,7 +35,7 @@ from plain_cli import run
     type=click.Path(file_okay=False, path_type=Path),
     default=Path("build/chaos"),
     show_default=True,
-    help="Where the report goes; emptied first.",
+    help="Where the report goes; one of an earlier run is replaced.",
 )
 def main(
     minutes: float, kills: int | None, seed: int | None, nodes: int, clients: int, directory: Path
@@ -37,22 +45,37 @@ def main(
         seed = random.SystemRandom().getrandbits(32)
     click.echo(f"seed {seed}, {minutes:g} minutes, report in {directory}")
     began = time.monotonic()
-    run = uvloop.run(
-        run_chaos(
-            directory.resolve(),
-            seed=seed,
-            seconds=60 * minutes,
-            kills=kills,
-            nodes=nodes,
-            clients=clients,
-            say=click.echo,
+    try:
+        made = uvloop.run(
+            _until_terminated(
+                run_chaos(
+                    directory.resolve(),
+                    seed=seed,
+                    seconds=60 * minutes,
+                    kills=kills,
+                    nodes=nodes,
+                    clients=clients,
+                    say=click.echo,
+                )
+            )
         )
-    )
-    told = report.write(directory, run)
+    except NotOurs as refused:
+        raise click.BadParameter(str(refused), param_hint="--report") from None
+    except asyncio.CancelledError:
+        raise click.Abort from None
+    told = report.write(directory, made)
     click.echo()
     click.echo(report.in_words(told))
     click.echo(f"{time.monotonic() - began:.0f} s in all; see {directory}/latency.svg")
     sys.exit(1 if told["problems"] else 0)
+
+
+async def _until_terminated(work: Awaitable[Run]) -> Run:
+    """SIGTERM ends it as Ctrl-C does: every process that was started is ended too."""
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await work
 
 
 if __name__ == "__main__":
