@@ -14,6 +14,7 @@ import click
 import uvloop
 
 from chaos import report
+from chaos.cluster import DidNotStart
 from chaos.run import NotOurs, run_chaos
 from plain_cli import run
 
@@ -61,6 +62,9 @@ def main(
         )
     except NotOurs as refused:
         raise click.BadParameter(str(refused), param_hint="--report") from None
+    except DidNotStart as failure:
+        click.echo(f"error: the cluster did not start: {failure}", err=True)
+        sys.exit(1)
     except asyncio.CancelledError:
         raise click.Abort from None
     told = report.write(directory, made)

@@ -56,6 +56,10 @@ def free_ports(count: int, rng: random.Random) -> list[int]:
     return ports_of(base, count)[:count]
 
 
+class DidNotStart(Exception):
+    """There is no cluster to be hurt."""
+
+
 async def wait_for(condition: Callable[[], Awaitable[bool]], what: str, seconds: float) -> float:
     """Ask until ``condition`` holds; the result is how long that took.
 
@@ -243,14 +247,21 @@ class Cluster:
         return next(node for node in self.nodes if node.id == name)
 
     async def open(self) -> None:
-        """Open the proxies, then start everybody and wait until every shard has a leader."""
+        """Open the proxies, then start everybody and wait until every shard has a leader.
+
+        Raises:
+            DidNotStart: says what is missing, and who ended.
+        """
         for link in self.links.values():
             link.open()
         self._mount_small_disk(self.nodes[-1])
         for node in self.nodes:
             (node.directory / "node.toml").write_text(self._settings(node), encoding="utf-8")
             node.start()
-        await wait_for(self.is_led, "every shard has a leader", WAIT_S)
+        try:
+            await wait_for(self.is_led, "every shard has a leader", WAIT_S)
+        except AssertionError as error:
+            raise DidNotStart("; ".join([str(error), *self.unexpected_ends()])) from None
 
     def unexpected_ends(self) -> list[str]:
         """What to say of processes that ended without our doing, since the beginning."""

@@ -51,7 +51,7 @@ async def run_chaos(
 
     Raises:
         NotOurs: nothing was touched.
-        AssertionError: the cluster did not even start.
+        DidNotStart: the cluster is not there.
     """
     await asyncio.to_thread(_make_empty, directory)
     # One source of chance each: what one draws does not depend on how often the others do.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import kvstore
 from chaos.cluster import WAIT_S, Cluster, wait_for
-from histories.checker import check
+from histories.checker import STEPS_MAX, check
 from kvstore.cli.verification import verify_cluster
 from kvstore.sharding.ring import shard_of
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from chaos.clients import Books
 
 READ_AT_ONCE = 500
+STEPS_AN_OPERATION = 20
+"""Of the search for an order; most keys need about one."""
 
 
 class Store(Protocol):
@@ -112,7 +114,8 @@ async def judge(cluster: Cluster, books: Books, verdict: Verdict) -> None:
             await check_counters(store, books, verdict)
     except kvstore.KVError as error:
         verdict.problems.append(f"not everything can be read back: {error}")
-    found = await asyncio.to_thread(check, books.history)
+    steps_max = max(STEPS_MAX, STEPS_AN_OPERATION * len(books.history))
+    found = await asyncio.to_thread(check, books.history, steps_max=steps_max)
     verdict.operations_checked = len(books.history)
     if not found.ok:
         verdict.problems.append(f"the history: {found.outcome.name.lower()}\n{found.explanation}")

@@ -8,7 +8,7 @@ Everything is checked against one record of what all nodes ever did, kept by gro
 * state-machine safety: nobody applies another entry at an index, or a changed one, and equal
   applied indexes mean equal state, sessions and all;
 * a leader commits by counting only entries of its own term (Raft §5.4.2);
-* while a leader holds a lease nobody leads a later term (thesis §6.4.1);
+* whoever is elected, no leader before holds a lease any more (thesis §6.4.1);
 * a read's index is no lower than anything that was committed when it was asked for;
 * durability: what is applied is on the disks of a majority of the voters, and neither term nor
   vote nor log goes back in a crash;
@@ -25,7 +25,7 @@ from kvstore.ids import GroupId, LogIndex, ReplicaId, Term, group_of_shard
 from kvstore.kv import commands
 from kvstore.kv.engine import shard_range
 from kvstore.raft import confchange, replication
-from kvstore.raft.messages import EntryKind, GroupConfig, VoteResponse
+from kvstore.raft.messages import EntryKind, GroupConfig, VoteRequest, VoteResponse
 from kvstore.raft.ready import Role
 from kvstore.storage import records
 from kvstore.storage.records import RecordType
@@ -100,8 +100,6 @@ class Seen:
     states: dict[LogIndex, int] = field(default_factory=dict)
     """Fingerprint of the state after an index."""
     last_revision: int = 0
-    newest_term: Term = Term(0)
-    """The highest that has had a leader."""
     configs: list[tuple[LogIndex, GroupConfig]] = field(default_factory=list)
     """Every configuration that was ever appended, and where."""
 
@@ -127,6 +125,7 @@ class Checks:
         group, engine = group_of_shard(host.shard), node.engine
         prefix = shard_range(host.shard)[0][:2]
         self._watch_reads(node, group, host)
+        self._watch_votes(node, host)
         observe, apply, written, replaced = (
             host.observe,
             host.apply,
@@ -156,6 +155,25 @@ class Checks:
         host.apply = apply_and_check
         host.written = written_and_check
         host.replaced_by_snapshot = replaced_and_check
+
+    @staticmethod
+    def _watch_votes(node: SimNode, host: ShardHost) -> None:
+        """A vote goes to a candidate that has all that the voter has (Raft §5.4.1)."""
+        step, state = host.core.step, host.core._state
+
+        def step_and_check(message: Message, now: float) -> None:
+            own = state.log.last_term, state.log.last_index
+            before = state.term, state.vote
+            step(message, now)
+            if type(message) is not VoteRequest or (state.term, state.vote) == before:
+                return
+            if state.vote == message.sender and (message.last_term, message.last_index) < own:
+                raise Violation(
+                    f"{node.id} with a log up to term and index {own} votes for {message.sender} "
+                    f"with {(message.last_term, message.last_index)}"
+                )
+
+        host.core.step = step_and_check
 
     def _watch_reads(self, node: SimNode, group: GroupId, host: ShardHost) -> None:
         """No read may be served from a state that lacks what was committed before it."""
@@ -229,7 +247,6 @@ class Checks:
             if self._roles.get(host) == now:
                 if core.role is Role.LEADER:
                     self._commits_own(node, group, host)
-                    self._leases_alone(node, group, host)
                 continue
             self._roles[host] = now
             if node.world.tracing:
@@ -245,7 +262,7 @@ class Checks:
     def _leads(self, node: SimNode, group: GroupId, host: ShardHost) -> None:
         seen, core = self._seen[group], host.core
         self.elections += 1
-        seen.newest_term = max(seen.newest_term, core.term)
+        self._lease_is_over(node, group, core.term)
         if seen.leaders.setdefault(core.term, core.replica) != core.replica:
             raise Violation(f"group {group}: two leaders in term {core.term}")
         log = core._state.log
@@ -269,15 +286,20 @@ class Checks:
                 f"{index} of term {state.log.term_at(index)} by counting"
             )
 
-    def _leases_alone(self, node: SimNode, group: GroupId, host: ShardHost) -> None:
-        newest, state = self._seen[group].newest_term, host.core._state
-        if state.now < node.clock():
-            return  # It has not looked at the clock yet; a read would make it.
-        if state.term < newest and replication.has_lease(state):
-            raise Violation(
-                f"{node.id} holds a lease on group {group} in term {host.core.term}, "
-                f"when term {newest} has a leader"
-            )
+    def _lease_is_over(self, elected: SimNode, group: GroupId, term: Term) -> None:
+        """Whoever led before would not answer a read by its lease any more, asked now."""
+        for node in elected.network.nodes.values():
+            if node is elected or not node.is_up or node.world.now < node.paused_until:
+                continue
+            state = node.driver.hosts[group].core._state
+            if state.leading is None or state.term >= term:
+                continue
+            state.now = max(state.now, node.clock())
+            if replication.has_lease(state):
+                raise Violation(
+                    f"{node.id} still holds a lease on group {group} of term {state.term}, "
+                    f"when {elected.id} leads term {term}"
+                )
 
     def _appended(self, group: GroupId, host: ShardHost, entries: Sequence[Entry]) -> None:
         seen, log = self._seen[group], host.core._state.log
