@@ -84,9 +84,7 @@ async def run_chaos(
         say(f"healed in {verdict.recovery_s:.1f} s; reading everything back")
         await judge(cluster, books, verdict)
         verdict.problems += _too_weak(nemesis, books, ended - began)
-        never = sorted(nemesis.all.keys() - {event.name for event in nemesis.events})
-        if never:
-            cluster.notes.append(f"NOT TRIED, for the run was short: {', '.join(never)}")
+        cluster.notes += _left_out(nemesis)
         if verdict.problems:
             await asyncio.to_thread(cluster.keep_small_disk)
     finally:
@@ -114,6 +112,11 @@ def _make_empty(directory: Path) -> None:
         shutil.rmtree(directory)
     directory.mkdir(parents=True)
     (directory / MARK).touch()
+
+
+def _left_out(nemesis: Nemesis) -> list[str]:
+    never = sorted(nemesis.all.keys() - {event.name for event in nemesis.events})
+    return [f"NOT TRIED, for the run was short: {', '.join(never)}"] if never else []
 
 
 def _too_weak(nemesis: Nemesis, books: Books, seconds: float) -> list[str]:
