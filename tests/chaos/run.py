@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import shutil
 import time
@@ -16,7 +17,7 @@ from chaos.scene import Scene
 from chaos.verdict import Verdict, heal, judge
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
 REPORT_EVERY_S = 5.0
@@ -73,12 +74,8 @@ async def run_chaos(
                 enough = kills is not None and scene.kills >= kills
                 return late or enough or bool(cluster.unexpected_ends())
 
-            progress = asyncio.create_task(_tell(scene, began, say))
-            try:
+            async with _telling(scene, began, say):
                 await (nemesis.each_once() if seconds is None else nemesis.act(is_over))
-            finally:
-                progress.cancel()
-                await asyncio.gather(progress, return_exceptions=True)
             await heal(cluster, verdict)
         ended = time.monotonic()
         say(f"healed in {verdict.recovery_s:.1f} s; reading everything back")
@@ -128,6 +125,17 @@ def _too_weak(nemesis: Nemesis, books: Books, seconds: float) -> list[str]:
     if rate < OPERATIONS_PER_S_MIN:
         said.append(f"too little traffic: {rate:.0f} operations/s, {OPERATIONS_PER_S_MIN:g} needed")
     return said
+
+
+@contextlib.asynccontextmanager
+async def _telling(scene: Scene, began: float, say: Callable[[str], None]) -> AsyncIterator[None]:
+    """Lines of progress while it lasts."""
+    progress = asyncio.create_task(_tell(scene, began, say))
+    try:
+        yield
+    finally:
+        progress.cancel()
+        await asyncio.gather(progress, return_exceptions=True)
 
 
 async def _tell(scene: Scene, began: float, say: Callable[[str], None]) -> None:
