@@ -12,7 +12,10 @@ STAMP := $(VENV)/.installed
 TESTS ?= tests
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint layers types check clean
+.PHONY: help setup demo test sim mutants chaos lint layers types check clean
+
+# What the test programs are told: make sim SEEDS=1000 becomes --seeds 1000.
+option = $(if $($(1)),--$(2) $($(1)))
 
 help:  ## show these lines
 	@sed -n 's/^\([a-z]*\):[^#]*##/\1/p' $(MAKEFILE_LIST) | awk '{ name = $$1; $$1 = ""; printf "  make %-8s%s\n", name, $$0 }'
@@ -24,6 +27,17 @@ demo: $(STAMP)  ## start a cluster, kill a leader, show that nothing is lost
 
 test: $(STAMP)  ## run the tests (one folder: make test TESTS=tests/raft)
 	$(BIN)/python -m pytest -q $(TESTS)
+
+sim: $(STAMP)  ## simulated clusters: SEEDS=1000 or MINUTES=2; SEED=n shows one with its trace
+	@PYTHONPATH=tests $(BIN)/python -m sim $(call option,SEED,seed) $(call option,SEEDS,seeds) \
+		$(call option,FIRST,first) $(call option,MINUTES,minutes) $(call option,JSON,json) --kept
+
+mutants: $(STAMP)  ## plant each known bug; the simulator must notice (MUTANT=name for one)
+	@PYTHONPATH=tests $(BIN)/python -m mutants $(call option,SEEDS,seeds) $(MUTANT)
+
+chaos: $(STAMP)  ## hurt real processes under load: MINUTES=10, KILLS=n, SEED=n, REPORT=folder
+	@PYTHONPATH=tests $(BIN)/python -m chaos $(call option,MINUTES,minutes) \
+		$(call option,KILLS,kills) $(call option,SEED,seed) $(call option,REPORT,report)
 
 lint: $(STAMP)  ## style and formatting
 	$(BIN)/ruff check .

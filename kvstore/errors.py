@@ -110,6 +110,8 @@ class StartupError(KVError):
     """A node cannot start; one line says why and what to do. Exit code 2."""
 
     code = "startup"
+    is_repairable = False
+    """Stored bytes are lost or damaged: ``kv repair`` lets the others give them again."""
 
 
 class ConfigError(StartupError):
@@ -119,15 +121,20 @@ class ConfigError(StartupError):
 
 
 class DataDirectoryError(StartupError):
-    """The data directory is in use, belongs elsewhere, or is too new."""
+    """The data directory is in use, belongs elsewhere, is too new, or lost its identity."""
 
     code = "data_directory"
+
+    def __init__(self, message: str, *, is_repairable: bool = False) -> None:
+        super().__init__(message)
+        self.is_repairable = is_repairable
 
 
 class CorruptionError(StartupError):
     """Stored bytes fail their checksum where no crash could have torn them."""
 
     code = "corruption"
+    is_repairable = True
 
     def __init__(self, message: str, *, file: str, offset: int) -> None:
         super().__init__(f"{file}: offset {offset}: {message}")

@@ -45,6 +45,7 @@ def _show_version(ctx: click.Context, _param: click.Parameter, value: bool) -> N
         "verify": "kvstore.cli.verify:verify",
         "cluster": "kvstore.cli.cluster:cluster",
         "node": "kvstore.cli.node:node",
+        "repair": "kvstore.cli.repair:repair",
     },
 )
 @click.option(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kvstore import config
 from kvstore.cli import output
 from kvstore.cli.exits import Exit
 from kvstore.cli.launcher import cluster as clusters
@@ -21,6 +22,7 @@ from kvstore.cli.launcher.process import State
 from kvstore.cli.launcher.ready import START_TIMEOUT_S, wait_until_led, wait_until_serving
 from kvstore.cli.options import DIRECTORY_DEFAULT, Command, Group, Settings
 from kvstore.cli.progress import progress
+from kvstore.cli.repair import Chosen, repair_data, repair_options
 from kvstore.cli.view import leaders_per_node
 from kvstore.errors import StartupError, Unavailable
 
@@ -163,6 +165,26 @@ def restart(settings: Settings, node_id: str) -> None:
         output.note(f"kv: note: {missing}")
 
 
+@cluster.command("repair", cls=Command)
+@click.argument("node_id", metavar="NODE")
+@repair_options
+@click.pass_obj
+def repair_node(settings: Settings, /, node_id: str, **chosen: bool) -> int:
+    """Let a node whose data is lost or damaged get it again from the others.
+
+    See kv repair, which does the same for any node. The node must not run.
+    """
+    loaded = clusters.load(settings.cluster_directory)
+    node = loaded.node(node_id)
+    with clusters.locked(loaded.directory):
+        return repair_data(
+            settings,
+            config.load(node.files.config_file),
+            Chosen(**chosen),
+            start=f"kv cluster restart {node.id}{_where(loaded)}",
+        )
+
+
 @cluster.command(cls=Command)
 @click.pass_obj
 def status(settings: Settings) -> None:
@@ -264,8 +286,7 @@ def _write_started(settings: Settings, loaded: Cluster, view: ClusterView) -> No
 
 
 def _suggestions(loaded: Cluster, view: ClusterView) -> Sequence[str]:
-    is_default = loaded.directory == Path(DIRECTORY_DEFAULT)
-    where = "" if is_default else f" --dir {shlex.quote(str(loaded.directory))}"
+    where = _where(loaded)
     led = leaders_per_node(view)
     victim = max(loaded.alive(), key=lambda node: led[node.id])
     addresses = ",".join(node.files.address for node in loaded.nodes)
@@ -283,6 +304,12 @@ def _suggestions(loaded: Cluster, view: ClusterView) -> Sequence[str]:
         '      await kv.put("greeting", b"hello")',
         '      print(await kv.get("greeting"))',
     ]
+
+
+def _where(loaded: Cluster) -> str:
+    """The option that names this cluster, where the next command needs one."""
+    is_default = loaded.directory == Path(DIRECTORY_DEFAULT)
+    return "" if is_default else f" --dir {shlex.quote(str(loaded.directory))}"
 
 
 def _shown(path: Path) -> str:

@@ -34,4 +34,4 @@ def start(config_file: Path) -> int:
 
     from kvstore.server.node import run
 
-    return run(settings)
+    return run(settings, config_file)

@@ -96,8 +96,15 @@ def _write_shards(settings: Settings, view: ClusterView) -> None:
     output.write_rows(settings.format, header, [_shard_row(shard) for shard in view.shards])
 
 
+def _replica(shard: ShardView, node: str) -> str:
+    """A node's name, and what is unusual about its replica."""
+    if node in shard.unreachable:
+        return f"{node}?"
+    return f"{node} (learner)" if node in shard.learners else node
+
+
 def _shard_row(shard: ShardView) -> list[str]:
-    replicas = [f"{node}?" if node in shard.unreachable else node for node in shard.replicas]
+    replicas = [_replica(shard, node) for node in shard.replicas]
     numbers = (shard.term, shard.commit_index, shard.applied_index)
     term, commit, applied = (NOTHING if n is None else str(n) for n in numbers)
     leader = shard.leader or NOTHING

@@ -147,6 +147,9 @@ def judge(
         if answer.checksum is not None:
             is_right = (answer.checksum, answer.term) == right
             return ReplicaVerdict(node, State.OK if is_right else State.DIFFERS, answer, None)
+        if answer.index == index:
+            why = f"gave no checksum at applied index {index} in time"
+            return ReplicaVerdict(node, State.UNREACHABLE, answer, why)
         state = State.AHEAD if answer.index > index else State.BEHIND
         preposition = "ahead of" if state is State.AHEAD else "behind"
         why = f"is at applied index {answer.index}, {preposition} {index}"

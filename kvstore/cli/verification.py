@@ -163,19 +163,19 @@ class Comparison:
         """Ask those that are missing, at other indexes while there is one to try at once."""
         for _ in range(TRIES_A_TURN):
             missing = [n for n, answer in self._answers.items() if not _has_checksum(answer)]
-            answers = await asyncio.gather(*map(self._ask, missing))
-            self._answers.update(zip(missing, answers, strict=True))
+            await asyncio.gather(*map(self._ask, missing))
             if self.is_complete or not self._choose_next():
                 return
 
-    async def _ask(self, node: NodeId) -> ChecksumReply | str:
+    async def _ask(self, node: NodeId) -> None:
+        """Keep its answer as it comes: the time may end while another's is still awaited."""
         index = self._index
         request = ChecksumRequest(self.shard, index, WAIT_MS)
         try:
             body = await self._nodes[node].ask(Kind.CHECKSUM, encode_checksum(request))
-            return decode_checksum_reply(body, index)
+            self._answers[node] = decode_checksum_reply(body, index)
         except KVError as error:
-            return error.message
+            self._answers[node] = error.message
 
     def _choose_next(self) -> bool:
         """Another index, if this one is no good; whether it is to be tried at once."""

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 UNREACHABLE = "unreachable"
 SERVING = "serving"
+LEARNER = "learner"
+"""The role of a replica that has no vote (yet)."""
 
 NodeStatus = Mapping[str, Any]
 """A node's answer to STATUS: ``{"node": {...}, "shards": [{...}, ...]}``."""
@@ -55,11 +57,14 @@ class ShardView:
     applied_index: int | None
     unreachable: tuple[str, ...] = ()
     """Replicas whose node did not answer."""
+    learners: tuple[str, ...] = ()
+    """Replicas whose node was repaired and has no vote here yet."""
 
     @property
     def has_majority(self) -> bool:
-        """Whether enough replicas answer for the shard to elect and commit."""
-        return len(self.unreachable) < (len(self.replicas) + 1) // 2
+        """Whether enough replicas answer and may vote for the shard to elect and commit."""
+        voteless = {*self.unreachable, *self.learners}
+        return len(voteless) < (len(self.replicas) + 1) // 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +104,19 @@ class ClusterView:
         elif leaderless:
             shards = "shard" if len(leaderless) == 1 else "shards"
             said.append(f"no leader for {shards} {', '.join(leaderless)}")
+        said += self._catching_up()
         lost = [shard for shard in self.shards if not shard.has_majority]
         if lost:
             said.append(f"{len(lost)} of {len(self.shards)} shards lack a majority of replicas")
         return said
+
+    def _catching_up(self) -> list[str]:
+        """About repaired nodes that have no vote yet in some of their shards."""
+        counts = Counter(node for shard in self.shards for node in shard.learners)
+        return [
+            f"{node} was repaired and catches up: no vote yet in {count} of its shards"
+            for node, count in counts.items()
+        ]
 
     def to_json(self) -> dict[str, Any]:
         """The documented shape of ``kv status -o json``."""
@@ -119,6 +133,7 @@ class ClusterView:
                     "commit_index": shard.commit_index,
                     "applied_index": shard.applied_index,
                     "unreachable": list(shard.unreachable),
+                    "learners": list(shard.learners),
                 }
                 for shard in self.shards
             ],
@@ -181,6 +196,9 @@ def _shard(shard: int, replicas: tuple[str, ...], by_id: Mapping[str, NodeStatus
         None,
     )
     told = [said[leader]] if leader else list(said.values())
+    learning = {node for row in told for node in row.get("learners", ())} | {
+        node for node, row in said.items() if row["role"] == LEARNER
+    }
     return ShardView(
         id=shard,
         leader=leader,
@@ -189,6 +207,7 @@ def _shard(shard: int, replicas: tuple[str, ...], by_id: Mapping[str, NodeStatus
         commit_index=max(row["commit_index"] for row in told),
         applied_index=max(row["applied_index"] for row in told),
         unreachable=unreachable,
+        learners=tuple(node for node in replicas if node in learning),
     )
 
 

@@ -204,6 +204,15 @@ class FrameConnection(asyncio.Protocol):
             self._transport.pause_reading()
         return True
 
+    def _hear_on(self) -> None:
+        """Read again, unless the socket is gone, as after a dial that was cancelled.
+
+        In that case uvloop says that the transport is not closing, and fails.
+        """
+        if self._transport is not None and not self._transport.is_closing():
+            with suppress(RuntimeError):
+                self._transport.resume_reading()
+
     def _flush(self) -> None:
         """Give the transport all that gathered in this iteration of the loop."""
         frames, self._outbox = self._outbox, []
@@ -218,7 +227,7 @@ class FrameConnection(asyncio.Protocol):
             transport.writelines(frames)
         self._unsent_bytes = transport.get_write_buffer_size()
         if not self._is_jammed:
-            transport.resume_reading()
+            self._hear_on()
 
     # -- receiving --------------------------------------------------------------------------
 
@@ -324,7 +333,7 @@ class FrameConnection(asyncio.Protocol):
         self.reason = error
         self.is_ours = is_ours
         self._decoder = FrameDecoder(0)
-        self._transport.resume_reading()
+        self._hear_on()
         self._linger = self._loop.call_later(self._limits.linger_s, self._transport.abort)
 
     # -- called by the event loop -----------------------------------------------------------
@@ -361,8 +370,7 @@ class FrameConnection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """Called by the event loop: the other side has caught up."""
         self._is_jammed = False
-        if self._transport is not None:
-            self._transport.resume_reading()
+        self._hear_on()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by the event loop: the socket is closed."""

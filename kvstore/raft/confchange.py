@@ -76,6 +76,12 @@ def is_voter(config: GroupConfig, replica: ReplicaId) -> bool:
     return replica in config.voters or replica in config.voters_outgoing
 
 
+def keeps_vote(config: GroupConfig, replica: ReplicaId) -> bool:
+    """Whether ``replica`` votes, and not only in one half of a joint configuration."""
+    outgoing = config.voters_outgoing
+    return replica in config.voters and (not outgoing or replica in outgoing)
+
+
 def encode(config: GroupConfig) -> bytes:
     """Stored form: version, four counts, then the ids as u64."""
     parts = (config.voters, config.voters_outgoing, config.learners, config.learners_next)

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from kvstore.config import RaftConfig
     from kvstore.ids import ReplicaId, Term
-    from kvstore.raft.messages import Entry, Message
+    from kvstore.raft.messages import Entry, GroupConfig, Message
     from kvstore.raft.ready import Status
 
 __all__ = ["RaftCore", "RecoveredGroup"]
@@ -85,8 +85,10 @@ class RaftCore:
 
     @property
     def is_settled(self) -> bool:
-        """Whether a leader is known and not known to be dead: no election is near."""
-        return self._state.leader != NO_REPLICA and self._state.leader not in self._state.gone
+        """Whether no election is near: a leader lives as far as we know, or we may not stand."""
+        state = self._state
+        has_leader = state.leader != NO_REPLICA and state.leader not in state.gone
+        return has_leader or not state.is_promotable
 
     @property
     def applied_index(self) -> LogIndex:
@@ -97,6 +99,16 @@ class RaftCore:
     def last_index(self) -> LogIndex:
         """The end of the log, durable or not."""
         return self._state.log.last_index
+
+    @property
+    def config(self) -> GroupConfig:
+        """The members of the group: the newest configuration in the log."""
+        return self._state.config
+
+    @property
+    def committed_config(self) -> GroupConfig:
+        """The newest configuration that is known to be committed: no loss can undo it."""
+        return self._state.log.config_at(self._state.commit_index)
 
     def snapshot_meta(self, index: LogIndex) -> SnapshotMeta:
         """What a snapshot of the state at the applied ``index`` stands for."""

@@ -9,12 +9,20 @@ import random
 from typing import TYPE_CHECKING
 
 from kvstore.hlc import HybridClock
-from kvstore.ids import GroupId, ShardId, group_of_shard, shard_of_group
+from kvstore.ids import (
+    GroupId,
+    ShardId,
+    group_of_shard,
+    number_of,
+    replica_id,
+    shard_of_group,
+)
 from kvstore.kv.limits import ApplyLimits
 from kvstore.kv.state_machine import StateMachine
 from kvstore.raft.core import RaftCore
 from kvstore.raft.messages import GroupConfig
 from kvstore.server.recovery import marks_missing, recover_group
+from kvstore.server.replicas import ShardReplicas
 from kvstore.server.shard_host import ShardHost
 from kvstore.sharding.ring import belongs_to
 
@@ -50,8 +58,13 @@ def recover_hosts(
     *,
     rng: random.Random,
     now: float,
+    life: int = 0,
 ) -> tuple[dict[GroupId, ShardHost], list[bytes]]:
     """A host for each state machine, and the records that the log must still note.
+
+    In a later ``life`` than the first of its data the node is none of the founding members:
+    its replicas have ids of their own, and no part in their groups until a leader has given
+    them one (:mod:`kvstore.server.rejoin`).
 
     Raises:
         CorruptionError: entries are missing that only the log could have had.
@@ -65,7 +78,9 @@ def recover_hosts(
         recovered = recover_group(group, initial, machine, engine, logs.get(group))
         marks += marks_missing(group, recovered.base, logs.get(group))
         core = RaftCore(
-            replica=next(r.id for r in replicas if r.node == config.node_id),
+            replica=next(
+                replica_id(number_of(r.id), life) for r in replicas if r.node == config.node_id
+            ),
             config=config.raft,
             recovered=recovered,
             rng=random.Random(rng.random()),
@@ -76,7 +91,7 @@ def recover_hosts(
             core,
             machine,
             HybridClock(last=machine.last_revision),
-            {replica.id: replica.node for replica in replicas},
+            ShardReplicas(replicas),
             apply_limits=ApplyLimits.of(config.limits),
             entry_bytes_max=config.raft.append_bytes_max,
             request_timeout_s=config.limits.request_timeout_s,

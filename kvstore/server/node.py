@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 import uvloop
 
-from kvstore.errors import CorruptionError, KVError, Unavailable
+from kvstore.errors import CorruptionError, KVError, Refused, Unavailable
 from kvstore.hlc import revision_at
 from kvstore.ids import (
     NO_REPLICA,
@@ -42,13 +42,17 @@ from kvstore.server import status
 from kvstore.server.admission import Admission
 from kvstore.server.checksums import Checksums
 from kvstore.server.clients import ClientRequests, send_error
+from kvstore.server.data_directory import note_log, open_data_directory
 from kvstore.server.groups import load_machines, recover_hosts
 from kvstore.server.handshake import Handshake
 from kvstore.server.raft_driver import RaftDriver
+from kvstore.server.rejoin import Rejoin, keep_rejoining
+from kvstore.server.repair import advice
 from kvstore.server.snapshot_work import SnapshotTransfers
 from kvstore.server.upkeep import DiskWatch, LeaderBalance, LogKeeper, periodic
 from kvstore.sharding.shard_map import bootstrap
-from kvstore.storage.identity import open_identity
+from kvstore.storage.identity import LOG_DIRECTORY
+from kvstore.storage.identity_file import Pin
 from kvstore.storage.rocks import RocksEngine
 from kvstore.storage.snapshots import SnapshotStorage
 from kvstore.storage.wal import open_wal
@@ -57,9 +61,10 @@ from kvstore.wire.raft_codec import decode_messages
 from kvstore.wire.requests import encode_shard_map_reply, encode_status_reply
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
+    from pathlib import Path
 
-    from kvstore.config import ClusterConfig, NodeConfig
+    from kvstore.config import NodeConfig
     from kvstore.ids import NodeId
     from kvstore.net.connection import FrameConnection
     from kvstore.server.shard_host import ShardHost
@@ -81,8 +86,11 @@ SWITCH_INTERVAL_S = 0.001
 """How long a thread may keep the interpreter while the loop waits for it."""
 
 
-def run(config: NodeConfig) -> int:
-    """Run one node until SIGTERM or SIGINT; the result is the process's exit code."""
+def run(config: NodeConfig, config_file: Path | None = None) -> int:
+    """Run one node until SIGTERM or SIGINT; the result is the process's exit code.
+
+    ``config_file`` is where ``config`` comes from, for the advice after a failed start.
+    """
     logging.basicConfig(
         stream=sys.stderr,
         level=config.log_level.upper(),
@@ -90,10 +98,10 @@ def run(config: NodeConfig) -> int:
         datefmt="%Y-%m-%d %H:%M:%S",
     )
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    return uvloop.run(_serve(config))
+    return uvloop.run(_serve(config, config_file))
 
 
-async def _serve(config: NodeConfig) -> int:
+async def _serve(config: NodeConfig, config_file: Path | None = None) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -109,7 +117,8 @@ async def _serve(config: NodeConfig) -> int:
         try:
             node = await running.enter_async_context(Node(config))
         except (KVError, OSError) as error:
-            sys.stderr.write(f"{config.node_id}: cannot start: {error}\n")
+            help_ = advice(error, config_file)
+            sys.stderr.write(f"{config.node_id}: cannot start: {error}{help_}\n")
             return EXIT_STARTUP
         await stop.wait()
         log.info("stopping")
@@ -190,21 +199,14 @@ class Node:
 
     async def _start(self, undo: contextlib.AsyncExitStack) -> None:
         config, data_dir = self._config, self._config.data_dir
-        identity = await asyncio.to_thread(
-            open_identity,
-            data_dir,
-            cluster_id=config.cluster.id,
-            node_id=config.node_id,
-            shards=config.cluster.shards,
-            facts=_placement_facts(config.cluster),
-        )
+        identity = await asyncio.to_thread(open_data_directory, config)
         undo.callback(identity.release)
         undo.callback(self._stop_pinning)
         handshake = Handshake(
             config,
-            data_id=identity.data_id,
-            known_data_ids=dict(identity.pins),
-            remember=lambda node, data_id: self._remember(identity, node, data_id),
+            own=Pin(identity.data_id, identity.life),
+            pins=lambda: identity.pins,
+            remember=lambda node, pin: self._remember(identity, node, pin),
             wall_ms=self._wall_ms,
         )
         await self._listen(handshake, undo)
@@ -216,7 +218,7 @@ class Node:
         admission = Admission(pending_bytes_max=config.limits.pending_bytes_max)
         disk = DiskWatch(data_dir, admission, free_bytes_min=config.limits.disk_free_bytes_min)
         wal, logs = await open_wal(
-            data_dir / "wal",
+            data_dir / LOG_DIRECTORY,
             cluster_id=config.cluster.id,
             node_id=config.node_id,
             config=config.wal,
@@ -226,6 +228,7 @@ class Node:
             progress=_Progress(self._clock),
         )
         undo.push_async_callback(wal.close)
+        await asyncio.to_thread(note_log, identity)
         self._hosts, marks = await asyncio.to_thread(
             recover_hosts,
             config,
@@ -235,6 +238,7 @@ class Node:
             logs,
             rng=self._rng,
             now=self._clock(),
+            life=identity.life,
         )
         if marks:
             wal.append(marks, lambda: None)
@@ -251,6 +255,12 @@ class Node:
         )
         driver.may_lead = lambda: not admission.disk_full
         self._start_work(driver, wal, engine, snapshots, admission, disk, undo)
+        rejoin = Rejoin(
+            driver,
+            lives=lambda node: handshake.life_of(node) if node in self._connected_since else None,
+            clock=self._clock,
+        )
+        self._own(keep_rejoining(rejoin), undo)
         self._driver = driver
         peers.start()
         undo.push_async_callback(peers.close)
@@ -330,9 +340,14 @@ class Node:
             may_lead=lambda: not admission.disk_full,
         )
         for work in (driver.run(), *periodic(keeper, disk, balance)):
-            task = asyncio.get_running_loop().create_task(work)
-            task.add_done_callback(_report)
-            undo.callback(task.cancel)
+            self._own(work, undo)
+
+    @staticmethod
+    def _own(work: Coroutine[None, None, None], undo: contextlib.AsyncExitStack) -> None:
+        """Run ``work`` until the node stops."""
+        task = asyncio.get_running_loop().create_task(work)
+        task.add_done_callback(_report)
+        undo.callback(task.cancel)
 
     def _make_checksums(
         self, driver: RaftDriver, engine: RocksEngine, undo: contextlib.AsyncExitStack
@@ -412,20 +427,22 @@ class Node:
         if lane is not Lane.CONTROL:
             self._driver.messages_dropped(node)
 
-    def _remember(self, identity: Identity, node: NodeId, data_id: int) -> None:
-        """Make the first meeting with a peer durable, off the loop, however long it takes."""
+    def _remember(self, identity: Identity, node: NodeId, pin: Pin) -> None:
+        """Make durable which directory a peer has, off the loop, however long it takes."""
 
-        async def pin() -> None:
+        async def pin_it() -> None:
             while True:
                 try:
-                    await asyncio.to_thread(identity.pin, node, data_id)
+                    await asyncio.to_thread(identity.pin, node, pin.data_id, pin.life)
+                except Refused:
+                    return  # It was repaired in the meantime, and its later life stands there.
                 except OSError as error:
                     log.warning("%s could not be remembered yet: %s", node, error)
                     await asyncio.sleep(PIN_RETRY_S)
                 else:
                     return
 
-        task = asyncio.get_running_loop().create_task(pin())
+        task = asyncio.get_running_loop().create_task(pin_it())
         self._pinning.add(task)
         task.add_done_callback(self._pinning.discard)
         task.add_done_callback(_report)
@@ -448,12 +465,6 @@ class Node:
                 now=now,
             )
         )
-
-
-def _placement_facts(cluster: ClusterConfig) -> dict[str, str]:
-    """What decides which node holds which shard, so it must not change under stored data."""
-    nodes = " ".join(f"{node.id}/{node.weight:g}/{node.zone}" for node in cluster.nodes)
-    return {"replicas": str(cluster.replicas), "nodes": nodes}
 
 
 class _Progress:

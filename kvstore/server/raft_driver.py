@@ -240,8 +240,8 @@ class RaftDriver:
 
         def tell_all() -> None:
             for host in self.hosts.values():
-                for replica, at in host.replicas.items():
-                    if at == node and replica != host.core.replica:
+                for replica in confchange.members(host.core.config):
+                    if host.replicas.get(replica) == node and replica != host.core.replica:
                         tell(host, replica, now)
                         self.wake(host)
 

@@ -29,7 +29,7 @@ from kvstore.raft.ready import Role
 from kvstore.server.checkpoints import Checkpoints
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from kvstore.hlc import HybridClock
     from kvstore.ids import NodeId, ReplicaId, ShardId
@@ -90,6 +90,18 @@ class _Confirming:
     index: LogIndex | None = None
 
 
+class Replicas(Protocol):
+    """Tells the node of each replica; see :class:`kvstore.server.replicas.ShardReplicas`."""
+
+    def get(self, replica: ReplicaId, /) -> NodeId | None:
+        """The node of ``replica``, if it is one of this shard's."""
+        ...
+
+    def __getitem__(self, replica: ReplicaId, /) -> NodeId: ...
+
+    def __contains__(self, replica: ReplicaId, /) -> bool: ...
+
+
 class ShardHost:
     """Invariant: a proposal is answered when its result is written, lost or overdue, once."""
 
@@ -99,7 +111,7 @@ class ShardHost:
         core: RaftCore,
         machine: StateMachine,
         clock: HybridClock,
-        replicas: Mapping[ReplicaId, NodeId],
+        replicas: Replicas,
         *,
         apply_limits: ApplyLimits,
         entry_bytes_max: int,

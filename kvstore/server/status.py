@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from kvstore import __version__
+from kvstore.raft.confchange import keeps_vote
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from kvstore.config import NodeAddress
     from kvstore.ids import NodeId, ShardId
     from kvstore.server.shard_host import ShardHost
+
+LEARNER = "learner"
 
 
 def node_status(
@@ -31,14 +34,27 @@ def node_status(
 
 
 def shard_status(host: ShardHost, now: float) -> dict[str, Any]:
-    """One replica: role, term, leader, and how far it is."""
-    status = host.core.status(now)
+    """One replica: role, term, leader, and how far it is.
+
+    A replica counts as a learner until it is a voter by a configuration that is committed and
+    not joint: not before can its group do without whom it replaces. So does one that its
+    leader has not taken in yet.
+    """
+    status, committed = host.core.status(now), host.core.committed_config
+    config = status.config
+    has_vote = keeps_vote(committed, status.replica)
+    learners = [
+        replica
+        for replica in sorted({*config.voters, *config.learners})
+        if replica in config.learners or not keeps_vote(committed, replica)
+    ]
     return {
         "id": host.shard,
-        "role": status.role.name.lower(),
+        "role": status.role.name.lower() if has_vote else LEARNER,
         "leader": host.leader_node,
         "term": status.term,
-        "replicas": [host.replicas[r] for r in status.config.voters if r in host.replicas],
+        "replicas": [host.replicas[r] for r in config.voters if r in host.replicas],
+        "learners": [host.replicas[r] for r in learners if r in host.replicas],
         "commit_index": status.commit_index,
         "applied_index": status.applied_index,
         "last_index": status.last_index,

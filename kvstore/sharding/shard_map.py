@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from kvstore.config import SHARDS_MAX, NodeAddress, is_address
 from kvstore.errors import ProtocolError
-from kvstore.ids import NodeId, ReplicaId, ShardId
+from kvstore.ids import NodeId, ReplicaId, ShardId, replica_id
 from kvstore.sharding import ring
 from kvstore.sharding.placement import placement
 
@@ -82,9 +82,9 @@ class ShardMap:
 def bootstrap(cluster: ClusterConfig) -> ShardMap:
     """The first shard map, the same on every node that was given the same configuration.
 
-    A replica's id is 1 + its node's position in ``cluster.nodes``.
+    A replica's id is 1 + its node's position in ``cluster.nodes``: the one of life 0.
     """
-    ids = {node.id: ReplicaId(number) for number, node in enumerate(cluster.nodes, start=1)}
+    ids = {node.id: replica_id(number, 0) for number, node in enumerate(cluster.nodes, start=1)}
     placed = placement(cluster.nodes, cluster.shards, cluster.replicas)
     return ShardMap(
         version=1,

@@ -1,9 +1,9 @@
 """Whose data directory this is: the lock on it and the file that names its node.
 
-A data directory belongs to one process at a time, and for life to one node of one cluster.
-It has a random id of its own, its *data id*: a node that comes back with another one has lost
-what it vouched for (see :mod:`kvstore.server.handshake`). The data ids of the peers that were
-met are kept here as *pins*.
+A data directory belongs to one process at a time, and for life to one node of one cluster
+(:mod:`kvstore.storage.identity_file`). A node that comes back with another one has lost what
+it vouched for (see :mod:`kvstore.server.handshake`). The directories of the peers that were
+met are kept here as *pins*; a pin gives way only to one of a later life.
 
 Everything in this module blocks; run it in a thread.
 """
@@ -11,74 +11,98 @@ Everything in this module blocks; run it in a thread.
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import secrets
 import threading
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
 
-from crc32c import crc32c
-
-from kvstore.errors import DataDirectoryError, Refused
-from kvstore.ids import NodeId
-from kvstore.storage.files import OsFiles, write_file_atomically
+from kvstore.errors import CorruptionError, DataDirectoryError, Refused
+from kvstore.storage import identity_file
+from kvstore.storage.files import OsFiles
+from kvstore.storage.identity_file import IDENTITY_FILE, Content, Owner, Pin
+from kvstore.storage.segment_files import segment_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-FORMAT_VERSION = 1
-IDENTITY_FILE = "identity.json"
+    from kvstore.ids import NodeId
+
+__all__ = ["IDENTITY_FILE", "Identity", "Owner", "Pin", "lock", "open_identity"]
+
 LOCK_FILE = "lock"
-
-
-@dataclass(frozen=True, slots=True)
-class _Founding:
-    """What is decided when a data directory is first used, and never changes."""
-
-    cluster_id: str
-    node_id: str
-    data_id: int
-    facts: dict[str, str]
+LOG_DIRECTORY = "wal"
+"""In a data directory; where a node's log is."""
 
 
 class Identity:
     """A locked data directory. Invariant: ``pins`` holds only what is on the disk."""
 
-    def __init__(
-        self, data_dir: Path, lock_fd: int, founding: _Founding, pins: dict[NodeId, int]
-    ) -> None:
-        self.data_id: Final = founding.data_id
-        """Random, 64 bits, never 0; made when the directory was first used."""
-        self.pins: Mapping[NodeId, int] = pins
-        """The data ids of the peers that were met; replaced, never changed in place."""
+    def __init__(self, data_dir: Path, lock_fd: int, content: Content) -> None:
+        self.data_id: Final = content.own.data_id
+        """Random, 64 bits, never 0; made with the directory."""
+        self.life: Final = content.own.life
+        """0 for a directory that was founded with the cluster; higher for each repaired one."""
         self._data_dir = data_dir
         self._lock_fd: int | None = lock_fd
-        self._founding = founding
-        self._pinning = threading.Lock()
+        self._content = content
+        self._changing = threading.Lock()
 
-    def pin(self, node: NodeId, data_id: int) -> None:
-        """Remember durably that ``node`` has the data directory ``data_id``.
+    @property
+    def pins(self) -> Mapping[NodeId, Pin]:
+        """The directories of the peers that were met; replaced, never changed in place."""
+        return self._content.pins
+
+    def pin(self, node: NodeId, data_id: int, life: int = 0) -> None:
+        """Remember durably which data directory ``node`` has.
 
         Raises:
-            Refused: another one is remembered already.
+            Refused: another one is remembered, of the same or a later life.
             OSError: the disk fails or is full; it may be tried again.
         """
-        with self._pinning:
+        pin = Pin(data_id, life)
+        with self._changing:
             known = self.pins.get(node)
-            if known is None:
-                pins = {**self.pins, node: data_id}
-                _save(self._data_dir, self._founding, pins)
-                self.pins = pins
-            elif known != data_id:
+            if known == pin:
+                return
+            if known is not None and pin.life <= known.life:
                 raise Refused(f"node {node} has another data directory than before")
+            self._save(replace(self._content, pins={**self.pins, node: pin}))
+
+    def begin_log(self) -> None:
+        """From now on there is a log: a start that does not find it is refused.
+
+        Raises:
+            OSError: the disk fails or is full; it may be tried again.
+        """
+        with self._changing:
+            if not self._content.log_begun:
+                self._save(replace(self._content, log_begun=True))
+
+    def check_log(self) -> None:
+        """See whether the log is where it was begun.
+
+        Raises:
+            CorruptionError: it is gone. What was promised with it is not known any more.
+        """
+        directory = self._data_dir / LOG_DIRECTORY
+        if self._content.log_begun and not any(directory.glob("*.wal")):
+            raise CorruptionError(
+                "the log is gone, and with it votes and entries",
+                file=str(directory / segment_name(1)),
+                offset=0,
+            )
 
     def release(self) -> None:
         """Let another process have the directory."""
         if self._lock_fd is not None:
             os.close(self._lock_fd)
             self._lock_fd = None
+
+    def _save(self, content: Content) -> None:
+        identity_file.save(OsFiles(), self._data_dir, content)
+        self._content = content
 
 
 def open_identity(
@@ -102,23 +126,41 @@ def open_identity(
         DataDirectoryError: in use by another process, someone else's, of a newer format or
             unreadable; one line that says what to do.
     """
+    owner = Owner(cluster_id, node_id, {"shards": str(shards), **(facts or {})})
+    lock_fd = lock(data_dir)
     try:
-        data_dir.mkdir(parents=True, exist_ok=True)
-        lock_fd = _lock(data_dir)
-    except OSError as error:
-        raise DataDirectoryError(f"data directory {data_dir} cannot be used: {error}") from error
-    try:
-        wanted = {"shards": str(shards), **(facts or {})}
-        founding, pins = _load_or_found(data_dir, cluster_id, node_id, wanted)
-        _check(data_dir, founding, cluster_id, node_id, wanted)
+        content = _load_or_found(data_dir, owner)
+        identity_file.check_owner(data_dir, content.owner, owner)
+        if content.setting_aside:
+            raise DataDirectoryError(
+                f"a repair of data directory {data_dir} was interrupted; finish it",
+                is_repairable=True,
+            )
     except BaseException:
         os.close(lock_fd)
         raise
-    return Identity(data_dir, lock_fd, founding, pins)
+    return Identity(data_dir, lock_fd, content)
+
+
+def lock(data_dir: Path) -> int:
+    """Take the lock of ``data_dir``, which is made if it is not there.
+
+    The kernel drops it when the process ends, however it ends.
+
+    Returns:
+        The file descriptor; closing it lets another process have the directory.
+
+    Raises:
+        DataDirectoryError: another process has it, or it cannot be made.
+    """
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        return _lock(data_dir)
+    except OSError as error:
+        raise DataDirectoryError(f"data directory {data_dir} cannot be used: {error}") from error
 
 
 def _lock(data_dir: Path) -> int:
-    """Take the lock. The kernel drops it when the process ends, however it ends."""
     fd = os.open(data_dir / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -137,24 +179,23 @@ def _lock(data_dir: Path) -> int:
     return fd
 
 
-def _load_or_found(
-    data_dir: Path, cluster_id: str, node_id: NodeId, facts: dict[str, str]
-) -> tuple[_Founding, dict[NodeId, int]]:
-    path = data_dir / IDENTITY_FILE
+def _load_or_found(data_dir: Path, owner: Owner) -> Content:
+    content = identity_file.load(data_dir)
+    if content is not None:
+        return content
     try:
-        if path.exists():
-            return _decode(path.read_bytes())
         _check_is_empty(data_dir)
-        founding = _Founding(cluster_id, node_id, secrets.randbits(64) or 1, facts)
-        _save(data_dir, founding, {})
+        content = Content(owner, Pin(new_data_id()))
+        identity_file.save(OsFiles(), data_dir, content)
     except OSError as error:
+        path = data_dir / IDENTITY_FILE
         raise DataDirectoryError(f"{path} cannot be read or written: {error}") from error
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataDirectoryError(
-            f"{path} is damaged ({error}); restore it from a copy, or empty {data_dir} and let "
-            "the cluster take this node for a new one"
-        ) from error
-    return founding, {}
+    return content
+
+
+def new_data_id() -> int:
+    """An id that no other data directory has."""
+    return secrets.randbits(64) or 1
 
 
 def _check_is_empty(data_dir: Path) -> None:
@@ -163,54 +204,6 @@ def _check_is_empty(data_dir: Path) -> None:
     if others:
         raise DataDirectoryError(
             f"data directory {data_dir} holds {others[0]} but no {IDENTITY_FILE}; "
-            "give the node an empty directory, or restore the file"
+            "give the node an empty directory, restore the file, or repair the node",
+            is_repairable=True,
         )
-
-
-def _check(
-    data_dir: Path, founding: _Founding, cluster_id: str, node_id: NodeId, facts: dict[str, str]
-) -> None:
-    then = {"cluster": founding.cluster_id, "node": founding.node_id, **founding.facts}
-    now = {"cluster": cluster_id, "node": node_id, **facts}
-    for name in now:
-        if name in then and now[name] != then[name]:
-            raise DataDirectoryError(
-                f"data directory {data_dir} was made for {name} {then[name]}, the configuration "
-                f"says {now[name]}; set it back, or give the node another directory"
-            )
-
-
-def _save(data_dir: Path, founding: _Founding, pins: Mapping[NodeId, int]) -> None:
-    content = {
-        "format": FORMAT_VERSION,
-        "cluster_id": founding.cluster_id,
-        "node_id": founding.node_id,
-        "data_id": founding.data_id,
-        "facts": founding.facts,
-        "pins": dict(pins),
-    }
-    text = json.dumps(content | {"crc32c": _checksum(content)}, indent=2) + "\n"
-    write_file_atomically(OsFiles(), data_dir / IDENTITY_FILE, text.encode())
-
-
-def _decode(data: bytes) -> tuple[_Founding, dict[NodeId, int]]:
-    content: dict[str, Any] = json.loads(data)
-    if not isinstance(content, dict):
-        raise TypeError("it is not an object")
-    written = content["format"]
-    if isinstance(written, int) and written > FORMAT_VERSION:
-        raise DataDirectoryError(
-            f"{IDENTITY_FILE} has format {written}, this version knows up to {FORMAT_VERSION}; "
-            "start the node with the newer version that wrote it"
-        )
-    if content.pop("crc32c") != _checksum(content):
-        raise ValueError("its checksum does not match")
-    founding = _Founding(
-        content["cluster_id"], content["node_id"], content["data_id"], content["facts"]
-    )
-    return founding, {NodeId(node): data_id for node, data_id in content["pins"].items()}
-
-
-def _checksum(content: Mapping[str, Any]) -> int:
-    """Over what is said, not over how it is laid out."""
-    return int(crc32c(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()))

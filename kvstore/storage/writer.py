@@ -102,7 +102,9 @@ class LogWriter:
                 self.step()
             self._segments.close()
         except OSError as error:
-            self._reports.fatal(Internal(f"the log cannot be written: {error}"))
+            failure = Internal(f"the log cannot be written: {error}")
+            failure.__cause__ = error
+            self._reports.fatal(failure)
         except BaseException as error:  # noqa: BLE001  whatever it is, the node must stop
             self._reports.fatal(error)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
 from kvstore.errors import ProtocolError, Refused
-from kvstore.ids import NodeId, Revision
+from kvstore.ids import LIFE_MAX, NodeId, Revision
 from kvstore.wire.codec import NIL, TEXT, UINT, check_fields, pack, unpack
 
 PROTOCOL_VERSION: Final = 1
@@ -40,6 +40,8 @@ class Hello:
     """The random number of the sender's data directory: a node that lost its disk has another."""
     protocol_min: int = PROTOCOL_VERSION
     protocol_max: int = PROTOCOL_VERSION
+    life: int = 0
+    """The life of the sender's data directory (:mod:`kvstore.ids`); 0 if it does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,8 @@ class Welcome:
     software: str
     protocol: int = PROTOCOL_VERSION
     """The version both will speak on this connection."""
+    life: int = 0
+    """As in :class:`Hello`."""
 
 
 def negotiate(protocol_min: int, protocol_max: int) -> int:
@@ -84,6 +88,7 @@ def encode_hello(hello: Hello) -> bytes:
             hello.data_id,
             hello.wall_ms,
             hello.software,
+            hello.life,
         )
     )
 
@@ -109,9 +114,11 @@ def decode_hello(body: bytes) -> Hello:
         raise ProtocolError("hello: the role must be client or peer")
     if role == "peer" and None in (cluster_id, node_id, lane, data_id):
         raise ProtocolError("hello: a peer must name its cluster, node, lane and data id")
+    life = _life("hello", fields, 9)
     return Hello(
-        role, software, wall_ms, cluster_id, node_id, lane, data_id, protocol_min, protocol_max
-    )
+        role, software, wall_ms, cluster_id, node_id, lane, data_id, protocol_min, protocol_max,
+        life,
+    )  # fmt: skip
 
 
 def encode_welcome(welcome: Welcome) -> bytes:
@@ -125,6 +132,7 @@ def encode_welcome(welcome: Welcome) -> bytes:
             welcome.wall_ms,
             welcome.revision_now,
             welcome.software,
+            welcome.life,
         )
     )
 
@@ -142,7 +150,16 @@ def decode_welcome(body: bytes) -> Welcome:
     check_fields(fields, "welcome", UINT, TEXT, TEXT, UINT, UINT, UINT, TEXT)
     _, cluster_id, node_id, data_id, wall_ms, revision_now, software = fields[:7]
     _check_texts("welcome", cluster_id, node_id, software)
-    return Welcome(cluster_id, node_id, data_id, wall_ms, revision_now, software, protocol)
+    life = _life("welcome", fields, 7)
+    return Welcome(cluster_id, node_id, data_id, wall_ms, revision_now, software, protocol, life)
+
+
+def _life(what: str, fields: list[Any], position: int) -> int:
+    """The field that was added last: a peer that knows nothing of lives lives its first."""
+    life = fields[position] if len(fields) > position else 0
+    if type(life) is not int or not 0 <= life <= LIFE_MAX:
+        raise ProtocolError(f"{what}: field {position} must be a life, from 0 to {LIFE_MAX}")
+    return life
 
 
 def _check_texts(what: str, *texts: Any) -> None:

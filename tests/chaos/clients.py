@@ -20,7 +20,21 @@ if TYPE_CHECKING:
 HOT_KEYS = 16
 COLD_KEYS = 300
 COUNTERS = 8
-OPERATION_TIMEOUT_S = 6.0
+EPOCH_S = 60.0
+"""Hot keys and counters are replaced so often: what is said of one key must stay checkable."""
+PATIENT_S, IMPATIENT_S = 8.0, 0.7
+"""Deadlines. An impatient call gives up within an outage, of unknown outcome."""
+IMPATIENT_SHARE = 0.15
+AT_ONCE = (1, 3, 8)
+PADDING_BYTES_MAX = 2000
+
+
+_KINDS: dict[type[Action], str] = {
+    Get: "get",
+    Put: "put",
+    Delete: "delete",
+    CompareAndSwap: "compare and swap",
+}
 
 
 class Sample(NamedTuple):
@@ -45,18 +59,22 @@ class Books:
     uncertain: Counter[bytes] = field(default_factory=Counter)
     samples: list[Sample] = field(default_factory=list)
     outcomes: Counter[str] = field(default_factory=Counter)
+    kinds: Counter[str] = field(default_factory=Counter)
+    """Operations by what they were and what came of them."""
     acknowledged_writes: int = 0
     last_ok: dict[int, float] = field(default_factory=dict)
     longest_gap_s: defaultdict[int, float] = field(default_factory=lambda: defaultdict(float))
     """By shard, between two acknowledged operations."""
     gap_at: dict[int, float] = field(default_factory=dict)
 
-    def note(self, key: bytes, began: float, *, is_write: bool, outcome: str) -> None:
+    def note(self, kind: str, key: bytes, began: float, outcome: str) -> None:
         """An operation has ended, well or not."""
+        is_write = kind != "get"
         now, shard = time.monotonic(), shard_of(key, self.shards)
         is_ok = outcome == "ok"
         self.samples.append(Sample(now, now - began, shard, is_write, is_ok))
         self.outcomes[outcome] += 1
+        self.kinds[f"{kind}: {outcome}"] += 1
         if not is_ok:
             return
         self.acknowledged_writes += is_write
@@ -104,7 +122,7 @@ class Load:
                 task.result()
 
     async def _work(self, worker: _Worker) -> None:
-        async with kvstore.connect(self._endpoints, timeout_s=OPERATION_TIMEOUT_S) as store:
+        async with kvstore.connect(self._endpoints, timeout_s=PATIENT_S) as store:
             worker.store = store
             while not self._is_over:
                 await worker.work()
@@ -123,7 +141,7 @@ class _Worker:
         self._numbers = numbers
 
     async def work(self) -> None:
-        actions = [self._one() for _ in range(self.rng.choice((1, 2, 4)))]
+        actions = [self._one() for _ in range(self.rng.choice(AT_ONCE))]
         await asyncio.gather(*actions)
 
     def _one(self) -> Awaitable[object]:
@@ -140,14 +158,20 @@ class _Worker:
             case "swap":
                 return self._swap(key)
             case "count":
-                return self._count(b"counter-%d" % self.rng.randrange(COUNTERS))
+                return self._count(b"counter-%d.%d" % (self._epoch(), self.rng.randrange(COUNTERS)))
             case _:
                 return self._write_ledger()
 
     def _key(self) -> bytes:
         if self.rng.random() < 0.4:
-            return b"hot-%d" % self.rng.randrange(HOT_KEYS)
+            return b"hot-%d.%d" % (self._epoch(), self.rng.randrange(HOT_KEYS))
         return b"cold-%d" % self.rng.randrange(COLD_KEYS)
+
+    def _epoch(self) -> int:
+        return int(time.monotonic() / EPOCH_S)
+
+    def _timeout_s(self) -> float:
+        return IMPATIENT_S if self.rng.random() < IMPATIENT_SHARE else PATIENT_S
 
     def _new_value(self) -> bytes:
         return b"%s:%d" % (self.name.encode(), next(self._numbers))
@@ -171,45 +195,47 @@ class _Worker:
 
     async def _write_ledger(self) -> None:
         number = next(self._numbers)
-        key, value = f"ledger-{number}", b"%s:%d" % (self.name.encode(), number)
+        key = f"ledger-{number}"
+        value = b"%s:%d" % (self.name.encode(), number)
+        value += b"." * self.rng.randrange(PADDING_BYTES_MAX)
         began = time.monotonic()
         try:
-            await self.store.put(key, value)
+            await self.store.put(key, value, timeout_s=self._timeout_s())
         except kvstore.KVError as error:
-            self._books.note(key.encode(), began, is_write=True, outcome=_outcome(error))
+            self._books.note("ledger put", key.encode(), began, _outcome(error))
         else:
             self._books.ledger[key] = value
-            self._books.note(key.encode(), began, is_write=True, outcome="ok")
+            self._books.note("ledger put", key.encode(), began, "ok")
 
     async def _do(self, key: bytes, action: Action) -> tuple[bool, Any]:
         """Whether the outcome is known, and what it was; (False, False) if it surely failed."""
         began = time.monotonic()
-        is_write = not isinstance(action, Get)
         try:
             result = await self._ask(key, action)
         except kvstore.KVError as error:
-            self._books.note(key, began, is_write=is_write, outcome=_outcome(error))
-            if not is_write or not error.may_have_applied:
+            self._books.note(_KINDS[type(action)], key, began, _outcome(error))
+            if isinstance(action, Get) or not error.may_have_applied:
                 return False, False
             self._books.history.append(Operation(self.name, key, action, began, None))
             return False, None
         ended = time.monotonic()
         self._books.history.append(Operation(self.name, key, action, began, ended, result))
-        self._books.note(key, began, is_write=is_write, outcome="ok")
+        self._books.note(_KINDS[type(action)], key, began, "ok")
         return True, result
 
     async def _ask(self, key: bytes, action: Action) -> bytes | bool | None:
+        timeout_s = self._timeout_s()
         match action:
             case Get():
-                item = await self.store.get(key)
+                item = await self.store.get(key, timeout_s=timeout_s)
                 return None if item is None else item.value
             case Put(value):
-                await self.store.put(key, value)
+                await self.store.put(key, value, timeout_s=timeout_s)
                 return None
             case Delete():
-                return await self.store.delete(key)
+                return await self.store.delete(key, timeout_s=timeout_s)
             case CompareAndSwap(expected, value):
-                return await self.store.compare_and_swap(key, expected, value)
+                return await self.store.compare_and_swap(key, expected, value, timeout_s=timeout_s)
             case _:
                 raise TypeError(f"{action} is not asked here")
 

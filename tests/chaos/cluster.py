@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
+import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chaos.proxy import Link
+from chaos.retries import Retries
 from chaos.shim import NoCompiler, Shim, build
+from kvstore.cli.launcher.ports import free_base_port, ports_of
 from kvstore.cli.survey import survey_cluster
 from kvstore.config import ClusterConfig, NodeAddress
 from kvstore.ids import NodeId
 
 if TYPE_CHECKING:
-    import random
     from collections.abc import Awaitable, Callable
 
     from kvstore.cli.survey import Survey
@@ -31,14 +33,16 @@ REPLICAS = 3
 CLIENTS = "clients"
 SMALL_DISK_MIB = 160
 WAIT_S = 30.0
+STOP_WAIT_S = 10.0
 
 _SETTINGS = """
 [wal]
-segment_bytes = 4_194_304
-live_bytes_max = 12_582_912
+segment_bytes = 1_048_576
+live_bytes_max = 3_145_728
+reserve_bytes = 262_144
 
 [raft]
-log_bytes_max = 200_000
+log_bytes_max = 65_536
 
 [limits]
 disk_free_bytes_min = 33_554_432
@@ -46,13 +50,14 @@ disk_free_bytes_min = 33_554_432
 """Small, so that segments, flushes, compaction and snapshots all take part within minutes."""
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on; all are held until all are found."""
-    with ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
+def free_ports(count: int, rng: random.Random) -> list[int]:
+    """Neighbouring ports that nobody uses, none that the kernel would give away meanwhile."""
+    base = free_base_port(count, rng)
+    return ports_of(base, count)[:count]
+
+
+class DidNotStart(Exception):
+    """There is no cluster to be hurt."""
 
 
 async def wait_for(condition: Callable[[], Awaitable[bool]], what: str, seconds: float) -> float:
@@ -78,9 +83,13 @@ class Node:
     directory: Path
     shim: Shim | None
     process: subprocess.Popen[bytes] | None = None
-    deaths: int = 0
-    """Those that were our doing."""
-    mounted: bool = field(default=False)
+    is_death_expected: bool = False
+    """Whether the process that was started last was killed, or made to fail, by us."""
+    exit_codes: list[int] = field(default_factory=list)
+    """Of processes that have been replaced by another."""
+    complaints: list[str] = field(default_factory=list)
+    """About processes that ended by themselves and have been replaced."""
+    mounted: bool = False
 
     @property
     def data_dir(self) -> Path:
@@ -97,6 +106,11 @@ class Node:
     def start(self) -> None:
         """Start a new process on what the last one left."""
         assert not self.is_up
+        if self.process is not None:
+            self.exit_codes.append(self.process.returncode)
+        if (complaint := self.unexpected_end()) is not None:
+            self.complaints.append(complaint)
+        self.is_death_expected = False
         environment = dict(os.environ)
         if self.shim is not None:
             environment |= self.shim.environment()
@@ -112,14 +126,52 @@ class Node:
             )
 
     def kill(self) -> bool:
-        """``kill -9``; whether there was anybody to kill."""
+        """``kill -9``; whether there was anybody to kill. Blocks until the process is gone."""
         if not self.is_up:
             return False
         assert self.process is not None
+        self.is_death_expected = True
         self.process.kill()
         self.process.wait(10)
-        self.deaths += 1
-        return True
+        return self.process.returncode == -signal.SIGKILL
+
+    def unexpected_end(self) -> str | None:
+        """What to say of a process that has ended by itself."""
+        if self.process is None or self.is_up or self.is_death_expected:
+            return None
+        lines = self.log_text().splitlines()
+        last = lines[-1] if lines else "nothing in its log"
+        return f"{self.id} ended by itself with exit code {self.process.returncode}: {last}"
+
+    def log_text(self) -> str:
+        """All that it has written, over all its starts."""
+        return self.log_file.read_text(encoding="utf-8", errors="replace")
+
+    def end(self) -> None:
+        """SIGTERM, and SIGKILL if that does not help. Blocks."""
+        if self.process is None or not self.is_up:
+            return
+        self.is_death_expected = True
+        self.go_on()
+        self.process.terminate()
+        try:
+            self.process.wait(STOP_WAIT_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+    def order(self, text: str) -> None:
+        """Tell its disk; see ``shim.c``."""
+        assert self.shim is not None, "faults that need the shim are not tried without"
+        self.shim.order(text)
+
+    def countermand(self) -> None:
+        if self.shim is not None:
+            self.shim.countermand()
+
+    def has_obeyed(self) -> bool:
+        """Whether its disk has carried out an order to fail."""
+        return self.shim is not None and not self.shim.control.exists()
 
     def stop(self) -> None:
         """SIGSTOP."""
@@ -149,14 +201,16 @@ class Cluster:
         """What this machine does not allow, said loudly in the report."""
         directory.mkdir(parents=True, exist_ok=True)
         library = self._build_shim()
-        ports = free_ports(size)
+        # Which ports are free is not the seed's to decide.
+        ports = iter(free_ports(size + size * size, random.SystemRandom()))
         self.nodes = [
-            self._make_node(NodeId(f"n{number}"), port, library)
-            for number, port in enumerate(ports, start=1)
+            self._make_node(NodeId(f"n{number}"), next(ports), library)
+            for number in range(1, size + 1)
         ]
+        self.retries = Retries()
         names = [node.id for node in self.nodes]
         self.links = {
-            (source, node.id): Link(source, node.id, node.port, rng)
+            (source, node.id): Link(source, node.id, node.port, next(ports), rng, self.retries)
             for source in (*names, CLIENTS)
             for node in self.nodes
             if source != node.id
@@ -193,13 +247,26 @@ class Cluster:
         return next(node for node in self.nodes if node.id == name)
 
     async def open(self) -> None:
-        """Open the proxies, then start everybody and wait until every shard has a leader."""
-        await asyncio.gather(*(link.open() for link in self.links.values()))
+        """Open the proxies, then start everybody and wait until every shard has a leader.
+
+        Raises:
+            DidNotStart: says what is missing, and who ended.
+        """
+        for link in self.links.values():
+            link.open()
         self._mount_small_disk(self.nodes[-1])
         for node in self.nodes:
             (node.directory / "node.toml").write_text(self._settings(node), encoding="utf-8")
             node.start()
-        await wait_for(self.is_led, "every shard has a leader", WAIT_S)
+        try:
+            await wait_for(self.is_led, "every shard has a leader", WAIT_S)
+        except AssertionError as error:
+            raise DidNotStart("; ".join([str(error), *self.unexpected_ends()])) from None
+
+    def unexpected_ends(self) -> list[str]:
+        """What to say of processes that ended without our doing, since the beginning."""
+        said = [complaint for node in self.nodes for complaint in node.complaints]
+        return said + [end for node in self.nodes if (end := node.unexpected_end()) is not None]
 
     def _settings(self, node: Node) -> str:
         lines = [
@@ -241,21 +308,23 @@ class Cluster:
         for link in self.links.values():
             link.heal()
 
-    async def close(self) -> None:
-        """End every process by its own id, and every proxy; nothing stays behind."""
-        for node in self.nodes:
-            node.go_on()
-            if node.is_up and node.process is not None:
-                node.process.terminate()
-        for node in self.nodes:
-            if node.process is not None:
-                try:
-                    await asyncio.to_thread(node.process.wait, 10)
-                except subprocess.TimeoutExpired:
-                    node.process.kill()
-                    node.process.wait(10)
-        await asyncio.gather(*(link.close() for link in self.links.values()))
+    def keep_small_disk(self) -> None:
+        """Copy what is on it, for whoever looks into a failure: it goes with its mount."""
         for node in self.nodes:
             if node.mounted:
-                with suppress(OSError):
-                    subprocess.run(["umount", "-l", str(node.data_dir)], check=False)
+                shutil.copytree(node.data_dir, node.directory / "data.kept")
+
+    async def close(self) -> None:
+        """End every process by its own id, and every proxy; nothing stays behind."""
+        try:
+            await asyncio.gather(*(asyncio.to_thread(node.end) for node in self.nodes))
+        finally:
+            for node in self.nodes:
+                if node.mounted:
+                    await asyncio.to_thread(unmount, node.data_dir)
+        await asyncio.gather(*(link.close() for link in self.links.values()))
+
+
+def unmount(path: Path) -> None:
+    with suppress(OSError):
+        subprocess.run(["umount", "-l", str(path)], check=False)

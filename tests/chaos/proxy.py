@@ -1,31 +1,35 @@
 """The network between the processes: one listener for each pair, through which all traffic goes.
 
 A node's configuration names, for every other node, the address of its proxy to that node. A
-node sends only on connections that it dialled itself, so cutting ``a > b`` silences what a
-says to b, and nothing else. Clients learn such addresses too, from the shard map; the hello
-that opens each connection tells them apart, and cuts between nodes do not touch them.
+node sends only on connections that it dialled itself, so a fault of ``a > b`` concerns what
+a says to b, and nothing else. Clients have links of their own, and learn further addresses,
+those of links between nodes, from the shard map; the hello that opens each connection tells
+them apart, and a cut between nodes does not touch them. (A link that refuses, refuses all.)
 
 A cut swallows nothing and closes nothing: bytes stay where they are, as when packets are
 lost, and flow on when it is healed. What waits is bounded by the sockets' own buffers.
+
+A link listens as long as its target does: whoever dials a dead process is refused, as without
+a proxy, for that is how nodes notice a death at once.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
+from chaos.retries import Retries, Tap
 from kvstore.errors import KVError
 from kvstore.wire.frames import FrameDecoder
 from kvstore.wire.hello import HELLO_FRAME_BYTES_MAX, decode_hello
 
-if TYPE_CHECKING:
-    import random
-
+HOST = "127.0.0.1"
 PIECE_BYTES = 64 * 1024
 HELLO_WAIT_S = 10.0
+LOOK_EVERY_S = 0.04
 
 
 @dataclass(eq=False)
@@ -35,72 +39,131 @@ class Link:
     source: str
     target: str
     target_port: int
+    port: int
     rng: random.Random
+    retries: Retries
     is_cut: bool = False
+    is_refusing: bool = False
     delay_s: float = 0.0
+    """The longest; each piece of a stream waits for some part of it."""
+    bytes_per_s: float = float("inf")
     resets_per_piece: float = 0.0
     """How often a connection between nodes is reset."""
     replies_swallowed: bool = False
-    """Clients' requests pass; instead of a reply the connection is reset."""
-    port: int = 0
+    """Clients' writes pass; instead of the reply the connection is reset."""
     counts: Counter[str] = field(default_factory=Counter)
     _healed: asyncio.Event = field(default_factory=asyncio.Event)
+    _shut: asyncio.Event = field(default_factory=asyncio.Event)
     _server: asyncio.Server | None = None
-    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    _listening: asyncio.Task[None] | None = None
+    _connections: set[asyncio.Task[None]] = field(default_factory=set)
+    _peers: set[asyncio.StreamWriter] = field(default_factory=set)
+    _failures: list[BaseException] = field(default_factory=list)
 
-    async def open(self) -> None:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
-        self.port = self._server.sockets[0].getsockname()[1]
-
-    async def close(self) -> None:
-        assert self._server is not None
-        self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._server.wait_closed()
-
-    def heal(self) -> None:
-        self.is_cut = self.replies_swallowed = False
-        self.delay_s = self.resets_per_piece = 0.0
-        self._healed.set()
+    # -- what faults do -----------------------------------------------------------------------
 
     def cut(self) -> None:
         self.is_cut = True
         self._healed.clear()
 
+    def refuse(self) -> None:
+        """Break the connections of the nodes and let nobody in, as a firewall that rejects."""
+        self.is_refusing = True
+        self._stop_listening()
+        for writer in self._peers:
+            writer.transport.abort()
+        self.counts["refused"] += len(self._peers)
+
+    def heal(self) -> None:
+        self.is_cut = self.is_refusing = self.replies_swallowed = False
+        self.delay_s = self.resets_per_piece = 0.0
+        self.bytes_per_s = float("inf")
+        self._healed.set()
+
+    # -- listening ----------------------------------------------------------------------------
+
+    def open(self) -> None:
+        self._listening = asyncio.get_running_loop().create_task(self._listen())
+
+    async def close(self) -> None:
+        tasks = [*self._connections, *([self._listening] if self._listening else [])]
+        for task in tasks:
+            task.cancel()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        for failure in (*self._failures, *results):
+            if isinstance(failure, Exception):
+                raise failure
+
+    async def _listen(self) -> None:
+        while True:
+            if self.is_refusing or not await self._target_listens():
+                await asyncio.sleep(LOOK_EVERY_S)
+                continue
+            self._shut.clear()
+            self._server = await asyncio.start_server(self._accept, HOST, self.port)
+            try:
+                await self._shut.wait()
+            finally:
+                self._stop_listening()
+
+    def _stop_listening(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        self._shut.set()
+
+    async def _target_listens(self) -> bool:
+        try:
+            _, writer = await asyncio.open_connection(HOST, self.target_port)
+        except OSError:
+            return False
+        writer.transport.abort()
+        return True
+
+    # -- one connection -----------------------------------------------------------------------
+
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._connections.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._connections.discard(task)
+        if not task.cancelled() and (failure := task.exception()) is not None:
+            self._failures.append(failure)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One connection, until either end or a fault closes it."""
+        """Until either end or a fault closes it."""
         with contextlib.ExitStack() as closing:
             closing.callback(writer.transport.abort)
             try:
                 opening, is_peer = await self._opening(reader)
-                onward, back = await self._dial()
-            except (OSError, TimeoutError, asyncio.IncompleteReadError):
+                if is_peer:
+                    self._peers.add(writer)
+                    closing.callback(self._peers.discard, writer)
+                    await self._held_by_cut()
+                onward, back = await asyncio.open_connection(HOST, self.target_port)
+            except ConnectionRefusedError:
+                self._stop_listening()
+                return
+            except (OSError, TimeoutError):
                 return
             closing.callback(back.transport.abort)
-            back.write(opening)
-            ways = [
-                asyncio.ensure_future(self._carry(reader, back, is_peer, to_node=True)),
-                asyncio.ensure_future(self._carry(onward, writer, is_peer, to_node=False)),
-            ]
-            try:
-                await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for way in ways:
-                    way.cancel()
-                await asyncio.gather(*ways, return_exceptions=True)
-
-    async def _dial(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        return await asyncio.open_connection("127.0.0.1", self.target_port)
+            back.write(opening)  # just made: it cannot be closing yet
+            if is_peer:
+                ways = [self._carry(reader, back), self._carry(onward, writer)]
+            else:
+                tap = Tap(self.retries)
+                tap.to_node(opening)
+                ways = [self._ask(reader, back, tap), self._answer(onward, writer, tap)]
+            await _until_first_ends(*map(asyncio.ensure_future, ways))
 
     async def _opening(self, reader: asyncio.StreamReader) -> tuple[bytes, bool]:
-        """The bytes up to the hello, and whether a node said it."""
+        """The bytes up to the hello, and whether a node said it.
+
+        Raises:
+            OSError: the stream ended before.
+        """
         decoder, opening = FrameDecoder(HELLO_FRAME_BYTES_MAX), b""
         async with asyncio.timeout(HELLO_WAIT_S):
             while True:
@@ -110,32 +173,65 @@ class Link:
                 opening += piece
                 frames = decoder.feed(piece)
                 if frames or decoder.error is not None:
-                    return opening, _is_peer(frames[0].body if frames else b"")
+                    return opening, bool(frames) and _is_peer(frames[0].body)
 
-    async def _carry(
-        self,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-        is_peer: bool,
-        *,
-        to_node: bool,
-    ) -> None:
+    async def _held_by_cut(self) -> None:
+        if self.is_cut:
+            self.counts["held"] += 1
+            await self._healed.wait()
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One way between nodes."""
         with contextlib.suppress(OSError):
             while piece := await reader.read(PIECE_BYTES):
-                if is_peer and self.is_cut:
-                    self.counts["held"] += 1
-                    await self._healed.wait()
-                if is_peer and self.rng.random() < self.resets_per_piece:
+                await self._held_by_cut()
+                if self.rng.random() < self.resets_per_piece:
                     self.counts["reset"] += 1
                     return
-                if not is_peer and not to_node and self.replies_swallowed:
+                wait_s = self.delay_s * self.rng.random() + len(piece) / self.bytes_per_s
+                if wait_s > 0:
+                    self.counts["delayed"] += 1
+                    await asyncio.sleep(wait_s)
+                await _send(writer, piece)
+
+    async def _ask(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, tap: Tap
+    ) -> None:
+        """What a client says to a node."""
+        with contextlib.suppress(OSError):
+            while piece := await reader.read(PIECE_BYTES):
+                tap.to_node(piece)
+                await _send(writer, piece)
+
+    async def _answer(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, tap: Tap
+    ) -> None:
+        """What a node says to a client."""
+        with contextlib.suppress(OSError):
+            while piece := await reader.read(PIECE_BYTES):
+                is_swallowed = self.replies_swallowed
+                if tap.to_client(piece, is_swallowed=is_swallowed) and is_swallowed:
                     self.counts["swallowed"] += 1
                     return
-                if is_peer and self.delay_s:
-                    self.counts["delayed"] += 1
-                    await asyncio.sleep(self.delay_s)
-                writer.write(piece)
-                await writer.drain()
+                await _send(writer, piece)
+
+
+async def _send(writer: asyncio.StreamWriter, piece: bytes) -> None:
+    if writer.transport.is_closing():
+        raise ConnectionResetError
+    writer.write(piece)
+    await writer.drain()
+
+
+async def _until_first_ends(*ways: asyncio.Future[None]) -> None:
+    try:
+        await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for way in ways:
+            way.cancel()
+        for result in await asyncio.gather(*ways, return_exceptions=True):
+            if isinstance(result, Exception):
+                raise result
 
 
 def _is_peer(body: bytes) -> bool:

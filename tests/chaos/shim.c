@@ -2,10 +2,14 @@
  *
  * For every file under CHAOS_DIR the shim keeps an undo journal in CHAOS_JOURNAL, a file named
  * by the inode: what stood where something is about to be written, and the size before. A
- * successful fsync or fdatasync empties it. After kill -9 the test plays back some or all of
- * it, and the disk shows what it would after a loss of power (see shim.py).
+ * successful fsync or fdatasync covers what had been written when it began. After kill -9 the
+ * test plays back some or all of the rest, and the disk shows what it would after a loss of
+ * power (see shim.py). sync_file_range promises nothing and is left alone. Not seen: mmap,
+ * stdio (RocksDB's own LOG), and names: a rename or removal is durable at once.
  *
- * Record: offset u64, length u64, size u64 (of the file, before), then the old bytes.
+ * Journal: covered u64 (bytes of it that a sync has covered), turn u64 (rises when it is
+ * emptied), then records: offset u64, length u64 (of the write), kept u64 (old bytes that
+ * follow), size u64 (of the file, before), old bytes.
  *
  * The file CHAOS_CONTROL, if there, holds one order, looked at on every sync:
  *   fail TEXT   the next sync of a file whose path holds TEXT fails with EIO, once
@@ -17,6 +21,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <pthread.h>
+#include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -41,6 +46,8 @@ typedef ssize_t (*writev_t)(int, const struct iovec *, int);
 typedef ssize_t (*pwritev_t)(int, const struct iovec *, int, off_t);
 typedef ssize_t (*pwritev2_t)(int, const struct iovec *, int, off_t, int);
 typedef int (*fd_t)(int);
+typedef int (*open_t)(const char *, int, ...);
+typedef int (*openat_t)(int, const char *, int, ...);
 typedef int (*truncate_t)(int, off_t);
 typedef int (*allocate_t)(int, off_t, off_t);
 typedef int (*fallocate_t)(int, int, off_t, off_t);
@@ -48,6 +55,7 @@ typedef int (*fallocate_t)(int, int, off_t, off_t);
 static pwrite_t real_pwrite;
 static write_t real_write;
 static fd_t real_close;
+static open_t real_open;
 
 __attribute__((constructor)) static void begin(void) {
     directory = getenv("CHAOS_DIR");
@@ -56,6 +64,7 @@ __attribute__((constructor)) static void begin(void) {
     real_pwrite = REAL(pwrite_t, pwrite);
     real_write = REAL(write_t, write);
     real_close = REAL(fd_t, close);
+    real_open = REAL(open_t, open);
 }
 
 static int path_of(int fd, char *path) {
@@ -80,10 +89,30 @@ static int is_ours(int fd) {
     return kind_of[fd] == OURS;
 }
 
+static void journal_path(const struct stat *stat, char *path) {
+    snprintf(path, PATH_MAX, "%s/%lu", journal, (unsigned long)stat->st_ino);
+}
+
 static int open_journal(const struct stat *stat, int flags) {
     char path[PATH_MAX];
-    snprintf(path, sizeof path, "%s/%lu", journal, (unsigned long)stat->st_ino);
-    return open(path, flags | O_CLOEXEC, 0600);
+    journal_path(stat, path);
+    return real_open(path, flags | O_CLOEXEC, 0600);
+}
+
+static void must_write(int fd, const void *data, size_t size) {
+    if (real_write(fd, data, size) != (ssize_t)size) abort();
+}
+
+static void append_record(const struct stat *stat, const uint64_t *record, size_t size) {
+    static const uint64_t header[2] = {16, 0};
+    struct stat now;
+    pthread_mutex_lock(&journals);
+    int to = open_journal(stat, O_WRONLY | O_APPEND | O_CREAT);
+    if (to < 0 || fstat(to, &now)) abort();
+    if (!now.st_size) must_write(to, header, sizeof header);
+    must_write(to, record, size);
+    real_close(to);
+    pthread_mutex_unlock(&journals);
 }
 
 /* Remember how to undo a change of [offset, offset + length) and of the size. */
@@ -93,27 +122,98 @@ static void remember(int fd, off_t offset, size_t length) {
     if (fstat(fd, &stat)) return;
     size_t old = offset >= stat.st_size ? 0 : (size_t)(stat.st_size - offset);
     if (old > length) old = length;
-    uint64_t *record = malloc(24 + old);
+    uint64_t *record = malloc(32 + old);
     if (!record) abort();
     int reader = fd;
     char path[PATH_MAX];
     if ((fcntl(fd, F_GETFL) & O_ACCMODE) == O_WRONLY && path_of(fd, path))
-        reader = open(path, O_RDONLY | O_CLOEXEC);
-    ssize_t got = old ? pread(reader, record + 3, old, offset) : 0;
+        reader = real_open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t got = old ? pread(reader, record + 4, old, offset) : 0;
     if (reader != fd && reader >= 0) real_close(reader);
-    if (got >= 0) {
-        record[0] = (uint64_t)offset;
-        record[1] = (uint64_t)got;
-        record[2] = (uint64_t)stat.st_size;
-        pthread_mutex_lock(&journals);
-        int to = open_journal(&stat, O_WRONLY | O_APPEND | O_CREAT);
-        if (to < 0 || real_write(to, record, 24 + (size_t)got) < 0) abort();
-        real_close(to);
-        pthread_mutex_unlock(&journals);
-    }
+    if (got < 0) got = 0; /* removed meanwhile: nobody will read it again */
+    record[0] = (uint64_t)offset;
+    record[1] = (uint64_t)length;
+    record[2] = (uint64_t)got;
+    record[3] = (uint64_t)stat.st_size;
+    append_record(&stat, record, 32 + (size_t)got);
     free(record);
     errno = saved;
 }
+
+/* What a sync that begins now will cover; 0 if nothing. */
+static uint64_t journal_state(const struct stat *stat, uint64_t *turn) {
+    struct stat now;
+    uint64_t header[2] = {0, 0};
+    pthread_mutex_lock(&journals);
+    int from = open_journal(stat, O_RDONLY);
+    int known = from >= 0 && !fstat(from, &now) && pread(from, header, 16, 0) == 16;
+    if (from >= 0) real_close(from);
+    pthread_mutex_unlock(&journals);
+    *turn = header[1];
+    return known ? (uint64_t)now.st_size : 0;
+}
+
+static void cover(const struct stat *stat, uint64_t until, uint64_t turn) {
+    struct stat now;
+    uint64_t header[2];
+    pthread_mutex_lock(&journals);
+    int to = open_journal(stat, O_RDWR);
+    if (to >= 0 && !fstat(to, &now) && pread(to, header, 16, 0) == 16 && header[1] == turn) {
+        if ((uint64_t)now.st_size == until) {
+            header[0] = 16;
+            header[1] = turn + 1;
+            if (ftruncate(to, 16)) abort();
+        } else if (until > header[0]) {
+            header[0] = until;
+        }
+        if (real_pwrite(to, header, 16, 0) != 16) abort();
+    }
+    if (to >= 0) real_close(to);
+    pthread_mutex_unlock(&journals);
+}
+
+static int may_truncate(int flags) {
+    return flags & O_TRUNC && (flags & O_ACCMODE) != O_RDONLY && directory && journal;
+}
+
+/* An open file is known anew: its number may have been another's, whose close was not seen.
+ * What is emptied by O_TRUNC is remembered first; what is new has no history, though its inode
+ * may have had one. */
+static int opened(int fd, int flags, int is_new) {
+    if (fd < 0) return fd;
+    int saved = errno;
+    struct stat stat;
+    if (fd < FDS) kind_of[fd] = UNKNOWN;
+    if (is_new && is_ours(fd) && !fstat(fd, &stat)) {
+        char path[PATH_MAX];
+        journal_path(&stat, path);
+        unlink(path);
+    }
+    if (!is_new && may_truncate(flags) && !fstat(fd, &stat) && S_ISREG(stat.st_mode) &&
+        stat.st_size && ftruncate(fd, 0))
+        abort();
+    errno = saved;
+    return fd;
+}
+
+#define OPEN(name, type, parameters, at, call)                                             \
+    int name parameters {                                                                  \
+        va_list rest;                                                                      \
+        va_start(rest, flags);                                                             \
+        int mode = flags & (O_CREAT | __O_TMPFILE) ? va_arg(rest, int) : 0;                \
+        va_end(rest);                                                                      \
+        struct stat stat = {0};                                                            \
+        int is_missing = flags & (O_CREAT | O_TRUNC) && fstatat(at, path, &stat, 0);       \
+        int is_new = flags & O_CREAT && is_missing;                                        \
+        int fd = REAL(type, name) call;                                                    \
+        return opened(fd, flags, is_new);                                                  \
+    }
+/* The file is emptied by opened(), once it is known whose it is. */
+#define KEPT (may_truncate(flags) && !is_missing && S_ISREG(stat.st_mode) ? flags & ~O_TRUNC : flags)
+OPEN(open, open_t, (const char *path, int flags, ...), AT_FDCWD, (path, KEPT, mode))
+OPEN(open64, open_t, (const char *path, int flags, ...), AT_FDCWD, (path, KEPT, mode))
+OPEN(openat, openat_t, (int at, const char *path, int flags, ...), at, (at, path, KEPT, mode))
+OPEN(openat64, openat_t, (int at, const char *path, int flags, ...), at, (at, path, KEPT, mode))
 
 static size_t total(const struct iovec *pieces, int count) {
     size_t size = 0;
@@ -190,7 +290,7 @@ FALLOCATE(fallocate64)
 /* What CHAOS_CONTROL orders for a sync of this file; 1 if it is to fail. */
 static int obey(int fd) {
     char order[256], path[PATH_MAX];
-    int from = control ? open(control, O_RDONLY | O_CLOEXEC) : -1;
+    int from = control ? real_open(control, O_RDONLY | O_CLOEXEC) : -1;
     if (from < 0) return 0;
     ssize_t length = read(from, order, sizeof order - 1);
     real_close(from);
@@ -203,19 +303,16 @@ static int obey(int fd) {
 }
 
 static int synced(int fd, const char *name) {
-    if (!is_ours(fd)) return ((fd_t)real(name))(fd);
+    struct stat stat;
+    uint64_t turn = 0;
+    if (!is_ours(fd) || fstat(fd, &stat)) return ((fd_t)real(name))(fd);
+    uint64_t until = journal_state(&stat, &turn);
     if (obey(fd)) {
         errno = EIO;
         return -1;
     }
     int result = ((fd_t)real(name))(fd);
-    struct stat stat;
-    if (!result && !fstat(fd, &stat)) {
-        pthread_mutex_lock(&journals);
-        int to = open_journal(&stat, O_WRONLY | O_TRUNC);
-        if (to >= 0) real_close(to);
-        pthread_mutex_unlock(&journals);
-    }
+    if (!result && until) cover(&stat, until, turn);
     return result;
 }
 

@@ -6,16 +6,20 @@ import os
 import shutil
 import struct
 import subprocess
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     import random
+    from collections.abc import Iterator
 
 SOURCE = Path(__file__).with_name("shim.c")
-SECTOR_BYTES = 512
-_RECORD = struct.Struct("=QQQ")
+SECTOR_BYTES = (512, 4096)
+"""What a disk writes whole or not at all; a power cut draws one of them."""
+_HEADER = struct.Struct("=QQ")
+_RECORD = struct.Struct("=QQQQ")
 
 
 class NoCompiler(Exception):
@@ -79,39 +83,66 @@ class Shim:
         lost = 0
         for file in sorted(self.journal.iterdir()):
             path = paths.get(int(file.name))
-            if path is not None:
-                lost += _undo(path, file.read_bytes(), rng)
+            if path is not None:  # else it was removed, and nothing of it can come back
+                lost += _undo(path, _writes(file.read_bytes()), rng)
             file.unlink()
         return lost
 
 
-def _undo(path: Path, records: bytes, rng: random.Random) -> int:
-    """Undo writes, the last one first, in sectors; sizes all together or not at all."""
-    writes: list[tuple[int, bytes, int]] = []
-    at = 0
-    while at + _RECORD.size <= len(records):
-        offset, length, size = _RECORD.unpack_from(records, at)
+class _Write(NamedTuple):
+    """One change of a file that no sync has covered."""
+
+    offset: int
+    length: int
+    size_before: int
+    """Of the file."""
+    before: bytes
+    """What stood there, as far as the file went."""
+
+
+def _writes(journal: bytes) -> list[_Write]:
+    """What the journal holds, in the order of writing; see ``shim.c``."""
+    if len(journal) < _HEADER.size:
+        return []
+    at, _ = _HEADER.unpack_from(journal)
+    found = []
+    while at + _RECORD.size <= len(journal):
+        offset, length, kept, size = _RECORD.unpack_from(journal, at)
         at += _RECORD.size
-        writes.append((offset, records[at : at + length], size))
-        at += length
-    share = rng.choice((0.5, 1.0))
-    lost = 0
+        found.append(_Write(offset, length, size, journal[at : at + kept]))
+        at += kept
+    return found
+
+
+def _undo(path: Path, writes: list[_Write], rng: random.Random) -> int:
+    """Take all of ``writes`` back, or leave the file torn.
+
+    Torn: each sector, and the size, is as it was after some number of the writes.
+    """
+    if not writes:
+        return 0
+    is_all_lost, sector_bytes = rng.random() < 0.5, rng.choice(SECTOR_BYTES)
+    kept: defaultdict[int, int] = defaultdict(
+        lambda: 0 if is_all_lost else rng.randint(0, len(writes))
+    )
+    sizes = [write.size_before for write in writes] + [path.stat().st_size]
+    size = sizes[0 if is_all_lost else rng.randint(0, len(writes))]
+    lost = max(0, sizes[-1] - size)
     with path.open("r+b") as file:
-        for offset, before, _ in reversed(writes):
-            lost += _undo_write(file.fileno(), offset, before, share, rng)
-        if writes:
-            size = writes[0][2]
-            lost += max(0, path.stat().st_size - size)
-            os.ftruncate(file.fileno(), size)
+        for number, write in reversed(list(enumerate(writes))):
+            old = write.before + bytes(write.length - len(write.before))
+            for start, stop in _sectors(write, sector_bytes):
+                if kept[start // sector_bytes] <= number:
+                    os.pwrite(file.fileno(), old[start - write.offset : stop - write.offset], start)
+                    lost += stop - start
+        os.ftruncate(file.fileno(), size)
     return lost
 
 
-def _undo_write(fd: int, offset: int, before: bytes, share: float, rng: random.Random) -> int:
-    lost, start, end = 0, offset, offset + len(before)
+def _sectors(write: _Write, sector_bytes: int) -> Iterator[tuple[int, int]]:
+    """The pieces of the write, each in a sector of its own."""
+    start, end = write.offset, write.offset + write.length
     while start < end:
-        stop = min(start - start % SECTOR_BYTES + SECTOR_BYTES, end)
-        if rng.random() < share:
-            os.pwrite(fd, before[start - offset : stop - offset], start)
-            lost += stop - start
+        stop = min(start - start % sector_bytes + sector_bytes, end)
+        yield start, stop
         start = stop
-    return lost

@@ -2,7 +2,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from kvstore.cli.view import ClusterView, leaders_per_node, merge
+import pytest
+
+from kvstore.cli.status import _shard_row
+from kvstore.cli.view import ClusterView, ShardView, leaders_per_node, merge
 from kvstore.config import ClusterConfig, NodeAddress
 from kvstore.ids import NodeId, ReplicaId
 from kvstore.sharding.shard_map import Replica, ShardMap, bootstrap
@@ -77,6 +80,31 @@ def test_without_a_majority_it_says_so() -> None:
     assert set(view.shards[0].unreachable) == {"n1", "n2"}
     assert not view.shards[0].has_majority
     assert view.missing()[-1] == "2 of 2 shards lack a majority of replicas"
+
+
+@pytest.mark.parametrize(
+    ("leader", "repaired"),
+    [
+        ({**LEADS, "learners": ["n3"]}, FOLLOWS),
+        (LEADS, {"role": "learner"}),
+    ],
+    ids=["as its leader says", "as it says itself"],
+)
+def test_a_repaired_node_is_a_learner_and_no_part_of_a_majority(
+    leader: dict[str, Any], repaired: dict[str, Any]
+) -> None:
+    view = merge(MAP, [says(1, leader, LEADS), says(2, {}, {}), says(3, repaired, {})])
+    assert [shard.learners for shard in view.shards] == [("n3",), ()]
+    assert view.shards[0].has_majority
+    assert view.missing() == ["n3 was repaired and catches up: no vote yet in 1 of its shards"]
+    assert [shard["learners"] for shard in view.to_json()["shards"]] == [["n3"], []]
+    alone = merge(MAP, [says(1, leader, LEADS), says(3, repaired, {})])
+    assert [shard.has_majority for shard in alone.shards] == [False, True]
+
+
+def test_what_is_unusual_about_a_replica_stands_behind_its_node() -> None:
+    shard = ShardView(0, "n1", 1, ("n1", "n2", "n3"), 5, 5, ("n2",), ("n3",))
+    assert _shard_row(shard) == ["0", "n1", "1", "n1, n2?, n3 (learner)", "5", "5"]
 
 
 def test_when_nobody_answers_the_known_is_shown() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -133,6 +134,35 @@ async def test_a_difference_that_was_seen_is_not_forgotten() -> None:
     assert (compared.verdict().is_equal, compared.verdict().index) == (False, 7)
 
 
+class FrozenReplica(FakeReplica):
+    """Says where it is, and then nothing more until it is cancelled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frozen = asyncio.Event()
+
+    async def ask(self, kind: Kind, body: bytes) -> bytes:
+        if self.asked:
+            self.frozen.set()
+            await asyncio.Event().wait()
+        return await super().ask(kind, body)
+
+
+async def test_what_others_said_counts_when_time_ends_while_one_is_awaited() -> None:
+    odd, other, frozen = FakeReplica(), FakeReplica(), FrozenReplica()
+    odd.salt = 1
+    compared = comparison(odd, other, frozen)
+    turn = asyncio.create_task(compared.turn())
+    async with asyncio.timeout(10):
+        await frozen.frozen.wait()
+    turn.cancel()
+    await asyncio.wait([turn])
+    verdict = compared.verdict()
+    assert verdict.is_equal is False
+    assert states(compared) == [State.DIFFERS, State.DIFFERS, State.UNREACHABLE]
+    assert verdict.replicas[2].error == "gave no checksum at applied index 7 in time"
+
+
 async def test_before_it_was_asked_nothing_is_known() -> None:
     compared = comparison(*(FakeReplica() for _ in range(3)))
     assert compared.verdict().is_equal is None
@@ -162,6 +192,7 @@ OK, DIFFERS, BEHIND, AHEAD, UNREACHABLE = State
         ([said(1), said(1), "down"], None, [OK, OK, UNREACHABLE]),
         ([said(1), "down", "down"], None, [OK, UNREACHABLE, UNREACHABLE]),
         ([said(1), said(None, 6), said(None, 8)], None, [OK, BEHIND, AHEAD]),
+        ([said(1), said(1), said(None, AT)], None, [OK, OK, UNREACHABLE]),
         (["down"] * 3, None, [UNREACHABLE] * 3),
     ],
 )

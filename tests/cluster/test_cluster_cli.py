@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -183,6 +184,27 @@ def test_kill_pause_resume_restart(whole: Shell) -> None:
     assert set(shell.states().values()) == {"running"}
 
 
+def test_repair(whole: Shell) -> None:
+    shell = whole
+    assert "in use by another process" in shell.fails(2, "cluster", "repair", "n2", "--yes")
+    shell.ok("put", "before", "the repair")
+    shell.ok("cluster", "kill", "n2")
+    shutil.rmtree(shell.directory / ".kv" / "n2" / "data" / "wal")
+    line = shell.fails(2, "cluster", "restart", "n2")
+    assert "the log is gone" in line
+    assert f"kv repair --config {shell.directory}/.kv/n2/node.toml" in line
+    declined = shell.run("cluster", "repair", "n2", stdin=b"n\n")
+    assert (declined.returncode, declined.stdout) == (130, b"")
+    assert b"a majority of each shard's replicas must be alive" in declined.stderr
+    repaired = shell.run("cluster", "repair", "n2", stdin=b"y\n")
+    assert repaired.returncode == 0, repaired.stderr
+    assert b"n2 is repaired; start it with: kv cluster restart n2\n" in repaired.stdout
+    shell.ok("cluster", "restart", "n2")
+    assert all(shard["learners"] == [] for shard in shell.json("status")["shards"])
+    shell.ok("cluster", "kill", "n1")
+    assert shell.ok("get", "before", "--timeout", "20") == b"the repair\n"
+
+
 def test_status_without_a_majority_and_without_anybody(whole: Shell) -> None:
     shell = whole
     shell.ok("cluster", "kill", "n1")
@@ -217,7 +239,7 @@ def test_logs(shell: Shell) -> None:
 
 
 def test_an_unknown_node_is_answered_with_the_known(shell: Shell) -> None:
-    for command in ("kill", "pause", "resume", "restart", "logs"):
+    for command in ("kill", "pause", "resume", "restart", "repair", "logs"):
         assert "known: n1, n2, n3" in shell.fails(2, "cluster", command, "n9")
 
 

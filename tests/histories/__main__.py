@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import Final
 
 from histories.checker import STEPS_MAX, check
 from histories.files import HistoryFileError, load
 
+_STEPS_DIGITS_MAX: Final = 18
+
 
 def _steps(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and 0 < int(text[:19]) == int(text[:20])):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of steps, 1 or more")
+    is_number = text.isascii() and text.isdigit() and len(text) <= _STEPS_DIGITS_MAX
+    if not is_number or int(text) == 0:
+        raise argparse.ArgumentTypeError(
+            f"{text[:40]!r} is no number of steps, 1 or more, of at most {_STEPS_DIGITS_MAX} digits"
+        )
     return int(text)
 
 

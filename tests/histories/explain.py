@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 _VALUE_CHARACTERS_MAX: Final = 40
+_NAME_CHARACTERS_MAX: Final = 40
 _LINES_MAX: Final = 12
 _BAR_CHARACTERS: Final = 40
 _STEPS_MAX: Final = 100_000  # of each search; a reader waits for the explanation
@@ -133,9 +134,9 @@ def _timeline(placed: Sequence[Operation], loose: Sequence[Operation]) -> Iterat
     start = min(op.called for op in placed)
     width = max(op.called if op.returned is None else op.returned for op in placed) - start
     operations = sorted([*placed, *loose], key=lambda op: op.called)
-    name_width = max(len(op.client) for op in operations)
+    name_width = max(len(_name(op)) for op in operations)
     for operation in operations:
-        name = operation.client.ljust(name_width)
+        name = _name(operation).ljust(name_width)
         yield f"  {name} {_bar(operation, start, width or 1.0)} {_deed(operation)}"
 
 
@@ -155,7 +156,13 @@ def _bar(operation: Operation, start: float, width: float) -> str:
 def line(operation: Operation) -> str:
     """One operation on one line."""
     end = "unknown" if operation.returned is None else f"{operation.returned:.6f}"
-    return f"{operation.client}: {_deed(operation)}  [{operation.called:.6f} .. {end}]"
+    return f"{_name(operation)}: {_deed(operation)}  [{operation.called:.6f} .. {end}]"
+
+
+def _name(operation: Operation) -> str:
+    """The client, in ASCII, so that no name from a file can spoil a terminal or the output."""
+    name = ascii(operation.client)[1:-1]
+    return name if len(name) <= _NAME_CHARACTERS_MAX else name[:_NAME_CHARACTERS_MAX] + "..."
 
 
 def _deed(operation: Operation) -> str:

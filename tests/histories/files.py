@@ -166,7 +166,7 @@ def _decoded(record: dict[str, Any]) -> Operation:
     wrong = record.keys() ^ (_COMMON_FIELDS | _FIELDS[name])
     if wrong:
         raise _Damage(f"missing or unknown fields: {', '.join(sorted(map(_quoted, wrong)))}")
-    if not isinstance(record["client"], str):
+    if not _is_text(record["client"]):
         raise _Damage(f"client {_quoted(record['client'])} is no text")
     called = _decoded_time(record, "called")
     returned = None if record["returned"] is None else _decoded_time(record, "returned")
@@ -181,6 +181,11 @@ def _decoded(record: dict[str, Any]) -> Operation:
         )
     except ValueError as error:
         raise _Damage(str(error)[:_MESSAGE_CHARACTERS_MAX]) from None
+
+
+def _is_text(value: object) -> bool:
+    """JSON can escape half of a surrogate pair, which no UTF-8 can hold."""
+    return isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value)
 
 
 def _decoded_action(name: str, record: dict[str, Any]) -> Action:

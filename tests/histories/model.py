@@ -7,11 +7,13 @@ moment after ``called``, or never. A known failure, certainly not applied, is no
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Final
 
-_COUNT: Final = re.compile(rb"-?[0-9]{1,40}")
+_COUNT_DIGITS_MAX: Final = 40  # far from where Python refuses to turn a number into text
+_COUNT: Final = re.compile(rb"-?[0-9]{1,%d}" % _COUNT_DIGITS_MAX)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,8 @@ class Operation:
     None where the outcome is unknown, and then there is no result either.
 
     Raises:
-        ValueError: it returned before it was called, or its result is none of its action's.
+        ValueError: it returned before it was called, a time or count is out of range, or its
+            result is none of its action's.
     """
 
     client: str
@@ -69,13 +72,27 @@ class Operation:
     result: Result = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.action, Increment) and not _is_count(self.action.by):
+            raise ValueError(f"an increment is a number of at most {_COUNT_DIGITS_MAX} digits")
+        if not math.isfinite(self.called) or not math.isfinite(self.returned or 0.0):
+            raise ValueError(f"called at {self.called}, returned at {self.returned}: not finite")
         if self.returned is None:
-            if self.called != self.called or self.result is not None:
-                raise ValueError("an operation of unknown outcome has a time but no result")
+            if self.result is not None:
+                raise ValueError("an operation of unknown outcome has no result")
         elif not self.called <= self.returned:
             raise ValueError(f"returned at {self.returned}, before it was called at {self.called}")
         elif not fits(self.action, self.result):
-            raise ValueError(f"{type(self.action).__name__} cannot result in {self.result!r}")
+            name = type(self.action).__name__
+            raise ValueError(f"{name} cannot result in {_shown(self.result)}")
+
+
+def _is_count(number: object) -> bool:
+    return type(number) is int and abs(number) < 10**_COUNT_DIGITS_MAX
+
+
+def _shown(result: Result) -> str:
+    is_huge = type(result) is int and not _is_count(result)
+    return f"more than {_COUNT_DIGITS_MAX} digits" if is_huge else repr(result)
 
 
 def fits(action: Action, result: Result) -> bool:
@@ -88,7 +105,7 @@ def fits(action: Action, result: Result) -> bool:
         case Delete() | CompareAndSwap():
             return type(result) is bool
         case Increment():
-            return type(result) is int
+            return _is_count(result)
 
 
 def count_of(value: bytes | None) -> int | None:

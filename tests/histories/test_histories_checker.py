@@ -105,6 +105,17 @@ GOOD = {
         op(Increment(), 0, None),
         op(Increment(), 1, 2, 1),
     ],
+    "a count that is read where only an unknown increment can have made it again": [
+        op(Put(b"1"), 0, 1),
+        op(Put(b"0"), 2, 3),
+        op(Increment(), 4, None),
+        op(Get(), 5, 6, b"1"),
+    ],
+    "an increment by nothing makes an absent counter 0": [
+        op(Increment(0), 0, 1, 0),
+        op(Get(), 2, 3, b"0"),
+        op(Increment(), 4, 5, 1),
+    ],
     "a counter that was put": [op(Put(b"07"), 0, 1), op(Increment(), 2, 3, 8)],
     "the same value twice, written twice": [
         op(Put(b"x"), 0, 1),
@@ -254,6 +265,16 @@ def test_the_explanation_is_bounded() -> None:
     assert max(map(len, explanation.splitlines())) < 200
 
 
+def test_no_name_of_a_client_can_spoil_the_explanation() -> None:
+    history = [op(Put(b"x"), 0, 1, client="c" * 5000)]
+    history.append(op(Get(), 2, 3, b"ghost", client="eve\n\x1b[2J\ud800"))
+    explanation = check(history).explanation
+    assert "eve\\n\\x1b[2J\\ud800: get" in explanation
+    assert explanation.isascii()
+    assert "\x1b" not in explanation
+    assert max(map(len, explanation.splitlines())) < 200
+
+
 def hard_to_decide() -> list[Operation]:
     """Sixteen writes at once, each seen by a swap that fails, and a last read of none of them."""
     values = [b"%d" % number for number in range(16)]
@@ -301,12 +322,25 @@ def test_unknown_writes_that_nobody_saw_cost_nothing() -> None:
         (Increment(), 1, True),
         (Increment(), 1, b"1"),
         (Increment(), None, 1),
+        (Increment(), 1, 10**40),
+        (Increment(10**40), None, None),
         (Get(), -1, None),
+        (Get(), float("inf"), None),
         (Get(), float("nan"), None),
     ],
 )
 def test_what_cannot_have_happened_is_no_operation(
     action: Action, returned: float | None, result: Result
 ) -> None:
-    with pytest.raises(ValueError, match=r"cannot result|before it was called|unknown outcome"):
+    with pytest.raises(
+        ValueError, match=r"cannot result|before it was|unknown outcome|not finite|digits"
+    ):
         op(action, 0, returned, result)
+
+
+@pytest.mark.parametrize("returned", [1, None])
+def test_a_count_too_long_to_be_shown_is_refused_in_words(returned: float | None) -> None:
+    with pytest.raises(ValueError, match="at most 40 digits"):
+        op(Increment(10**5000), 0, returned)
+    with pytest.raises(ValueError, match="more than 40 digits"):
+        op(Increment(), 0, 1, -(10**5000))

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mutants.catalogue import MUTANTS, Mutant
+from plain_cli import run
 
 ROOT = Path(__file__).resolve().parents[2]
 TESTS = ROOT / "tests"
@@ -126,4 +127,4 @@ def main(names: tuple[str, ...], seeds: int, only_list: bool) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

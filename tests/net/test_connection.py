@@ -21,6 +21,7 @@ from net_harness import (
 )
 
 from kvstore import errors
+from kvstore.net.connection import FrameConnection
 from kvstore.net.dial import NobodyListens, dial
 from kvstore.wire.frames import encode_frame
 from kvstore.wire.kinds import Kind
@@ -241,6 +242,31 @@ async def test_a_dial_that_is_cancelled_leaves_nothing_open() -> None:
             assert await within(loop.sock_recv(accepted, 4096)) == b""
 
 
+async def test_a_dial_that_is_cancelled_as_it_succeeds_is_cancelled_and_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As by a deadline that passes just then; uvloop has closed the socket by itself."""
+    made = FrameConnection.connection_made
+
+    def made_too_late(connection: FrameConnection, transport: asyncio.BaseTransport) -> None:
+        made(connection, transport)
+        dialling.cancel()
+
+    monkeypatch.setattr(FrameConnection, "connection_made", made_too_late)
+    loop = asyncio.get_running_loop()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        dialling = asyncio.create_task(
+            dial(address, CLIENT, limits=LIMITS, timeout_s=DEADLINE_S, on_frames=ignore)
+        )
+        with pytest.raises(asyncio.CancelledError):
+            await dialling
+        accepted, _ = await within(loop.sock_accept(listener))
+        with accepted:
+            assert await within(loop.sock_recv(accepted, 4096)) == b""
+
+
 async def test_a_port_in_use() -> None:
     async with listening() as node:
         with pytest.raises(errors.StartupError) as caught:
@@ -257,3 +283,37 @@ async def test_an_address_of_another_machine() -> None:
         with pytest.raises(errors.StartupError, match=r"cannot listen at 192\.0\.2\.1:"):
             await node.server.start()
         node.server._host = "127.0.0.1"
+
+
+class ClosedTransport(asyncio.Transport):
+    """As uvloop leaves it when ``create_connection`` is cancelled at the last moment."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.socket = socket.socket()
+        self.aborts = 0
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return self.socket if name == "socket" else default
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """Of no matter any more."""
+
+    def is_closing(self) -> bool:
+        return True
+
+    def resume_reading(self) -> None:
+        raise RuntimeError("the handler is closed")
+
+    def abort(self) -> None:
+        self.aborts += 1
+
+
+async def test_a_connection_whose_socket_is_gone_already_can_be_aborted() -> None:
+    connection, transport = FrameConnection(LIMITS, on_frames=ignore), ClosedTransport()
+    with transport.socket:
+        connection.connection_made(transport)
+        connection.abort()
+        connection.connection_lost(None)
+    assert transport.aborts == 1
+    assert not connection.is_open

@@ -31,6 +31,13 @@ def test_junk_is_refused_or_means_exactly_itself(data: bytes) -> None:
     assert confchange.encode(config) == data
 
 
+def test_a_vote_is_kept_only_by_whom_both_halves_know() -> None:
+    joint = GroupConfig((R1, R2, R4), voters_outgoing=(R1, R2, R3))
+    assert [confchange.keeps_vote(joint, r) for r in (R1, R2, R3, R4)] == [True, True, False, False]
+    plain = GroupConfig((R1, R2), learners=(R3,))
+    assert [confchange.keeps_vote(plain, r) for r in (R1, R2, R3, R4)] == [True, True, False, False]
+
+
 def test_a_newer_format_and_every_cut_are_refused() -> None:
     data = confchange.encode(GroupConfig((R1, R2), learners=(R3,)))
     with pytest.raises(ValueError, match="unknown format"):

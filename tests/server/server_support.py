@@ -184,7 +184,15 @@ class HeldThreads(Executor):
 class Rig:
     """A node ``n1`` with replica 1 of each shard; the others are played by the test."""
 
-    def __init__(self, *, voters: int = 3, shards: int = 1, config: RaftConfig | None = None):
+    def __init__(
+        self,
+        *,
+        voters: int = 3,
+        shards: int = 1,
+        config: RaftConfig | None = None,
+        own: ReplicaId = OWN,
+    ) -> None:
+        self.own = own
         self.now = 1000.0
         self.log, self.engine, self.peers = FakeLog(), FakeEngine(), FakePeers()
         self.fatal: list[BaseException] = []
@@ -209,7 +217,7 @@ class Rig:
     def _host(self, shard: ShardId, config: RaftConfig) -> ShardHost:
         start = SnapshotMeta(LogIndex(0), Term(0), GroupConfig(self.voters))
         core = RaftCore(
-            replica=OWN,
+            replica=self.own,
             config=config,
             recovered=RecoveredGroup(HardState(Term(0), NO_REPLICA), start, (), LogIndex(0)),
             rng=random.Random(1),

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, cast
 import pytest
 
 from kvstore.config import ClusterConfig, NodeAddress, NodeConfig
-from kvstore.errors import ClockAhead, KVError, Refused
+from kvstore.errors import ClockAhead, KVError, Refused, Unavailable
 from kvstore.hlc import revision_at
 from kvstore.ids import NodeId
 from kvstore.net.transport import Lane
 from kvstore.server.handshake import Handshake
+from kvstore.storage.identity_file import Pin
 from kvstore.wire.hello import Hello, Welcome, decode_hello, encode_hello
 
 if TYPE_CHECKING:
@@ -27,21 +28,27 @@ CONFIG = NodeConfig(
     data_dir=Path("never-used"),
     cluster=ClusterConfig("c", tuple(NodeAddress(NodeId(n), f"{n}:1") for n in ("n1", "n2", "n3"))),
 )
-PEER = Hello("peer", "test", NOW_MS, "c", N2, Lane.DATA.value, 222)
+PEER = Hello("peer", "test", NOW_MS, "c", N2, Lane.DATA.value, 222, life=2)
 CLIENT = Hello("client", "test", NOW_MS)
-WELCOME = Welcome("c", N2, 222, NOW_MS, revision_at(NOW_MS), "test")
+WELCOME = Welcome("c", N2, 222, NOW_MS, revision_at(NOW_MS), "test", life=2)
 
 
 class Door:
-    def __init__(self, **known: int) -> None:
-        self.remembered: list[tuple[NodeId, int]] = []
+    def __init__(self, **pins: Pin) -> None:
+        self.remembered: list[tuple[NodeId, Pin]] = []
+        self.pins = {NodeId(node): pin for node, pin in pins.items()}
+        """What is on the disk."""
         self.handshake = Handshake(
             CONFIG,
-            data_id=111,
-            known_data_ids={NodeId(node): data_id for node, data_id in known.items()},
-            remember=lambda node, data_id: self.remembered.append((node, data_id)),
+            own=Pin(111, 4),
+            pins=lambda: self.pins,
+            remember=lambda node, pin: self.remembered.append((node, pin)),
             wall_ms=lambda: NOW_MS,
         )
+
+    def write_down(self) -> None:
+        """What shall be remembered becomes durable."""
+        self.pins = self.pins | dict(self.remembered)
 
     def welcome(self, hello: Hello) -> Welcome:
         return self.handshake.welcome(NOBODY, hello)
@@ -49,7 +56,8 @@ class Door:
 
 def test_a_client_is_told_where_it_is() -> None:
     welcome = Door().welcome(CLIENT)
-    assert (welcome.cluster_id, welcome.node_id, welcome.data_id) == ("c", N1, 111)
+    assert (welcome.cluster_id, welcome.node_id) == ("c", N1)
+    assert (welcome.data_id, welcome.life) == (111, 4)
     assert (welcome.wall_ms, welcome.revision_now) == (NOW_MS, revision_at(NOW_MS))
 
 
@@ -68,12 +76,14 @@ def test_a_clients_clock_does_not_matter() -> None:
         ({"cluster_id": "other"}, Refused, "this is cluster"),
         ({"node_id": N1}, Refused, "two nodes are called n1"),
         ({"node_id": NodeId("n9")}, Refused, "n9 is no member"),
-        ({"data_id": 333}, Refused, "another data directory"),
+        ({"data_id": 333}, Refused, "another data directory.*kv repair"),
+        ({"data_id": 333, "life": 0}, Refused, "repaired and lives on.*do not start it"),
+        ({"life": 0}, Refused, "repaired and lives on"),
         ({"wall_ms": NOW_MS + 501}, ClockAhead, "n2's clock is 501 ms ahead"),
     ],
 )
 def test_a_peer_is_turned_away(changes: dict[str, object], error: type[KVError], said: str) -> None:
-    door = Door(n2=222)
+    door = Door(n2=Pin(222, 2))
     with pytest.raises(error, match=said):
         door.welcome(replace(PEER, **changes))
     assert door.remembered == []
@@ -84,14 +94,15 @@ def test_a_peer_is_turned_away(changes: dict[str, object], error: type[KVError],
     [
         ({"cluster_id": "other"}, Refused, "of cluster 'other'"),
         ({"node_id": NodeId("n3")}, Refused, "at its address is n3"),
-        ({"data_id": 333}, Refused, "another data directory"),
+        ({"data_id": 333}, Refused, "another data directory.*kv repair"),
+        ({"data_id": 333, "life": 1}, Refused, "repaired and lives on"),
         ({"wall_ms": NOW_MS + 501}, ClockAhead, "n2's clock"),
     ],
 )
 def test_whoever_answers_at_a_peers_address_is_checked_as_well(
     changes: dict[str, object], error: type[KVError], said: str
 ) -> None:
-    door = Door(n2=222)
+    door = Door(n2=Pin(222, 2))
     with pytest.raises(error, match=said):
         door.handshake.check_welcome(N2, replace(WELCOME, **changes))
     assert door.remembered == []
@@ -113,9 +124,12 @@ def test_a_peer_is_remembered_at_the_first_meeting_only() -> None:
     door.welcome(PEER)
     door.handshake.check_welcome(N2, WELCOME)
     door.welcome(replace(PEER, lane=Lane.BULK.value))
-    assert door.remembered == [(N2, 222)]
+    assert door.remembered == [(N2, Pin(222, 2))]
     with pytest.raises(Refused, match="another data directory"):
         door.welcome(replace(PEER, data_id=333))
+    assert door.handshake.life_of(N2) is None, "not on the disk yet"
+    door.write_down()
+    assert door.handshake.life_of(N2) == 2
 
 
 def test_whoever_is_turned_away_is_not_remembered() -> None:
@@ -124,11 +138,59 @@ def test_whoever_is_turned_away_is_not_remembered() -> None:
         door.welcome(replace(PEER, wall_ms=NOW_MS + 501))
     assert door.remembered == []
     door.welcome(replace(PEER, data_id=333))
-    assert door.remembered == [(N2, 333)]
+    assert door.remembered == [(N2, Pin(333, 2))]
+
+
+def test_a_later_life_is_let_in_once_it_is_remembered() -> None:
+    door = Door(n2=Pin(222, 2))
+    repaired = replace(PEER, data_id=333, life=7)
+    for _ in range(2):
+        with pytest.raises(Unavailable, match=r"n2 was repaired.*come again"):
+            door.welcome(repaired)
+        with pytest.raises(Unavailable, match="come again"):
+            door.handshake.check_welcome(N2, replace(WELCOME, data_id=333, life=7))
+    assert door.remembered == [(N2, Pin(333, 7))]
+    assert door.handshake.life_of(N2) == 2
+    door.write_down()
+    door.welcome(repaired)
+    door.handshake.check_welcome(N2, replace(WELCOME, data_id=333, life=7))
+    assert door.handshake.life_of(N2) == 7
+    assert door.remembered == [(N2, Pin(333, 7))]
+
+
+def test_the_earlier_life_is_turned_away_as_soon_as_the_later_one_has_come() -> None:
+    door = Door(n2=Pin(222, 2))
+    with pytest.raises(Unavailable):
+        door.welcome(replace(PEER, data_id=333, life=7))
+    for _ in range(2):
+        with pytest.raises(Refused, match="this one, of life 2, was given up"):
+            door.welcome(PEER)
+        with pytest.raises(Refused, match="another data directory"):
+            door.welcome(replace(PEER, data_id=444, life=7))
+        door.write_down()
+
+
+def test_a_repair_of_a_repair_is_a_later_life_too() -> None:
+    door = Door(n2=Pin(222, 2))
+    for life in (7, 8):
+        with pytest.raises(Unavailable):
+            door.welcome(replace(PEER, data_id=life, life=life))
+    door.write_down()
+    door.welcome(replace(PEER, data_id=8, life=8))
+    with pytest.raises(Refused, match="lives on"):
+        door.welcome(replace(PEER, data_id=7, life=7))
+
+
+def test_a_life_with_a_fast_clock_is_not_remembered() -> None:
+    door = Door(n2=Pin(222, 2))
+    with pytest.raises(ClockAhead):
+        door.welcome(replace(PEER, data_id=333, life=7, wall_ms=NOW_MS + 501))
+    assert door.remembered == []
+    door.welcome(PEER)
 
 
 def test_a_peer_known_from_before_the_restart_is_held_to_it() -> None:
-    door = Door(n2=222)
+    door = Door(n2=Pin(222, 2))
     door.welcome(PEER)
     assert door.remembered == []
 
@@ -136,5 +198,6 @@ def test_a_peer_known_from_before_the_restart_is_held_to_it() -> None:
 def test_what_is_said_to_a_peer_is_what_it_checks() -> None:
     hello = Door().handshake.make_hello(Lane.BULK)
     assert decode_hello(encode_hello(hello)) == hello
-    assert (hello.node_id, hello.data_id, hello.lane) == (N1, 111, Lane.BULK.value)
+    assert (hello.node_id, hello.data_id, hello.life) == (N1, 111, 4)
+    assert hello.lane == Lane.BULK.value
     assert (hello.cluster_id, hello.wall_ms) == ("c", NOW_MS)

@@ -6,10 +6,12 @@ import asyncio
 import gc
 import logging
 import os
+import shutil
 import signal
 import socket
 import threading
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import pytest
@@ -33,7 +35,8 @@ from kvstore.server import node as node_module
 from kvstore.server.node import EXIT_STARTUP, Node
 from kvstore.server.raft_driver import RaftDriver
 from kvstore.server.upkeep import LogKeeper
-from kvstore.storage.identity import Identity, open_identity
+from kvstore.storage.identity import IDENTITY_FILE, LOCK_FILE, Identity, Pin, open_identity
+from kvstore.storage.renewal import PARTS
 from kvstore.storage.rocks import RocksEngine
 from kvstore.storage.wal import Wal
 from kvstore.wire.frames import Frame, FrameDecoder
@@ -42,7 +45,6 @@ from kvstore.wire.requests import decode_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from kvstore.net.connection import FrameConnection
 
@@ -305,15 +307,15 @@ async def test_a_peer_is_remembered_although_the_disk_was_full_at_first(
     class Pins:
         tries = 0
 
-        def pin(self, node: NodeId, data_id: int) -> None:
-            assert (node, data_id) == ("n2", 7)
+        def pin(self, node: NodeId, data_id: int, life: int) -> None:
+            assert (node, data_id, life) == ("n2", 7, 5)
             self.tries += 1
             if self.tries < 3:
                 raise OSError("no room")
             loop.call_soon_threadsafe(pinned.set)
 
     pins = Pins()
-    Node(config)._remember(cast("Identity", pins), NodeId("n2"), 7)
+    Node(config)._remember(cast("Identity", pins), NodeId("n2"), Pin(7, 5))
     async with asyncio.timeout(10):
         await pinned.wait()
     await until(lambda: len(asyncio.all_tasks()) == 1)
@@ -376,6 +378,38 @@ async def test_whatever_prevents_a_start_is_one_line_and_exit_code_2(
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().remove_signal_handler(number)
     assert capsys.readouterr().err == f"n1: cannot start: {error}\n"
+
+
+async def test_all_that_it_keeps_would_be_set_aside_by_a_repair(config: NodeConfig) -> None:
+    async with Node(config):
+        await put_and_get(config)
+    kept = {entry.name for entry in config.data_dir.iterdir()}
+    assert kept == {IDENTITY_FILE, LOCK_FILE, *PARTS}
+
+
+async def test_lost_data_is_answered_by_the_command_that_repairs_it(
+    config: NodeConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config.data_dir.mkdir()
+    (config.data_dir / "identity.json").write_text("junk")
+    try:
+        assert await node_module._serve(config, Path("n1.toml")) == EXIT_STARTUP
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().remove_signal_handler(number)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "identity.json is damaged" in line
+    assert line.endswith("kv repair --config n1.toml)")
+
+
+async def test_a_log_that_is_gone_leaves_nothing_behind(config: NodeConfig) -> None:
+    async with Node(config):
+        await put_and_get(config)
+    shutil.rmtree(config.data_dir / "wal")
+    shutil.rmtree(config.data_dir / "engine")
+    with pytest.raises(CorruptionError, match="the log is gone"):
+        await Node(config).__aenter__()
+    assert_nothing_is_left(config)
 
 
 async def test_a_stop_that_hangs_is_cut_short_and_said(

@@ -21,6 +21,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from plain_cli import run
 from sim.run import Result, run_seed
 
 if TYPE_CHECKING:
@@ -184,4 +185,4 @@ def main(
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

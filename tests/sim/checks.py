@@ -7,6 +7,9 @@ Everything is checked against one record of what all nodes ever did, kept by gro
 * leader completeness: a new leader has every entry that was committed in earlier terms;
 * state-machine safety: nobody applies another entry at an index, or a changed one, and equal
   applied indexes mean equal state, sessions and all;
+* a leader commits by counting only entries of its own term (Raft §5.4.2);
+* whoever is elected, no leader before holds a lease any more (thesis §6.4.1);
+* a read's index is no lower than anything that was committed when it was asked for;
 * durability: what is applied is on the disks of a majority of the voters, and neither term nor
   vote nor log goes back in a crash;
 * revisions rise with the index.
@@ -21,8 +24,8 @@ from typing import TYPE_CHECKING
 from kvstore.ids import GroupId, LogIndex, ReplicaId, Term, group_of_shard
 from kvstore.kv import commands
 from kvstore.kv.engine import shard_range
-from kvstore.raft import confchange
-from kvstore.raft.messages import EntryKind, GroupConfig, VoteResponse
+from kvstore.raft import confchange, replication
+from kvstore.raft.messages import EntryKind, GroupConfig, VoteRequest, VoteResponse
 from kvstore.raft.ready import Role
 from kvstore.storage import records
 from kvstore.storage.records import RecordType
@@ -31,9 +34,9 @@ from sim.world import Violation
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from kvstore.ids import NodeId
     from kvstore.kv.engine import WriteBatch
     from kvstore.raft.messages import Entry, Message
+    from kvstore.raft.ready import ReadState
     from kvstore.server.shard_host import ShardHost
     from kvstore.storage.replay import RecoveredLog
     from sim.node import SimNode
@@ -106,9 +109,9 @@ class Checks:
 
     def __init__(self) -> None:
         self._seen: defaultdict[GroupId, Seen] = defaultdict(Seen)
-        self._durable: defaultdict[tuple[NodeId, int], Durable] = defaultdict(Durable)
-        self._nodes: dict[ReplicaId, NodeId] = {}
+        self._durable: defaultdict[tuple[ReplicaId, int], Durable] = defaultdict(Durable)
         self._roles: dict[ShardHost, tuple[Role, Term]] = {}
+        self._commits: dict[ShardHost, LogIndex] = {}
         self.elections = 0
         self.installs = 0
 
@@ -121,7 +124,8 @@ class Checks:
         """See whatever enters the log of ``host``, is applied, or replaces its state."""
         group, engine = group_of_shard(host.shard), node.engine
         prefix = shard_range(host.shard)[0][:2]
-        self._nodes.update(host.replicas)
+        self._watch_reads(node, group, host)
+        self._watch_votes(node, host)
         observe, apply, written, replaced = (
             host.observe,
             host.apply,
@@ -152,13 +156,54 @@ class Checks:
         host.written = written_and_check
         host.replaced_by_snapshot = replaced_and_check
 
+    @staticmethod
+    def _watch_votes(node: SimNode, host: ShardHost) -> None:
+        """A vote goes to a candidate that has all that the voter has (Raft §5.4.1)."""
+        step, state = host.core.step, host.core._state
+
+        def step_and_check(message: Message, now: float) -> None:
+            own = state.log.last_term, state.log.last_index
+            before = state.term, state.vote
+            step(message, now)
+            if type(message) is not VoteRequest or (state.term, state.vote) == before:
+                return
+            if state.vote == message.sender and (message.last_term, message.last_index) < own:
+                raise Violation(
+                    f"{node.id} with a log up to term and index {own} votes for {message.sender} "
+                    f"with {(message.last_term, message.last_index)}"
+                )
+
+        host.core.step = step_and_check
+
+    def _watch_reads(self, node: SimNode, group: GroupId, host: ShardHost) -> None:
+        """No read may be served from a state that lacks what was committed before it."""
+        read_index, confirm, seen = host.core.read_index, host.confirm, self._seen[group]
+        asked: dict[int, int] = {}
+
+        def read_index_and_note(context: int, now: float) -> None:
+            asked[context] = len(seen.applied)
+            read_index(context, now)
+
+        def confirm_and_check(states: Sequence[ReadState], failed: Sequence[int]) -> None:
+            for state in states:
+                committed = asked.pop(state.context)
+                if state.index < committed:
+                    raise Violation(
+                        f"{node.id} would read group {group} as of entry {state.index}, "
+                        f"when {committed} was committed"
+                    )
+            confirm(states, failed)
+
+        host.core.read_index = read_index_and_note
+        host.confirm = confirm_and_check
+
     def started(self, node: SimNode, logs: Mapping[int, RecoveredLog]) -> None:
         """A process read its log: nothing that it was told to be durable may be missing.
 
         It may find more: what a sync made durable just before the end.
         """
         for group, host in node.driver.hosts.items():
-            durable, log = self._durable[node.id, group], logs.get(group)
+            durable, log = self._durable[host.core.replica, group], logs.get(group)
             before = durable.term, durable.vote
             if log is not None:
                 durable.found(log)
@@ -171,7 +216,9 @@ class Checks:
     def durable(self, node: SimNode, written: Sequence[bytes]) -> None:
         """The writer says that these records are on the disk of ``node``."""
         for record in written:
-            self._durable[node.id, records.peek(record)[1]].take(record)
+            group = GroupId(records.peek(record)[1])
+            replica = node.driver.hosts[group].core.replica
+            self._durable[replica, group].take(record)
 
     def received(self, messages: Sequence[tuple[GroupId, Message]]) -> None:
         """Messages reach a node: a vote among them is the only one of its term, and durable."""
@@ -179,7 +226,7 @@ class Checks:
             if type(message) is VoteResponse and message.granted and not message.pre_vote:
                 key = message.term, message.sender
                 before = self._seen[group].votes.setdefault(key, message.receiver)
-                durable = self._durable[self._nodes[message.sender], group]
+                durable = self._durable[message.sender, group]
                 promised = message.term, message.receiver
                 if before != message.receiver:
                     raise Violation(
@@ -198,6 +245,8 @@ class Checks:
             core = host.core
             now = core.role, core.term
             if self._roles.get(host) == now:
+                if core.role is Role.LEADER:
+                    self._commits_own(node, group, host)
                 continue
             self._roles[host] = now
             if node.world.tracing:
@@ -206,12 +255,14 @@ class Checks:
                 )
             if core.role is Role.LEADER:
                 self._leads(node, group, host)
+                self._commits[host] = core._state.commit_index
 
     # -- rules --------------------------------------------------------------------------------
 
     def _leads(self, node: SimNode, group: GroupId, host: ShardHost) -> None:
         seen, core = self._seen[group], host.core
         self.elections += 1
+        self._lease_is_over(node, group, core.term)
         if seen.leaders.setdefault(core.term, core.replica) != core.replica:
             raise Violation(f"group {group}: two leaders in term {core.term}")
         log = core._state.log
@@ -221,6 +272,33 @@ class Checks:
                 raise Violation(
                     f"{node.id} leads group {group} in term {core.term} without the entry "
                     f"{index} of term {term}, which was committed by term {committed_in}"
+                )
+
+    def _commits_own(self, node: SimNode, group: GroupId, host: ShardHost) -> None:
+        state = host.core._state
+        index = state.commit_index
+        if index == self._commits[host]:
+            return
+        self._commits[host] = index
+        if state.log.term_at(index) != state.term:
+            raise Violation(
+                f"{node.id}, leader of group {group} in term {state.term}, commits entry "
+                f"{index} of term {state.log.term_at(index)} by counting"
+            )
+
+    def _lease_is_over(self, elected: SimNode, group: GroupId, term: Term) -> None:
+        """Whoever led before would not answer a read by its lease any more, asked now."""
+        for node in elected.network.nodes.values():
+            if node is elected or not node.is_up or node.world.now < node.paused_until:
+                continue
+            state = node.driver.hosts[group].core._state
+            if state.leading is None or state.term >= term:
+                continue
+            state.now = max(state.now, node.clock())
+            if replication.has_lease(state):
+                raise Violation(
+                    f"{node.id} still holds a lease on group {group} of term {state.term}, "
+                    f"when {elected.id} leads term {term}"
                 )
 
     def _appended(self, group: GroupId, host: ShardHost, entries: Sequence[Entry]) -> None:
@@ -267,7 +345,7 @@ class Checks:
         """
 
         def has(replica: ReplicaId) -> bool:
-            return self._durable[self._nodes[replica], group].has(entry.index, entry.term)
+            return self._durable[replica, group].has(entry.index, entry.term)
 
         later = [config for at, config in self._seen[group].configs if at > entry.index]
         configs = [host.core._state.log.config_at(entry.index), *later]
@@ -275,7 +353,9 @@ class Checks:
             halves = [half for half in (config.voters, config.voters_outgoing) if half]
             if all(2 * sum(map(has, half)) > len(half) for half in halves):
                 return
-        holders = [replica for replica in sorted(self._nodes) if has(replica)]
+        holders = sorted(
+            {replica for config in configs for replica in config.voters if has(replica)}
+        )
         raise Violation(
             f"{node.id} applies entry {entry.index} of group {group}, durable only on {holders}"
         )

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from histories.model import Action, CompareAndSwap, Delete, Get, Operation, Put
-
 from kvstore.client.session import Session
 from kvstore.errors import KVError, NotLeader, SessionExpired
 from kvstore.hlc import revision_at

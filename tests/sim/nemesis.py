@@ -6,6 +6,8 @@ import random
 from typing import TYPE_CHECKING
 
 from kvstore.errors import KVError
+from kvstore.ids import replica_id
+from kvstore.raft.confchange import keeps_vote
 from kvstore.storage.segment_files import SEGMENT_NAME
 from sim.disk import SimPath
 from sim.swarm import RATES
@@ -22,7 +24,7 @@ STEP_S = 0.05
 
 
 class Nemesis:
-    """Invariant: at most a minority of the nodes ever has its disk damaged for good."""
+    """Invariant: at most a minority of the nodes is without its data at any time."""
 
     def __init__(self, network: Network, swarm: Swarm) -> None:
         self.network = network
@@ -59,6 +61,9 @@ class Nemesis:
             node.disk.crash_in = None
             node.paused_until = 0.0
             if not node.is_up and not node.is_refused:
+                node.start()
+            if node.is_refused:
+                node.repair()
                 node.start()
         for node in self.nodes:
             self.network.news_of(node, is_dead=not node.is_up, share=1.0)
@@ -125,7 +130,7 @@ class Nemesis:
         names = [node.id for node in self.nodes]
         side = {name for name in names if self.rng.random() < 0.5}
         links = {(a, b) for a in side for b in names if b not in side}
-        kind = self.rng.choice(("both", "both", "one way", "bridge"))
+        kind = self.rng.choice(("both", "one way", "bridge", "bridge"))
         if kind == "bridge" and len(names) > 2:
             a, b = self.rng.sample(names, 2)
             links = {(a, b)}
@@ -160,9 +165,12 @@ class Nemesis:
         self.world.after(1.0, look)
 
     def _flipped_bits(self, node: SimNode) -> None:
-        """A dead node's log is damaged; where a minority stays whole nobody else's may be."""
-        damaged = [other for other in self.nodes if other.may_be_damaged]
-        if node not in damaged and len(damaged) + 1 > (len(self.nodes) - 1) // 2:
+        """A bit of a node's log is flipped; it refuses to start, and is repaired after a while.
+
+        A majority must be whole: voters of every group, in their present life.
+        """
+        broken = [other for other in self.nodes if other is node or not is_whole(other)]
+        if len(broken) > (len(self.nodes) - 1) // 2:
             return
         wal = SimPath(f"/{node.id}/wal", node.disk)
         files = [path for path in wal.iterdir() if SEGMENT_NAME.fullmatch(path.name)]
@@ -176,6 +184,12 @@ class Nemesis:
         node.disk.flip_a_bit(path, offset, bit)
         self.world.note(node.id, f"bit {bit} of {path} at {offset} is flipped")
         self._start_later(node)
+        self.world.after(self._soon(4.0, 8.0), lambda: self._repair(node))
+
+    def _repair(self, node: SimNode) -> None:
+        if node.is_refused and not self.is_over:
+            node.repair()
+            self._start(node)
 
     def _flushes(self, node: SimNode) -> None:
         if node.is_up:
@@ -196,7 +210,7 @@ class Nemesis:
         self._as_leader(lambda host, now: host.core.propose_config(voters, learners, now))
 
     def _transfers(self, node: SimNode) -> None:
-        replica = 1 + self.nodes.index(node)
+        replica = replica_id(1 + self.nodes.index(node), node.data_life)
         self._as_leader(lambda host, now: host.core.transfer_leadership(replica, now))
 
     def _false_alarms(self, node: SimNode) -> None:
@@ -218,6 +232,20 @@ class Nemesis:
             for host in node.driver.hosts.values():
                 if host.is_leader:
                     node.later(0.0, _asking(node, host, ask))
+
+
+def is_whole(node: SimNode) -> bool:
+    """Whether ``node`` votes in all groups, in this life of its data, by what leaders know."""
+    if node.may_be_damaged or node.is_refused:
+        return False
+    number = int(node.id.removeprefix("n"))
+    replica = replica_id(number, node.data_life)
+    hosts = [h for other in node.network.nodes.values() for h in other.known_hosts()]
+    led = [host for host in hosts if host.is_leader]
+    committed = {host.shard: host.core.committed_config for host in led}
+    return len(committed) == node.shard_map.shards and all(
+        keeps_vote(config, replica) for config in committed.values()
+    )
 
 
 def _asking(

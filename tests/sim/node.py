@@ -18,6 +18,7 @@ from kvstore.server.admission import Admission
 from kvstore.server.clients import ClientRequests
 from kvstore.server.groups import load_machines, recover_hosts
 from kvstore.server.raft_driver import TICK_INTERVAL_S, RaftDriver
+from kvstore.server.rejoin import Rejoin
 from kvstore.server.snapshot_work import SnapshotTransfers
 from kvstore.server.upkeep import LogKeeper
 from kvstore.storage.memory import MemoryEngine
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from kvstore.config import NodeConfig
     from kvstore.ids import NodeId
     from kvstore.net.transport import Lane
+    from kvstore.server.shard_host import ShardHost
     from kvstore.sharding.shard_map import ShardMap
     from sim.checks import Checks
     from sim.network import Network
@@ -109,6 +111,7 @@ class SimNode:
     wal: SimLog
     engine: SimEngine
     keeper: LogKeeper
+    rejoin: Rejoin
     admission: Admission
     loop: SimLoop
 
@@ -139,6 +142,8 @@ class SimNode:
         self.may_be_damaged = False
         """Bits of its disk were flipped: then, and only then, it may refuse to start."""
         self.is_refused = False
+        self.data_life = 0
+        """Which life of its data this is (see :mod:`kvstore.ids`); a repair begins the next."""
         self._ticks = 0
 
     # -- clocks -----------------------------------------------------------------------------
@@ -204,6 +209,7 @@ class SimNode:
             self.is_refused = True
             self.crash("because its disk is damaged")
         else:
+            self.may_be_damaged = False
             self.network.news_of(self, is_dead=False, share=0.9)
             self.later(0.0, self._tick)
             self.later(UPKEEP_S, self._upkeep)
@@ -240,13 +246,14 @@ class SimNode:
             logs,
             rng=self.rng,
             now=self.clock(),
+            life=self.data_life,
         )
         if marks:
             self.wal.append(marks, lambda: None)
         self._connect(hosts, storage)
         self.checks.started(self, logs)
 
-    def _connect(self, hosts: dict[GroupId, Any], storage: SnapshotStorage) -> None:
+    def _connect(self, hosts: dict[GroupId, ShardHost], storage: SnapshotStorage) -> None:
         self.driver = RaftDriver(
             hosts,
             self.wal,
@@ -272,8 +279,27 @@ class SimNode:
             shard_map=self._shard_map_reply,
             status=lambda: b"",
         )
+        self.rejoin = Rejoin(self.driver, lives=self._life_of, clock=self.clock)
         for host in hosts.values():
             self.checks.watch(self, host)
+
+    def known_hosts(self) -> list[ShardHost]:
+        """Its groups while it runs."""
+        return list(self.driver.hosts.values()) if self.is_up else []
+
+    def _life_of(self, name: NodeId) -> int | None:
+        """What a handshake would tell of a peer that is connected."""
+        other = self.network.nodes[name]
+        is_cut = self.network.is_cut(self.id, name) or self.network.is_cut(name, self.id)
+        return other.data_life if other.is_up and not is_cut else None
+
+    def repair(self) -> None:
+        """What ``kv repair`` does: new data in a later life; none of the old is kept."""
+        assert not self.is_up
+        self.data_life += 1
+        self.disk, self.stored = SimDisk(self.rng), MemoryEngine()
+        self.is_refused = self.may_be_damaged = False
+        self.world.note(self.id, f"is repaired, its data begin life {self.data_life}")
 
     def crash(self, why: str, *, power: bool = False) -> None:
         """The process is gone, and with ``power`` whatever its machine had not synced."""
@@ -312,7 +338,8 @@ class SimNode:
     def _upkeep(self) -> None:
         if self.wal.live_bytes > self.config.wal.live_bytes_max:
             self.flush()
-        self.later(UPKEEP_S, self._upkeep)
+        self.rejoin.check()
+        self.later(UPKEEP_S * self.swarm.pace, self._upkeep)
 
     def flush(self) -> None:
         """What ``LogKeeper.flush`` does, in its two halves."""

@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING
 
 from histories.checker import check
 from histories.model import Get, Put
-
 from kvstore.kv.engine import shard_range
 from kvstore.raft.confchange import members
 from kvstore.sharding.shard_map import bootstrap
 from sim.checks import Checks
 from sim.clients import Books, SimClient
-from sim.nemesis import Nemesis
+from sim.nemesis import Nemesis, is_whole
 from sim.network import Network
 from sim.node import SimNode
 from sim.swarm import Swarm, draw
@@ -89,6 +88,12 @@ class Run:
         )
         self._serve_everybody()
         self.world.run_until(self._are_equal, PROGRESS_S * pace, "all members hold the same")
+        if self.swarm.flipped_bits:
+            what = "everybody votes again, the repaired too"
+            everybody = self.nodes
+            self.world.run_until(
+                lambda: all(map(is_whole, everybody)) and self._are_equal(), PROGRESS_S * pace, what
+            )
 
     def _serve_everybody(self) -> None:
         """A write and a read of every key end well."""

@@ -116,6 +116,10 @@ RATES = {
 """How often each fault comes when it is on, from and to."""
 
 
+QUIET_SHARE = 0.05
+"""Of the seeds: no faults but those of the network, if any."""
+
+
 def draw(rng: random.Random) -> Swarm:
     """The circumstances of one seed."""
     pace = rng.choice((1.0, 1.0, 2.0, 3.0, 6.0))
@@ -146,6 +150,8 @@ def draw(rng: random.Random) -> Swarm:
         news_share=rng.choice((0.0, 0.5, 1.0)),
     )
     strength = rng.choice((0.3, 1.0, 1.0)) / pace
+    if rng.random() < QUIET_SHARE:
+        strength = 0.0
     for name, (low, high) in RATES.items():
         if rng.random() < 0.35:
             setattr(swarm, name, strength * rng.uniform(low, high))
@@ -173,7 +179,7 @@ def _raft(rng: random.Random, pace: float) -> RaftConfig:
         heartbeat_interval_s=0.2 * pace,
         election_timeout_s_min=0.5 * pace,
         election_timeout_s_max=2.0 * pace,
-        lease_reads=rng.random() < 0.25,
+        lease_reads=rng.random() < 0.4,
         log_bytes_max=rng.choice((600, 4000, 8 * MIB)),
         append_bytes_max=rng.choice((200, 2000, MIB)),
         inflight_messages_max=rng.choice((1, 4, 256)),

@@ -2,16 +2,18 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from crc32c import crc32c
 
-from kvstore.errors import DataDirectoryError, Refused
+from kvstore.errors import CorruptionError, DataDirectoryError, Refused
 from kvstore.ids import NodeId
 from kvstore.storage.files import OsFiles
-from kvstore.storage.identity import IDENTITY_FILE, LOCK_FILE, Identity, open_identity
+from kvstore.storage.identity import IDENTITY_FILE, LOCK_FILE, Identity, Pin, open_identity
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,9 +33,10 @@ def test_a_directory_keeps_its_id_and_pins(tmp_path: Path) -> None:
     first = open_it(tmp_path / "a" / "b")
     assert 0 < first.data_id < 1 << 64
     first.pin(N2, 7)
-    first.pin(NodeId("n3"), (1 << 64) - 1)
+    first.pin(NodeId("n3"), (1 << 64) - 1, 5)
     first.pin(N2, 7)
-    assert first.pins == {"n2": 7, "n3": (1 << 64) - 1}
+    assert first.pins == {"n2": Pin(7), "n3": Pin((1 << 64) - 1, 5)}
+    assert first.life == 0
     first.release()
     again = open_it(tmp_path / "a" / "b")
     assert (again.data_id, again.pins) == (first.data_id, first.pins)
@@ -49,13 +52,61 @@ def test_two_directories_differ(tmp_path: Path) -> None:
     assert len(ids) == 3
 
 
-def test_a_pinned_peer_cannot_be_another(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("data_id", "life"), [(8, 5), (8, 4), (7, 4), (7, 0)])
+def test_a_pinned_peer_cannot_be_another(tmp_path: Path, data_id: int, life: int) -> None:
+    identity = open_it(tmp_path)
+    identity.pin(N2, 7, 5)
+    with pytest.raises(Refused, match="n2"):
+        identity.pin(N2, data_id, life)
+    assert identity.pins == {"n2": Pin(7, 5)}
+    identity.release()
+
+
+def test_a_pin_gives_way_to_one_of_a_later_life(tmp_path: Path) -> None:
     identity = open_it(tmp_path)
     identity.pin(N2, 7)
-    with pytest.raises(Refused, match="n2"):
-        identity.pin(N2, 8)
-    assert identity.pins == {"n2": 7}
+    identity.pin(N2, 8, 1)
     identity.release()
+    again = open_it(tmp_path)
+    assert again.pins == {"n2": Pin(8, 1)}
+    again.release()
+
+
+def test_a_log_that_was_begun_is_missed_when_it_is_gone(tmp_path: Path) -> None:
+    identity = open_it(tmp_path)
+    identity.check_log()
+    log = tmp_path / "wal"
+    log.mkdir()
+    (log / "0000000000000001.wal").touch()
+    identity.begin_log()
+    identity.begin_log()
+    identity.check_log()
+    identity.release()
+    shutil.rmtree(log)
+    again = open_it(tmp_path)
+    with pytest.raises(CorruptionError, match=r"0000000000000001\.wal: offset 0: the log is gone"):
+        again.check_log()
+    again.release()
+
+
+def test_the_first_format_is_still_read(tmp_path: Path) -> None:
+    said: dict[str, Any] = {
+        "format": 1,
+        "cluster_id": "c",
+        "node_id": "n1",
+        "data_id": 5,
+        "facts": {"shards": "8"},
+        "pins": {"n2": 7},
+    }
+    body = json.dumps(said, sort_keys=True, separators=(",", ":")).encode()
+    (tmp_path / IDENTITY_FILE).write_text(json.dumps(said | {"crc32c": crc32c(body)}))
+    identity = open_it(tmp_path)
+    assert (identity.data_id, identity.life, identity.pins) == (5, 0, {"n2": Pin(7)})
+    identity.pin(NodeId("n3"), 8, 1)
+    identity.release()
+    again = open_it(tmp_path)
+    assert (again.data_id, again.pins) == (5, {"n2": Pin(7), "n3": Pin(8, 1)})
+    again.release()
 
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:
@@ -112,7 +163,7 @@ def rewrite(data_dir: Path, **changes: Any) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"format": 2}, "format 2, this version knows up to 1.*newer version"),
+        ({"format": 3}, "format 3, this version knows up to 2.*newer version"),
         ({"data_id": 5}, "checksum does not match.*restore"),
         ({"pins": {"n2": 5}}, "checksum does not match"),
         ({"crc32c": None}, "checksum does not match"),
@@ -132,15 +183,17 @@ def test_a_damaged_file_is_refused_and_kept(tmp_path: Path, content: bytes) -> N
     open_it(tmp_path).release()
     (tmp_path / IDENTITY_FILE).write_bytes(content)
     for _ in range(2):
-        with pytest.raises(DataDirectoryError, match="damaged"):
+        with pytest.raises(DataDirectoryError, match="damaged") as refused:
             open_it(tmp_path)
+        assert refused.value.is_repairable
     assert (tmp_path / IDENTITY_FILE).read_bytes() == content
 
 
 def test_data_without_an_identity_is_not_taken_over(tmp_path: Path) -> None:
     (tmp_path / "wal").mkdir()
-    with pytest.raises(DataDirectoryError, match="holds wal but no identity"):
+    with pytest.raises(DataDirectoryError, match="holds wal but no identity") as refused:
         open_it(tmp_path)
+    assert refused.value.is_repairable
     assert not (tmp_path / IDENTITY_FILE).exists()
 
 
@@ -165,7 +218,7 @@ def test_a_crash_at_any_step_of_a_pin_leaves_the_old_or_the_new(
         identity.release()
         again = open_it(data_dir)
         assert again.data_id == identity.data_id
-        assert again.pins == ({"n2": 7} if crash_at > STEPS.index("rename") else {})
+        assert again.pins == ({"n2": Pin(7)} if crash_at > STEPS.index("rename") else {})
         again.release()
 
 

@@ -21,8 +21,10 @@ from kvstore.wire.hello import (
 )
 
 CLIENT = Hello(role="client", software="test 1", wall_ms=1_700_000_000_000)
-PEER = replace(CLIENT, role="peer", cluster_id="c", node_id=NodeId("n1"), lane=2, data_id=2**64 - 1)
-WELCOME = Welcome("c", NodeId("n2"), 7, 1_700_000_000_000, Revision(2**63), "test 1")
+PEER = replace(
+    CLIENT, role="peer", cluster_id="c", node_id=NodeId("n1"), lane=2, data_id=2**64 - 1, life=9
+)
+WELCOME = Welcome("c", NodeId("n2"), 7, 1_700_000_000_000, Revision(2**63), "test 1", life=8)
 
 
 @pytest.mark.parametrize("hello", [CLIENT, PEER, replace(CLIENT, cluster_id="expected")])
@@ -36,10 +38,10 @@ def test_a_welcome_comes_back() -> None:
 
 def test_the_formats_are_pinned() -> None:
     assert unpack(encode_hello(PEER)) == [
-        1, 1, "peer", "c", "n1", 2, 2**64 - 1, 1_700_000_000_000, "test 1",
+        1, 1, "peer", "c", "n1", 2, 2**64 - 1, 1_700_000_000_000, "test 1", 9,
     ]  # fmt: skip
     assert unpack(encode_welcome(WELCOME)) == [
-        1, "c", "n2", 7, 1_700_000_000_000, 2**63, "test 1",
+        1, "c", "n2", 7, 1_700_000_000_000, 2**63, "test 1", 8,
     ]  # fmt: skip
 
 
@@ -65,6 +67,12 @@ def test_a_later_version_that_still_speaks_ours_may_add_fields() -> None:
     fields = unpack(encode_hello(replace(PEER, protocol_max=2)))
     assert decode_hello(pack([*fields, "credentials"])).protocol_max == 2
     assert decode_welcome(pack([*unpack(encode_welcome(WELCOME)), {}])) == WELCOME
+
+
+def test_a_peer_that_knows_nothing_of_lives_lives_its_first() -> None:
+    hello, welcome = unpack(encode_hello(PEER)), unpack(encode_welcome(WELCOME))
+    assert decode_hello(pack(hello[:-1])) == replace(PEER, life=0)
+    assert decode_welcome(pack(welcome[:-1])) == replace(WELCOME, life=0)
 
 
 def spoilt(position: int, value: Any) -> bytes:
@@ -94,6 +102,10 @@ def spoilt(position: int, value: Any) -> bytes:
         (spoilt(6, "7"), "field 6"),
         (spoilt(7, 1.5), "field 7"),
         (spoilt(8, None), "field 8"),
+        (spoilt(9, None), "a life, from 0"),
+        (spoilt(9, True), "a life, from 0"),
+        (spoilt(9, -1), "a life, from 0"),
+        (spoilt(9, 1 << 32), "a life, from 0"),
     ],
 )
 def test_a_malformed_hello(body: bytes, why: str) -> None:

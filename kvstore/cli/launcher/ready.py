@@ -95,6 +95,7 @@ def _lack(survey: Survey, node: Node, goals: dict[int, int]) -> str | None:
         if shard.leader is not None and shard.commit_index is not None:
             goals.setdefault(shard.id, shard.commit_index)
         goal = goals.get(shard.id)
-        if goal is None or applied.get(shard.id, -1) < goal:
+        is_behind = goal is None or applied.get(shard.id, -1) < goal
+        if is_behind or node.id in shard.learners:
             behind.append(str(shard.id))
     return f"{node.id} has not caught up on shard {', '.join(behind)}" if behind else None

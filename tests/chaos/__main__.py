@@ -1,0 +1,86 @@
+"""``python -m chaos``: hurt a real cluster under load, and see whether its promises hold."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import uvloop
+
+from chaos import report
+from chaos.cluster import DidNotStart
+from chaos.run import NotOurs, run_chaos
+from plain_cli import run
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
+    from chaos.report import Run
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--minutes", type=click.FloatRange(0, min_open=True), default=2.0, show_default=True)
+@click.option("--kills", type=click.IntRange(1), help="Stop earlier, after so many kills.")
+@click.option("--seed", type=click.IntRange(0), help="Which faults, on whom; else a fresh one.")
+@click.option("--nodes", type=click.IntRange(3, 9), default=5, show_default=True)
+@click.option("--clients", type=click.IntRange(1, 64), default=8, show_default=True)
+@click.option(
+    "--report",
+    "directory",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("build/chaos"),
+    show_default=True,
+    help="Where the report goes; one of an earlier run is replaced.",
+)
+def main(
+    minutes: float, kills: int | None, seed: int | None, nodes: int, clients: int, directory: Path
+) -> None:
+    """Start a cluster of processes, load it, hurt it, and check what it has promised."""
+    if seed is None:
+        seed = random.SystemRandom().getrandbits(32)
+    click.echo(f"seed {seed}, {minutes:g} minutes, report in {directory}")
+    began = time.monotonic()
+    try:
+        made = uvloop.run(
+            _until_terminated(
+                run_chaos(
+                    directory.resolve(),
+                    seed=seed,
+                    seconds=60 * minutes,
+                    kills=kills,
+                    nodes=nodes,
+                    clients=clients,
+                    say=click.echo,
+                )
+            )
+        )
+    except NotOurs as refused:
+        raise click.BadParameter(str(refused), param_hint="--report") from None
+    except DidNotStart as failure:
+        click.echo(f"error: the cluster did not start: {failure}", err=True)
+        sys.exit(1)
+    except asyncio.CancelledError:
+        raise click.Abort from None
+    told = report.write(directory, made)
+    click.echo()
+    click.echo(report.in_words(told))
+    click.echo(f"{time.monotonic() - began:.0f} s in all; see {directory}/latency.svg")
+    sys.exit(1 if told["problems"] else 0)
+
+
+async def _until_terminated(work: Awaitable[Run]) -> Run:
+    """SIGTERM ends it as Ctrl-C does: every process that was started is ended too."""
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await work
+
+
+if __name__ == "__main__":
+    run(main)

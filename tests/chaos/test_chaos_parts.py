@@ -1,0 +1,305 @@
+"""The parts of a chaos run by themselves: each must be able to say no."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import subprocess
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
+
+import pytest
+
+from chaos.clients import Books, Sample
+from chaos.cluster import Cluster, Node, free_ports, wait_for
+from chaos.nemesis import Event, Nemesis
+from chaos.plot import latency_svg
+from chaos.proxy import HOST, Link
+from chaos.report import Run, facts, in_words
+from chaos.retries import Retries, Tap
+from chaos.run import NotOurs, run_chaos
+from chaos.scene import Scene
+from chaos.verdict import Verdict, check_counters, check_ledger, complaints
+from kvstore.ids import NodeId, ShardId
+from kvstore.wire.frames import encode_frame
+from kvstore.wire.hello import Hello, encode_hello
+from kvstore.wire.kinds import Kind
+from kvstore.wire.requests import WriteRequest, encode_write
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+PEER = encode_frame(Kind.HELLO, 0, encode_hello(Hello("peer", "test", 0, "c", NodeId("n1"), 0, 1)))
+CLIENT = encode_frame(Kind.HELLO, 0, encode_hello(Hello("client", "test", 0)))
+WAIT_S = 10.0
+
+
+# -- the verdict ------------------------------------------------------------------------------
+
+
+class FakeStore:
+    """Answers from a dict."""
+
+    def __init__(self, **values: bytes) -> None:
+        self._values = values
+
+    async def get(self, key: str | bytes) -> Any:
+        value = self._values.get(key if isinstance(key, str) else key.decode())
+        return None if value is None else type("Item", (), {"value": value})()
+
+
+async def test_a_lost_or_changed_ledger_key_is_a_problem() -> None:
+    books = Books(8)
+    books.ledger |= {"kept": b"1", "lost": b"2", "changed": b"3"}
+    verdict = Verdict()
+    await check_ledger(FakeStore(kept=b"1", changed=b"other"), books, verdict)
+    assert verdict.problems == ["acknowledged write lost: lost", "acknowledged write lost: changed"]
+
+
+@pytest.mark.parametrize(("found", "is_right"), [(2, False), (3, True), (4, True), (5, False)])
+async def test_a_counter_counts_every_sure_increment_and_no_doubtful_one_twice(
+    found: int, is_right: bool
+) -> None:
+    books, verdict = Books(8), Verdict()
+    books.counted[b"n"] = 3
+    books.uncertain[b"n"] = 1
+    await check_counters(FakeStore(n=b"%d" % found), books, verdict)
+    assert (not verdict.problems) is is_right
+
+
+def test_a_traceback_in_a_log_is_a_problem() -> None:
+    assert list(complaints("n1", "well\noops\nTraceback (most recent call last):\n")) == [
+        "n1 logged a traceback: oops"
+    ]
+    assert not list(complaints("n1", "no Traceback here\n"))
+
+
+def test_a_process_that_ends_by_itself_is_noticed_even_if_it_is_replaced(tmp_path: Path) -> None:
+    node = Node(NodeId("n1"), 1, tmp_path, None)
+    node.log_file.write_text("last words\n", encoding="utf-8")
+    node.process = subprocess.Popen(["false"])
+    node.process.wait(WAIT_S)
+    assert node.unexpected_end() == "n1 ended by itself with exit code 1: last words"
+    node.is_death_expected = True
+    assert node.unexpected_end() is None
+
+
+async def test_a_directory_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis").write_text("the only copy", encoding="utf-8")
+    with pytest.raises(NotOurs, match="holds other things"):
+        await run_chaos(tmp_path, seed=1, seconds=1.0)
+    assert (tmp_path / "thesis").read_text(encoding="utf-8") == "the only copy"
+
+
+# -- what comes when --------------------------------------------------------------------------
+
+
+def test_a_seed_decides_which_faults_come(tmp_path: Path) -> None:
+    scene = Scene(Cluster(tmp_path, 5, random.Random(1)), Books(8), random.Random(1))
+
+    def drawn(seed: int) -> list[list[str]]:
+        return list(islice(Nemesis(scene, random.Random(seed)).draws(), 60))
+
+    assert drawn(1) == drawn(1)
+    assert drawn(1) != drawn(2)
+    assert {name for names in drawn(1) for name in names} == Nemesis(
+        scene, random.Random()
+    ).all.keys()
+    assert any(len(names) == 2 for names in drawn(1))
+
+
+# -- the proxy --------------------------------------------------------------------------------
+
+
+class Echo:
+    """Answers every piece by itself, once it listens."""
+
+    def __init__(self) -> None:
+        self.port, self.link_port = free_ports(2, random.Random())
+        self.accepted = 0
+        self._server: asyncio.Server | None = None
+        self._writers: set[asyncio.StreamWriter] = set()
+
+    async def start(self) -> None:
+        self._server = await asyncio.start_server(self._serve, HOST, self.port)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.add(writer)
+        self.accepted += 1
+        try:
+            while piece := await reader.read(1 << 16):
+                writer.write(piece)
+        except ConnectionError:
+            pass
+        finally:
+            writer.transport.abort()
+            self._writers.discard(writer)
+
+    async def stop(self) -> None:
+        """As the death of a process does it: the port closed, and every connection."""
+        if self._server is not None:
+            self._server.close()
+        for writer in list(self._writers):
+            writer.transport.abort()
+
+
+@pytest.fixture
+async def echo() -> AsyncIterator[Echo]:
+    echo = Echo()
+    await echo.start()
+    yield echo
+    await echo.stop()
+
+
+@pytest.fixture
+async def link(echo: Echo) -> AsyncIterator[Link]:
+    link = Link("n1", "n2", echo.port, echo.link_port, random.Random(1), Retries())
+    link.open()
+    yield link
+    await link.close()
+
+
+class Dialler:
+    """Dials the link and cleans up."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._writers: list[asyncio.StreamWriter] = []
+
+    async def once(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        reader, writer = await asyncio.open_connection(HOST, self._link.port)
+        self._writers.append(writer)
+        return reader, writer
+
+    async def until_served(self, hello: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Connected, with the hello echoed."""
+        async with asyncio.timeout(WAIT_S):
+            while True:
+                with contextlib.suppress(ConnectionRefusedError):
+                    reader, writer = await self.once()
+                    writer.write(hello)
+                    assert await reader.readexactly(len(hello)) == hello
+                    return reader, writer
+                await asyncio.sleep(0.01)
+
+    async def until_refused(self, hello: bytes) -> None:
+        """Nobody answers meanwhile."""
+        async with asyncio.timeout(WAIT_S):
+            while True:
+                try:
+                    reader, writer = await self.once()
+                except ConnectionRefusedError:
+                    return
+                with contextlib.suppress(ConnectionResetError):
+                    writer.write(hello)
+                    assert await reader.read() == b""
+
+    def close(self) -> None:
+        for writer in self._writers:
+            writer.transport.abort()
+
+
+@pytest.fixture
+async def dialler(link: Link) -> AsyncIterator[Dialler]:
+    dialler = Dialler(link)
+    yield dialler
+    dialler.close()
+
+
+async def test_a_cut_holds_what_nodes_say_until_it_is_healed(link: Link, dialler: Dialler) -> None:
+    reader, writer = await dialler.until_served(PEER)
+    client_reader, client_writer = await dialler.until_served(CLIENT)
+    link.cut()
+    writer.write(b"held")
+    client_writer.write(b"passes")
+    async with asyncio.timeout(WAIT_S):
+        assert await client_reader.readexactly(6) == b"passes", "clients are not cut"
+
+        async def is_held() -> bool:
+            return link.counts["held"] > 0
+
+        await wait_for(is_held, "the piece is held", WAIT_S)
+        link.heal()
+        assert await reader.readexactly(4) == b"held"
+
+
+async def test_whoever_dials_a_dead_process_is_refused(
+    link: Link, echo: Echo, dialler: Dialler
+) -> None:
+    reader, _ = await dialler.until_served(PEER)
+    await echo.stop()
+    async with asyncio.timeout(WAIT_S):
+        assert await reader.read() == b"", "the connection ends with the process"
+    await dialler.until_refused(PEER)
+    await echo.start()
+    await dialler.until_served(PEER)
+
+
+async def test_a_refusing_link_breaks_connections_and_lets_nobody_in(
+    link: Link, dialler: Dialler
+) -> None:
+    reader, _ = await dialler.until_served(PEER)
+    link.refuse()
+    with pytest.raises(ConnectionRefusedError):
+        await dialler.once()
+    async with asyncio.timeout(WAIT_S):
+        with contextlib.suppress(ConnectionResetError):
+            assert await reader.read() == b""
+    link.heal()
+    await dialler.until_served(PEER)
+
+
+def test_a_write_whose_answer_was_cut_off_is_known_when_it_comes_again() -> None:
+    retries = Retries()
+    write = encode_write(WriteRequest(1, ShardId(0), 1, b"the batch"))
+    tap = Tap(retries)
+    tap.to_node(CLIENT + encode_frame(Kind.WRITE, 7, write))
+    assert not tap.to_client(encode_frame(Kind.PONG, 1, b""), is_swallowed=True)
+    assert tap.to_client(encode_frame(Kind.REPLY, 7, b""), is_swallowed=True)
+    assert retries.retried == 0
+    Tap(retries).to_node(CLIENT + encode_frame(Kind.WRITE, 1, write))
+    Tap(retries).to_node(CLIENT + encode_frame(Kind.WRITE, 1, write))
+    assert retries.retried == 1
+
+
+# -- the report -------------------------------------------------------------------------------
+
+
+def a_run() -> Run:
+    """Two shards for 10 s; shard 1 does nothing from 4 to 7, when a leader is killed."""
+    books = Books(2)
+    for tenth in range(100):
+        at = 100 + tenth / 10
+        books.samples.append(Sample(at, 0.01, 0, True, True))
+        if not 40 <= tenth < 70:
+            books.samples.append(Sample(at, 0.02, 1, False, True))
+    books.outcomes["ok"] = len(books.samples)
+    events = [
+        Event("kill leader", "n1 & <co>", 104.0, 104.5, True, 500.0),
+        Event("slow disk", "n2", 108.0, 109.0, False, 500.0),
+    ]
+    return Run(1, 100.0, 110.0, 1, 0, books, events, Verdict(), ["NOT TRIED: this"])
+
+
+def test_the_picture_is_well_formed_and_names_every_fault() -> None:
+    run = a_run()
+    picture = latency_svg(run.books.samples, run.events, run.began, run.ended)
+    root = ElementTree.fromstring(picture)
+    texts = {element.text for element in root.iter() if element.text}
+    assert {"kill leader", "slow disk", "10 ms", "1 s"} <= texts
+    assert "kill leader: n1 & <co>" in texts
+    assert "slow disk: n2 (did not count)" in texts
+
+
+def test_the_report_says_how_long_each_shard_stood_still_around_a_fault() -> None:
+    told = facts(a_run())
+    pauses = [event["longest_pause_by_shard_s"] for event in told["events"]]
+    assert pauses[0] == {"0": 0.1, "1": 3.1}
+    assert pauses[1] == {"0": 0.1, "1": 0.1}
+    words = in_words(told)
+    assert "| kill leader | 1 | 1 | 3.10 |" in words
+    assert "| slow disk | 1 | 0 | 0.10 |" in words
+    assert "NOT TRIED: this" in words

@@ -1,0 +1,97 @@
+"""``kv repair`` as it is typed: what it says, asks and returns."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from conftest import Result
+
+    Kv = Callable[..., Result]
+
+NODES = "".join(f'[[cluster.nodes]]\nid = "n{i}"\naddress = "127.0.0.1:{i}"\n' for i in range(1, 4))
+
+
+@pytest.fixture
+def config_file(tmp_path: Path) -> str:
+    return write_config(tmp_path, replicas=3)
+
+
+def write_config(tmp_path: Path, *, replicas: int) -> str:
+    path = tmp_path / "n1.toml"
+    path.write_text(
+        f'[node]\nid = "n1"\ndata_dir = "data"\n'
+        f'[cluster]\nid = "c"\nshards = 2\nreplicas = {replicas}\n{NODES}'
+    )
+    return path.name
+
+
+def test_an_empty_directory(kv: Kv, config_file: str, tmp_path: Path) -> None:
+    done = kv("repair", "--config", config_file, "--yes")
+    assert done.code == 0
+    assert done.out.decode().splitlines() == [
+        "found: data directory data is empty: what it held is lost",
+        "n1 is repaired; start it with: kv node start --config n1.toml",
+    ]
+    assert sorted(entry.name for entry in (tmp_path / "data").iterdir()) == [
+        "identity.json",
+        "lock",
+    ]
+
+
+def test_it_explains_and_asks(kv: Kv, config_file: str, tmp_path: Path) -> None:
+    for answer in (b"n\n", b"\n"):
+        declined = kv("repair", "--config", config_file, stdin=answer)
+        assert declined.code == 130
+        assert declined.out == b""
+        assert "a majority of each shard's replicas must be alive" in declined.err
+        assert "moved aside" in declined.err
+        assert declined.err.endswith("kv: nothing was changed\n")
+        assert not (tmp_path / "data" / "identity.json").exists()
+    accepted = kv("repair", "--config", config_file, "--discard", stdin=b"y\n")
+    assert accepted.code == 0
+    assert "removed for good" in accepted.err
+
+
+def test_nobody_to_ask(kv: Kv, config_file: str, tmp_path: Path) -> None:
+    done = kv("repair", "--config", config_file, stdin=b"")
+    assert done.code == 130
+    assert not (tmp_path / "data" / "identity.json").exists()
+
+
+def test_the_json_has_the_documented_fields(kv: Kv, config_file: str, tmp_path: Path) -> None:
+    first = json.loads(kv("repair", "--config", config_file, "--yes", "-o", "json").out)
+    assert first.keys() == {"node", "data_dir", "found", "life", "set_aside"}
+    assert (first["node"], first["set_aside"]) == ("n1", None)
+    (tmp_path / "data" / "identity.json").write_text("junk")
+    again = json.loads(kv("repair", "--config", config_file, "--yes", "-o", "json").out)
+    assert again["life"] >= first["life"]
+    assert again["set_aside"] == f"data/damaged-{again['life']}"
+    assert "identity.json is damaged" in again["found"]
+
+
+def test_what_could_never_come_back(kv: Kv, tmp_path: Path) -> None:
+    config_file = write_config(tmp_path, replicas=2)
+    done = kv("repair", "--config", config_file, "--yes", "--force")
+    assert done.code == 2
+    assert "each shard has 2 replicas" in done.error_line
+
+
+def test_a_directory_of_another_node(kv: Kv, config_file: str, tmp_path: Path) -> None:
+    kv("repair", "--config", config_file, "--yes")
+    path = tmp_path / config_file
+    path.write_text(path.read_text().replace('id = "n1"\ndata_dir', 'id = "n2"\ndata_dir'))
+    done = kv("repair", "--config", config_file, "--yes", "--force")
+    assert done.code == 2
+    assert "was made for node n1, the configuration says n2" in done.error_line
+
+
+@pytest.mark.parametrize("arguments", [(), ("--config", "missing.toml")])
+def test_bad_usage(kv: Kv, arguments: tuple[str, ...]) -> None:
+    assert kv("repair", *arguments).code == 2

@@ -1,0 +1,100 @@
+"""Seeds hold, repeat themselves to the byte, and failures are told well."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from sim import __main__ as program
+from sim.run import run_seed
+from sim.swarm import RATES, Swarm, draw
+from sim.world import Violation, World
+
+TESTS = Path(__file__).resolve().parents[1]
+
+
+@pytest.mark.parametrize("seed", [*program.kept_seeds(), *range(7_000, 7_008)])
+def test_a_seed_holds(seed: int) -> None:
+    result = run_seed(seed)
+    assert not result.failure
+    assert result.calls > 0
+    assert result.entries > 0
+
+
+def traced(seed: int, hash_seed: str) -> bytes:
+    """The whole trace, from a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-m", "sim", "--seed", str(seed)],
+        cwd=TESTS,
+        env=os.environ | {"PYTHONPATH": str(TESTS), "PYTHONHASHSEED": hash_seed},
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-2000:]
+    return done.stdout
+
+
+@pytest.mark.parametrize("seed", [11, 12, 13])
+def test_a_seed_repeats_itself_to_the_byte(seed: int) -> None:
+    trace = traced(seed, hash_seed="1")
+    assert len(trace.splitlines()) > 200
+    assert traced(seed, hash_seed="2") == trace
+
+
+def test_every_fault_is_drawn_and_none_always() -> None:
+    swarms = [draw(World(seed).rng) for seed in range(300)]
+    for name in RATES:
+        on = sum(getattr(swarm, name) > 0 for swarm in swarms)
+        assert 30 < on < 200, name
+    assert any(not swarm.faults for swarm in swarms), "some runs are undisturbed"
+
+
+def a_run_that_fails(self: object) -> None:
+    raise Violation("planted for this test")
+
+
+def test_a_failure_prints_the_trace_and_the_command_that_repeats_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sim.run.Run.judge", a_run_that_fails)
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    result = CliRunner().invoke(program.main, ["--first", "5", "--seeds", "3"])
+    assert result.exit_code == 1
+    assert "make sim SEED=5" in result.output
+    assert "planted for this test" in result.output
+    assert "all is healed" in result.output or " <- n" in result.output
+    assert "1 violations" in result.output
+
+
+def test_a_few_seeds_end_with_a_summary(tmp_path: Path) -> None:
+    report = tmp_path / "totals.json"
+    arguments = ["--first", "21", "--seeds", "3", "--json", str(report)]
+    result = CliRunner().invoke(program.main, arguments)
+    assert result.exit_code == 0, result.output
+    assert "3 seeds" in result.output
+    assert "0 violations" in result.output
+    assert '"seeds": 3' in report.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--seed", "x"], ["--seeds", "0"], ["--minutes", "-1"], ["--first", "1.5"], ["--what"]],
+)
+def test_bad_input_is_one_clear_line(arguments: list[str]) -> None:
+    result = CliRunner().invoke(program.main, arguments)
+    assert result.exit_code == 2
+    assert arguments[0] in result.output
+    assert "Traceback" not in result.output
+
+
+def test_a_quiet_world_elects_once() -> None:
+    seeds = (seed for seed in range(2_000) if not draw(World(seed).rng).faults)
+    result = run_seed(next(seeds))
+    assert not result.failure
+    assert isinstance(result.swarm, Swarm)
+    assert result.swarm.shards <= result.elections <= 2 * result.swarm.shards

@@ -1,0 +1,154 @@
+"""The simulated disk, engine and network do what the real ones may do, and no more."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from kvstore.storage.memory import MemoryEngine
+from sim.disk import DiskCrash, Inode, SimDisk, SimPath
+from sim.engine import SimEngine
+from sim.world import Violation, World
+
+
+class Always(random.Random):
+    """Chance that takes the largest of what is offered."""
+
+    def choice(self, options):
+        return max(options)
+
+    def randint(self, low, high):
+        return high
+
+    def random(self):
+        return 0.0
+
+
+def file_of(disk: SimDisk, data: bytes) -> tuple[SimPath, int]:
+    path = SimPath("/n/file", disk)
+    fd = disk.create(path)
+    disk.write(fd, [data], 0)
+    disk.sync(fd)
+    disk.sync_directory(path.parent)
+    return path, fd
+
+
+def test_a_power_cut_takes_what_was_not_synced() -> None:
+    disk = SimDisk(Always())
+    path, fd = file_of(disk, b"synced")
+    disk.write(fd, [b"UN", b"SYNCED"], 0)
+    assert path.read_bytes() == b"UNSYNCED"
+    disk.process_died()
+    assert path.read_bytes() == b"UNSYNCED", "a killed process alone loses nothing"
+    disk.lose_power()
+    assert path.read_bytes() == b"synced"
+
+
+def test_a_later_sync_covers_an_earlier_write() -> None:
+    disk = SimDisk(Always())
+    path, fd = file_of(disk, bytes(8))
+    disk.write(fd, [b"abcd"], 0)
+    disk.sync_data(fd)
+    disk.lose_power()
+    assert path.read_bytes() == b"abcd" + bytes(4)
+
+
+def test_after_a_failed_sync_only_writing_again_helps() -> None:
+    disk = SimDisk(Always())
+    path, fd = file_of(disk, bytes(8))
+    disk.write(fd, [b"abcd"], 0)
+    disk.sync_fails = True
+    with pytest.raises(OSError, match="failed to sync"):
+        disk.sync_data(fd)
+    disk.sync_data(fd)
+    assert path.read_bytes()[:4] == b"abcd"
+    disk.lose_power()
+    assert path.read_bytes() == bytes(8)
+    fd = disk.open(path)
+    disk.write(fd, [b"abcd"], 0)
+    disk.sync_data(fd)
+    disk.lose_power()
+    assert path.read_bytes()[:4] == b"abcd"
+
+
+def test_names_go_back_to_the_last_sync_of_the_directory() -> None:
+    disk = SimDisk(Always())
+    path, _ = file_of(disk, b"x")
+    disk.rename(path, path.with_name("renamed"))
+    disk.create(path.with_name("new"))
+    disk.lose_power()
+    assert [found.name for found in path.parent.iterdir()] == ["file"]
+
+
+def test_a_write_is_torn_in_sectors() -> None:
+    inode = Inode(bytearray(2048))
+    inode.write(100, bytes([1]) * 1500)
+    inode.lose_power(random.Random(3))
+    kinds = {bytes(inode.data[at : at + 1]) for at in (200, 600, 1200, 1590)}
+    assert kinds <= {b"\0", b"\1"}
+    for start in range(512, 1536, 512):
+        assert len(set(inode.data[start : start + 512])) == 1, "a sector is kept or lost whole"
+
+
+def test_the_process_dies_at_the_operation_that_was_chosen() -> None:
+    disk = SimDisk(random.Random(1))
+    path, fd = file_of(disk, b"")
+    disk.crash_in = 1
+    disk.sync(fd)
+    with pytest.raises(DiskCrash):
+        disk.remove(path)
+    assert path.exists()
+
+
+def test_a_full_disk_takes_nothing_new() -> None:
+    disk = SimDisk(random.Random(1))
+    _, fd = file_of(disk, bytes(10))
+    disk.is_full = True
+    disk.write(fd, [b"inside"], 0)
+    with pytest.raises(OSError, match="no space"):
+        disk.write(fd, [b"outside"], 8)
+    with pytest.raises(OSError, match="no space"):
+        disk.allocate(fd, 100)
+    assert disk.free_bytes(SimPath("/", disk)) == 0
+
+
+def test_the_engine_keeps_a_beginning_of_what_was_not_flushed() -> None:
+    for seed in range(40):
+        disk = SimDisk(random.Random(seed))
+        engine = SimEngine(disk, MemoryEngine())
+        for number in range(6):
+            batch = engine.batch()
+            batch.put(b"key%d" % number, b"")
+            engine.write(batch)
+            if number == 2:
+                engine.flush()
+        kept = engine.survivor(random.Random(seed)).scan(b"", b"z", 99, 1 << 20)
+        assert [key for key, _ in kept] == [b"key%d" % number for number in range(len(kept))]
+        assert 3 <= len(kept) <= 6
+
+
+def test_equal_states_have_equal_fingerprints_however_they_came_about() -> None:
+    disk = SimDisk(random.Random(1))
+    one, other = SimEngine(disk, MemoryEngine()), SimEngine(disk, MemoryEngine())
+    for engine, values in ((one, (b"a", b"b", b"c")), (other, (b"c",))):
+        for value in values:
+            batch = engine.batch()
+            batch.put(b"\0\1key", value)
+            batch.put(b"\0\1gone", value)
+            batch.delete(b"\0\1gone")
+            engine.write(batch)
+    assert one.fingerprint(b"\0\1") == other.fingerprint(b"\0\1") != 0
+    assert one.fingerprint(b"\0\2") == 0
+
+
+def test_events_run_in_the_order_of_their_time() -> None:
+    world, seen = World(1), []
+    world.at(2.0, lambda: seen.append("late"))
+    world.at(1.0, lambda: seen.append("first"))
+    world.at(1.0, lambda: seen.append("second"))
+    world.run(1.5)
+    assert (seen, world.now) == (["first", "second"], 1.5)
+    with pytest.raises(Violation, match="no progress"):
+        world.run_until(lambda: False, 1.0, "pigs fly")
+    assert seen[-1] == "late"
