@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 import pytest
+import wire_decoders
 from wire_decoders import (
     CORPUS,
     DECODERS,
@@ -22,6 +24,9 @@ from kvstore.wire import requests
 from kvstore.wire.frames import FrameDecoder
 from kvstore.wire.kinds import Kind
 from kvstore.wire.raft_codec import decode_messages
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.mark.parametrize("name", DECODERS)
@@ -88,3 +93,11 @@ def all_errors(base: type[KVError]) -> list[type[KVError]]:
 )
 def test_bytes_are_written_so_that_they_can_be_read_again(data: bytes) -> None:
     assert parse_hex(write_hex(data)) == data
+
+
+def test_a_find_is_kept_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire_decoders, "CORPUS", tmp_path)
+    for data in (b"\x91\x01", bytes(50), b"\x91\x01", b""):
+        wire_decoders.keep("codec", data)
+    assert [case.data for case in load("codec")] == [b"\x91\x01", bytes(50), b""]
+    assert {case.what for case in load("codec")} == {"found by fuzzing"}
