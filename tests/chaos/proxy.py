@@ -59,6 +59,7 @@ class Link:
     _connections: set[asyncio.Task[None]] = field(default_factory=set)
     _peers: set[asyncio.StreamWriter] = field(default_factory=set)
     _failures: list[BaseException] = field(default_factory=list)
+    _is_closed: bool = False
 
     # -- what faults do -----------------------------------------------------------------------
 
@@ -86,6 +87,7 @@ class Link:
         self._listening = asyncio.get_running_loop().create_task(self._listen())
 
     async def close(self) -> None:
+        self._is_closed = True
         tasks = [*self._connections, *([self._listening] if self._listening else [])]
         for task in tasks:
             task.cancel()
@@ -123,7 +125,12 @@ class Link:
     # -- one connection -----------------------------------------------------------------------
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._is_closed:  # it was let in while the listener was closing
+            writer.transport.abort()
+            return
         task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
+        # Here and not in the task, which may be cancelled before its first step.
+        task.add_done_callback(lambda _: writer.transport.abort())
         self._connections.add(task)
         task.add_done_callback(self._ended)
 
@@ -135,7 +142,6 @@ class Link:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Until either end or a fault closes it."""
         with contextlib.ExitStack() as closing:
-            closing.callback(writer.transport.abort)
             try:
                 opening, is_peer = await self._opening(reader)
                 if is_peer:
