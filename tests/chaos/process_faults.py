@@ -8,8 +8,12 @@ from chaos.cluster import Node, wait_for
 from chaos.scene import Fault, Outcome, Scene, down_for
 
 DOWN_S = (0.0, 0.5, 2.0)
-UNSYNCED_WINDOW_MS = 40
-"""Before a power cut, syncs take so long that something is always waiting for one."""
+UNSYNCED_WINDOWS_MS = (1, 20, 80)
+"""Before a power cut, syncs take so long that something is always waiting for one; not equally
+long everywhere, so that what one node has synced others have not.
+"""
+RETURN_S_MAX = 0.6
+"""Between the returns of nodes after all were down: who comes first decides who can lead."""
 ABSENCE_S = 6.0
 SNAPSHOT_WAIT_S = 10.0
 
@@ -38,7 +42,7 @@ async def kill_minority(scene: Scene) -> Outcome:
 
 async def kill_all(scene: Scene) -> Outcome:
     died = scene.kill(*scene.cluster.nodes)
-    await down_for(scene.cluster.nodes, 0.2)
+    await _return_one_by_one(scene, scene.cluster.nodes)
     return Outcome(died, "all")
 
 
@@ -55,7 +59,7 @@ async def blackout(scene: Scene) -> Outcome:
 
 async def _cut_power(scene: Scene, nodes: list[Node], what: str) -> Outcome:
     for node in nodes:
-        node.order(f"slow {UNSYNCED_WINDOW_MS}")
+        node.order(f"slow {scene.rng.choice(UNSYNCED_WINDOWS_MS)}")
     try:
         await asyncio.sleep(0.2 + 0.2 * scene.rng.random())
         died = scene.kill(*nodes)
@@ -63,8 +67,13 @@ async def _cut_power(scene: Scene, nodes: list[Node], what: str) -> Outcome:
     finally:
         for node in nodes:
             node.countermand()
-    await down_for(nodes, 0.2)
+    await _return_one_by_one(scene, nodes)
     return Outcome(died and lost_bytes > 0, f"{what}: {lost_bytes} unsynced bytes lost")
+
+
+async def _return_one_by_one(scene: Scene, nodes: list[Node]) -> None:
+    for node in scene.rng.sample(nodes, len(nodes)):
+        await down_for([node], RETURN_S_MAX * scene.rng.random())
 
 
 async def crash_loop(scene: Scene) -> Outcome:
