@@ -6,13 +6,14 @@ sectors of 512 bytes; changes to names since the directory was synced are undone
 last one back. A killed process loses nothing of that by itself.
 
 After a *failed* sync the pages count as clean although the disk never got them (Rebello et
-al., USENIX ATC 2020): later syncs do not help, only writing them again does.
+al., USENIX ATC 2020): later syncs do not help, only writing to the same page again does.
 """
 
 from __future__ import annotations
 
 import errno
 import io
+import itertools
 import re
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 SECTOR_BYTES = 512
+PAGE_BYTES = 4096
 FREE_BYTES = 1 << 40
 
 
@@ -46,12 +48,20 @@ class Inode:
         end = offset + len(data)
         if end > len(self.data):
             self.resize(end)
+        self._dirty_again(offset - offset % PAGE_BYTES, end + -end % PAGE_BYTES)
         self.unsynced.append((offset, bytes(self.data[offset:end])))
-        if self.lost:
-            again = [row for row in self.lost if offset <= row[0] and row[0] + len(row[1]) <= end]
-            self.unsynced = again + self.unsynced
-            self.lost = [row for row in self.lost if row not in again]
         self.data[offset:end] = data
+
+    def _dirty_again(self, start: int, end: int) -> None:
+        """What a failed sync lost of these pages is on its way to the disk once more."""
+        lost, self.lost = self.lost, []
+        for at, before in lost:
+            cuts = sorted(
+                {0, len(before), *(c - at for c in (start, end) if 0 < c - at < len(before))}
+            )
+            for low, high in itertools.pairwise(cuts):
+                again = start <= at + low and at + high <= end
+                (self.unsynced if again else self.lost).append((at + low, before[low:high]))
 
     def resize(self, size: int) -> None:
         self.sizes.append(bytes(self.data))
