@@ -6,6 +6,7 @@ import asyncio
 import random
 import time
 from collections import Counter, defaultdict
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -26,6 +27,12 @@ PATIENT_S, IMPATIENT_S = 8.0, 0.7
 """Deadlines. An impatient call gives up within an outage, of unknown outcome."""
 IMPATIENT_SHARE = 0.15
 AT_ONCE = (1, 3, 8)
+NOMADS = 4
+"""Every so many-th client soon leaves and begins anew, knowing nothing. It finds a new leader
+while the others still ask the old one: only so can it be seen that the old one answers.
+"""
+NOMAD_ROUNDS = 5
+REST_S_MAX = 0.01
 PADDING_BYTES_MAX = 2000
 
 
@@ -108,7 +115,8 @@ class Load:
     async def __aenter__(self) -> Load:
         for number, rng in enumerate(self._rngs, start=1):
             worker = _Worker(f"c{number}", rng, self._books, self._numbers)
-            self._tasks.append(asyncio.create_task(self._work(worker)))
+            work = self._wander(worker) if number % NOMADS == 0 else self._stay(worker)
+            self._tasks.append(asyncio.create_task(work))
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -121,32 +129,39 @@ class Load:
             if task.done():
                 task.result()
 
-    async def _work(self, worker: _Worker) -> None:
+    async def _stay(self, worker: _Worker) -> None:
         async with kvstore.connect(self._endpoints, timeout_s=PATIENT_S) as store:
-            worker.store = store
             while not self._is_over:
-                await worker.work()
-                await asyncio.sleep(worker.rng.random() * 0.01)
+                await worker.work(store)
+
+    async def _wander(self, worker: _Worker) -> None:
+        while not self._is_over:
+            with suppress(kvstore.Unavailable):  # all are down: try again
+                async with kvstore.connect(self._endpoints, timeout_s=PATIENT_S) as store:
+                    for _ in range(NOMAD_ROUNDS):
+                        await worker.work(store)
 
 
 class _Worker:
     """One client: a few operations at a time, then a short rest."""
 
-    store: kvstore.Client
+    _store: kvstore.Client
 
     def __init__(self, name: str, rng: random.Random, books: Books, numbers: count[int]) -> None:
-        self.name = name
-        self.rng = rng
+        self._name = name
+        self._rng = rng
         self._books = books
         self._numbers = numbers
 
-    async def work(self) -> None:
-        actions = [self._one() for _ in range(self.rng.choice(AT_ONCE))]
+    async def work(self, store: kvstore.Client) -> None:
+        self._store = store
+        actions = [self._one() for _ in range(self._rng.choice(AT_ONCE))]
         await asyncio.gather(*actions)
+        await asyncio.sleep(REST_S_MAX * self._rng.random())
 
     def _one(self) -> Awaitable[object]:
         key = self._key()
-        match self.rng.choices(
+        match self._rng.choices(
             ("put", "get", "delete", "swap", "count", "ledger"), (6, 5, 1, 3, 2, 5)
         )[0]:
             case "get":
@@ -158,23 +173,28 @@ class _Worker:
             case "swap":
                 return self._swap(key)
             case "count":
-                return self._count(b"counter-%d.%d" % (self._epoch(), self.rng.randrange(COUNTERS)))
+                return self._count(
+                    b"counter-%d.%d" % (self._epoch(), self._rng.randrange(COUNTERS))
+                )
             case _:
                 return self._write_ledger()
 
     def _key(self) -> bytes:
-        if self.rng.random() < 0.4:
-            return b"hot-%d.%d" % (self._epoch(), self.rng.randrange(HOT_KEYS))
-        return b"cold-%d" % self.rng.randrange(COLD_KEYS)
+        if self._rng.random() < 0.4:
+            return b"hot-%d.%d" % (self._epoch(), self._rng.randrange(HOT_KEYS))
+        return b"cold-%d" % self._rng.randrange(COLD_KEYS)
+
+    def _counter(self) -> bytes:
+        return b"counter-%d.%d" % (self._epoch(), self._rng.randrange(COUNTERS))
 
     def _epoch(self) -> int:
         return int(time.monotonic() / EPOCH_S)
 
     def _timeout_s(self) -> float:
-        return IMPATIENT_S if self.rng.random() < IMPATIENT_SHARE else PATIENT_S
+        return IMPATIENT_S if self._rng.random() < IMPATIENT_SHARE else PATIENT_S
 
     def _new_value(self) -> bytes:
-        return b"%s:%d" % (self.name.encode(), next(self._numbers))
+        return b"%s:%d" % (self._name.encode(), next(self._numbers))
 
     async def _swap(self, key: bytes) -> None:
         known, value = await self._do(key, Get())
@@ -196,11 +216,11 @@ class _Worker:
     async def _write_ledger(self) -> None:
         number = next(self._numbers)
         key = f"ledger-{number}"
-        value = b"%s:%d" % (self.name.encode(), number)
-        value += b"." * self.rng.randrange(PADDING_BYTES_MAX)
+        value = b"%s:%d" % (self._name.encode(), number)
+        value += b"." * self._rng.randrange(PADDING_BYTES_MAX)
         began = time.monotonic()
         try:
-            await self.store.put(key, value, timeout_s=self._timeout_s())
+            await self._store.put(key, value, timeout_s=self._timeout_s())
         except kvstore.KVError as error:
             self._books.note("ledger put", key.encode(), began, _outcome(error))
         else:
@@ -216,10 +236,10 @@ class _Worker:
             self._books.note(_KINDS[type(action)], key, began, _outcome(error))
             if isinstance(action, Get) or not error.may_have_applied:
                 return False, False
-            self._books.history.append(Operation(self.name, key, action, began, None))
+            self._books.history.append(Operation(self._name, key, action, began, None))
             return False, None
         ended = time.monotonic()
-        self._books.history.append(Operation(self.name, key, action, began, ended, result))
+        self._books.history.append(Operation(self._name, key, action, began, ended, result))
         self._books.note(_KINDS[type(action)], key, began, "ok")
         return True, result
 
@@ -227,15 +247,15 @@ class _Worker:
         timeout_s = self._timeout_s()
         match action:
             case Get():
-                item = await self.store.get(key, timeout_s=timeout_s)
+                item = await self._store.get(key, timeout_s=timeout_s)
                 return None if item is None else item.value
             case Put(value):
-                await self.store.put(key, value, timeout_s=timeout_s)
+                await self._store.put(key, value, timeout_s=timeout_s)
                 return None
             case Delete():
-                return await self.store.delete(key, timeout_s=timeout_s)
+                return await self._store.delete(key, timeout_s=timeout_s)
             case CompareAndSwap(expected, value):
-                return await self.store.compare_and_swap(key, expected, value, timeout_s=timeout_s)
+                return await self._store.compare_and_swap(key, expected, value, timeout_s=timeout_s)
             case _:
                 raise TypeError(f"{action} is not asked here")
 
