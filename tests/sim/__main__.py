@@ -6,6 +6,7 @@ what, when. The same seed always gives the same run, so ``make sim SEED=n`` show
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -15,7 +16,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 from rich.console import Console
@@ -63,6 +64,17 @@ class Totals:
 def _quiet() -> None:
     """What nodes log is noise here; the trace tells more."""
     logging.disable(logging.CRITICAL)
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """The same for this process, until the end."""
+    before = logging.root.manager.disable
+    _quiet()
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def run_seeds(seeds: Iterator[int], *, until: float, keep_going: bool) -> Iterator[Result]:
@@ -141,7 +153,19 @@ def main(
     json_path: str | None,
 ) -> None:
     """Run simulated clusters and check that they keep their promises."""
-    _quiet()
+    with _silence():
+        _main(seed, seeds, first, minutes, kept, keep_going, json_path)
+
+
+def _main(
+    seed: int | None,
+    seeds: int | None,
+    first: int | None,
+    minutes: float | None,
+    kept: bool,
+    keep_going: bool,
+    json_path: str | None,
+) -> NoReturn:
     console = Console(stderr=False)
     if seed is not None:
         result = run_seed(seed, tracing=True)
