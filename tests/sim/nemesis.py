@@ -98,6 +98,8 @@ class Nemesis:
         self.world.after(0.3, lambda: self._start(node))
 
     def _start_to_die(self, node: SimNode) -> None:
+        if self.is_over:
+            return
         node.disk.crash_in = self.rng.randint(0, 15)
         self._start(node)
 
