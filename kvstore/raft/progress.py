@@ -57,6 +57,8 @@ class Progress:
     """In PROBE: an append is under way."""
     recently_active: bool = False
     """Heard from since the last check of the quorum."""
+    active_before: bool = False
+    """Heard from between the two checks before."""
     read_round: int = 0
     """The highest heartbeat round it has answered."""
     lease_from: float = float("-inf")

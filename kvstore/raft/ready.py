@@ -116,4 +116,6 @@ class PeerProgress:
     match_index: LogIndex
     next_index: LogIndex
     recently_active: bool
+    """Heard from since the last check of the quorum or in the time before it: true of a peer that
+    is there at whatever moment one looks, also in step with the checks."""
     phi: float

@@ -38,6 +38,6 @@ def _progress_of(peer: Progress, now: float) -> PeerProgress:
         state=peer.state.name.lower(),
         match_index=peer.match_index,
         next_index=peer.next_index,
-        recently_active=peer.recently_active,
+        recently_active=peer.recently_active or peer.active_before,
         phi=peer.arrivals.phi(now),
     )

@@ -90,7 +90,7 @@ class Tracker:
         votes = {replica: peer.recently_active for replica, peer in self.peers.items()}
         votes[self._own] = True
         for peer in self.peers.values():
-            peer.recently_active = False
+            peer.active_before, peer.recently_active = peer.recently_active, False
         return quorum.quorum_vote(self.config, votes) is quorum.VoteResult.WON
 
     def active_voters(self) -> Iterable[Progress]:

@@ -261,3 +261,20 @@ def test_a_follower_that_lost_what_it_had_acknowledged_gets_it_again() -> None:
     cluster.notice_return(victim.id)
     cluster.run_until(lambda: cluster.commands(victim)[-1:] == [b"entry 19"], 5.0)
     assert cluster.commands(victim) == cluster.commands(leader_of(cluster))
+
+
+def shown_active(cluster: Cluster) -> set[ReplicaId]:
+    status = leader_of(cluster).core.status(cluster.now)
+    return {peer.replica for peer in status.progress if peer.recently_active}
+
+
+def test_a_peer_that_is_there_is_shown_so_at_every_moment_and_a_dead_one_soon_not() -> None:
+    cluster = led_cluster()
+    cluster.run(2.0)
+    followers = {R1, R2, R3} - {leader_of(cluster).id}
+    for _ in range(300):
+        cluster.run(0.01)
+        assert shown_active(cluster) == followers, "just after a check of the quorum as well"
+    dead = min(followers)
+    cluster.replicas[dead].crash()
+    cluster.run_until(lambda: shown_active(cluster) == followers - {dead}, 3.0)
