@@ -145,7 +145,8 @@ def _die(error: BaseException) -> None:
     What the disk did is told in one line; only what may be a bug of ours comes with a trace.
     """
     is_disk = isinstance(error, CorruptionError) or isinstance(error.__cause__, OSError)
-    log.critical("this node stops at once: %s", error, exc_info=None if is_disk else error)
+    trace = None if is_disk else error
+    log.critical("this node stops at once: %s%s", error, advice(error), exc_info=trace)
     logging.shutdown()
     os._exit(EXIT_FATAL)
 

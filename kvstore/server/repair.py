@@ -9,10 +9,11 @@ hence a healthy directory is left alone unless somebody insists.
 from __future__ import annotations
 
 import asyncio
+import shlex
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from kvstore.errors import InvalidArgument, KVError, StartupError
+from kvstore.errors import InvalidArgument, StartupError
 from kvstore.server.checkup import check_up
 from kvstore.server.data_directory import owner_of
 from kvstore.storage import renewal
@@ -123,9 +124,9 @@ def check_can_come_back(cluster: ClusterConfig) -> None:
         )
 
 
-def advice(error: KVError | OSError, config_file: Path | None) -> str:
-    """What to add to the line about a start that failed; empty if a repair is no answer."""
+def advice(error: BaseException, config_file: Path | None = None) -> str:
+    """What to add to the line about what stopped a node; empty if a repair is no answer."""
     if not (isinstance(error, StartupError) and error.is_repairable):
         return ""
-    file = config_file or "FILE"
+    file = "FILE" if config_file is None else shlex.quote(str(config_file))
     return f" (to get its data again from the other nodes: kv repair --config {file})"

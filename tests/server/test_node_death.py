@@ -27,18 +27,23 @@ def failed_sync(tmp_fd: int) -> BaseException:
 
 
 @pytest.mark.parametrize(
-    ("error", "has_trace"),
+    ("error", "has_trace", "advice"),
     [
-        (CorruptionError("block checksum mismatch", file="7.sst", offset=512), False),
-        (failed_sync(0), False),
-        (Internal("a rule is broken"), True),
-        (AssertionError("a rule is broken"), True),
+        (
+            CorruptionError("block checksum mismatch", file="7.sst", offset=512),
+            False,
+            " (to get its data again from the other nodes: kv repair --config FILE)",
+        ),
+        (failed_sync(0), False, ""),
+        (Internal("a rule is broken"), True, ""),
+        (AssertionError("a rule is broken"), True, ""),
     ],
     ids=["damage", "a failed sync", "internal", "a bug"],
 )
 def test_the_last_words(
     error: BaseException,
     has_trace: bool,
+    advice: str,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -51,5 +56,5 @@ def test_the_last_words(
     with pytest.raises(Left):
         node_module._die(error)
     (record,) = caplog.records
-    assert record.getMessage() == f"this node stops at once: {error}"
+    assert record.getMessage() == f"this node stops at once: {error}{advice}"
     assert bool(record.exc_info) == has_trace

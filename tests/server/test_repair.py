@@ -222,6 +222,7 @@ def test_what_cannot_be_removed_is_said(
     ("error", "file", "advice"),
     [
         (CorruptionError("damaged", file="f", offset=1), Path("n1.toml"), "--config n1.toml)"),
+        (CorruptionError("damaged", file="f", offset=1), Path("my n1.toml"), "'my n1.toml')"),
         (CorruptionError("damaged", file="f", offset=1), None, "--config FILE)"),
         (DataDirectoryError("lost", is_repairable=True), Path("n1.toml"), "kv repair --config"),
         (DataDirectoryError("in use"), Path("n1.toml"), ""),
