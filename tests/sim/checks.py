@@ -76,6 +76,11 @@ class Durable:
             raise Violation(f"wrote term {term}, vote {vote} after {self.term}, {self.vote}")
         self.term, self.vote = term, vote
 
+    @property
+    def last(self) -> tuple[int, int]:
+        """Term and index of the last entry, as far as it is not behind the mark."""
+        return (self.entries.get(self.end, 0), self.end) if self.end > self.mark else (0, 0)
+
     def found(self, log: RecoveredLog) -> None:
         """A start read this and made it durable for good."""
         self.term, self.vote = log.term, log.vote
@@ -204,14 +209,18 @@ class Checks:
         """
         for group, host in node.driver.hosts.items():
             durable, log = self._durable[host.core.replica, group], logs.get(group)
-            before = durable.term, durable.vote
+            before, last = (durable.term, durable.vote), durable.last
             if log is not None:
                 durable.found(log)
-            if (durable.term, durable.vote) < before or host.core.last_index < durable.end:
+            state = host.core._state
+            found = state.log.last_term, state.log.last_index
+            # A later term may have replaced the end by less, in a write that nobody heard of.
+            if (durable.term, durable.vote) < before or found < last:
                 raise Violation(
-                    f"{node.id} comes back to term {durable.term}, vote {durable.vote}, log up "
-                    f"to {host.core.last_index}; had {before}, {durable.end}"
+                    f"{node.id} comes back to term {durable.term}, vote {durable.vote}, and a log "
+                    f"up to term and index {found}; had {before} and {last}"
                 )
+            durable.end = state.log.last_index
 
     def durable(self, node: SimNode, written: Sequence[bytes]) -> None:
         """The writer says that these records are on the disk of ``node``."""
