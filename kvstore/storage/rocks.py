@@ -92,6 +92,19 @@ class RocksBatch:
         return native
 
 
+def _check_pointer(path: Path) -> None:
+    """RocksDB takes a directory without a ``CURRENT`` for a new one, whatever else is there.
+
+    Raises:
+        CorruptionError: there is a table, so there was one.
+    """
+    pointer = path / "CURRENT"
+    if not pointer.exists() and any(path.glob("*.sst")):
+        raise CorruptionError(
+            "the engine's pointer to its manifest is missing", file=str(pointer), offset=0
+        )
+
+
 class RocksEngine:
     """One RocksDB in a directory of its own. Reads and writes may come from any thread."""
 
@@ -108,6 +121,7 @@ class RocksEngine:
         # A property, whatever the stubs say.
         self._write_options.disable_wal = True  # type: ignore[method-assign, assignment]
         path.mkdir(parents=True, exist_ok=True)
+        _check_pointer(path)
         try:
             self._db = Rdict(str(path), _options(config))
         except Exception as error:

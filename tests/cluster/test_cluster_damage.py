@@ -13,10 +13,14 @@ from cluster_harness import WAIT_S, RunningCluster, kv, made, wait_for
 
 from kvstore.cli.launcher.cluster import Wanted
 from kvstore.cli.launcher.process import State
+from kvstore.config import load
 from kvstore.errors import Unavailable
 from kvstore.ids import LogIndex, ReplicaId, Term
 from kvstore.raft.messages import GroupConfig, SnapshotMeta
+from kvstore.server.data_directory import owner_of
+from kvstore.server.repair import Repair
 from kvstore.storage import snapshot_stream
+from kvstore.storage.renewal import open_renewal
 from kvstore.storage.snapshot_manifest import Manifest
 
 if TYPE_CHECKING:
@@ -108,6 +112,16 @@ START_DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 
 
+def examine(node: Node) -> str | None:
+    """What ``kv repair`` finds, which would not go on with a cluster of one node."""
+    settings = load(node.files.config_file)
+    held = open_renewal(settings.data_dir, owner_of(settings))
+    try:
+        return Repair(settings, held).examine(lambda _text: None)
+    finally:
+        held.release()
+
+
 @pytest.mark.parametrize("name", START_DAMAGE)
 def test_a_damaged_node_does_not_start_and_says_why(node: Node, name: str) -> None:
     damage, said = START_DAMAGE[name]
@@ -119,6 +133,10 @@ def test_a_damaged_node_does_not_start_and_says_why(node: Node, name: str) -> No
     assert len(complaints) == 1, lines
     assert complaints[0].startswith("n1: cannot start: ")
     assert said in complaints[0]
+    assert f"kv repair --config {node.files.config_file})" in complaints[0]
+    found = examine(node)
+    assert found is not None, "a repair sees it as well"
+    assert said in found
 
 
 async def test_a_lost_engine_comes_back_from_a_log_that_has_everything(
