@@ -8,7 +8,7 @@ is no answer: it stops the node, and whoever asked turns to another replica.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from kvstore.errors import (
     CorruptionError,
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Executor
 
-    from kvstore.net.connection import FrameConnection
     from kvstore.server.admission import Admission
     from kvstore.server.checksums import Checksums
     from kvstore.server.raft_driver import RaftDriver
@@ -47,13 +46,26 @@ READ_KEYS_AT_ONCE = 16
 """Values of at most 8 MiB each are fetched so many at a time."""
 
 
+class Connection(Protocol):
+    """The part of a client's connection that answers need."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether frames can still be sent."""
+        ...
+
+    def send(self, frame: bytes) -> bool:
+        """Queue an encoded frame; False when the connection no longer takes any."""
+        ...
+
+
 class ReplyTo:
     """The one answer of one request: a frame on its connection, and its charge given back."""
 
     __slots__ = ("_admission", "_connection", "_cost", "_request")
 
     def __init__(
-        self, connection: FrameConnection, request: int, admission: Admission, cost: int
+        self, connection: Connection, request: int, admission: Admission, cost: int
     ) -> None:
         self._connection = connection
         self._request = request
@@ -76,7 +88,7 @@ class ReplyTo:
         send_error(self._connection, self._request, error)
 
 
-def send_error(connection: FrameConnection, request: int, error: KVError) -> None:
+def send_error(connection: Connection, request: int, error: KVError) -> None:
     """Answer ``request`` with ``error``."""
     connection.send(encode_frame(Kind.ERROR, request, requests.encode_error(error)))
 
@@ -100,7 +112,7 @@ class ClientRequests:
         self._frame_bytes_max = frame_bytes_max
         self._batch_bytes_max = frame_bytes_max - PEER_OVERHEAD_BYTES
         self._scan_threads = scan_threads
-        self._handlers: dict[int, Callable[[FrameConnection, Frame], None]] = {
+        self._handlers: dict[int, Callable[[Connection, Frame], None]] = {
             Kind.WRITE: self._write,
             Kind.READ: self._read,
             Kind.SCAN: self._scan,
@@ -110,7 +122,7 @@ class ClientRequests:
         if checksums is not None:
             self._handlers[Kind.CHECKSUM] = self._checksum_by(checksums)
 
-    def handle(self, connection: FrameConnection, frame: Frame) -> None:
+    def handle(self, connection: Connection, frame: Frame) -> None:
         """Take one frame of a client; whatever is wrong with it is answered, not raised."""
         handler = self._handlers.get(frame.kind)
         try:
@@ -126,7 +138,7 @@ class ClientRequests:
             raise NotLeader(f"shard {shard} has no replica on this node")
         return host
 
-    def _write(self, connection: FrameConnection, frame: Frame) -> None:
+    def _write(self, connection: Connection, frame: Frame) -> None:
         request = requests.decode_write(frame.body)
         if request.count > commands.COMMANDS_MAX:
             raise InvalidArgument(
@@ -143,7 +155,7 @@ class ClientRequests:
         host.write(Write(request.count, request.batch, answer))
         self._driver.wake(host)
 
-    def _read(self, connection: FrameConnection, frame: Frame) -> None:
+    def _read(self, connection: Connection, frame: Frame) -> None:
         request = requests.decode_read(frame.body)
         host = self._host(request.shard)
         answer = ReplyTo(
@@ -176,7 +188,7 @@ class ClientRequests:
             rows += some
         return rows
 
-    def _scan(self, connection: FrameConnection, frame: Frame) -> None:
+    def _scan(self, connection: Connection, frame: Frame) -> None:
         request = requests.decode_scan(frame.body)
         host = self._host(request.shard)
         answer = ReplyTo(
@@ -221,8 +233,8 @@ class ClientRequests:
         else:
             answer.fail(as_answer(error, "scan"))
 
-    def _checksum_by(self, checksums: Checksums) -> Callable[[FrameConnection, Frame], None]:
-        def handle(connection: FrameConnection, frame: Frame) -> None:
+    def _checksum_by(self, checksums: Checksums) -> Callable[[Connection, Frame], None]:
+        def handle(connection: Connection, frame: Frame) -> None:
             request = decode_checksum(frame.body)
             host = self._host(request.shard)
             cost = self._admission.admit(len(frame.body))
@@ -237,10 +249,10 @@ def _gone() -> Unavailable:
     return Unavailable("the connection that asked is closed")
 
 
-def _replying(body: Callable[[], bytes]) -> Callable[[FrameConnection, Frame], None]:
+def _replying(body: Callable[[], bytes]) -> Callable[[Connection, Frame], None]:
     """A handler that answers at once with what ``body`` gives."""
 
-    def handle(connection: FrameConnection, frame: Frame) -> None:
+    def handle(connection: Connection, frame: Frame) -> None:
         connection.send(encode_frame(Kind.REPLY, frame.request, body()))
 
     return handle

@@ -8,23 +8,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from kvstore.errors import DiskFull
 from kvstore.raft import confchange
+from kvstore.server.raft_driver import Log
 from kvstore.storage import records
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
     from pathlib import Path
 
-    from kvstore.ids import GroupId, NodeId, ReplicaId
+    from kvstore.ids import GroupId, LogIndex, NodeId, ReplicaId
     from kvstore.raft.messages import SnapshotMeta
     from kvstore.server.admission import Admission
     from kvstore.server.raft_driver import RaftDriver
     from kvstore.server.shard_host import ShardHost
-    from kvstore.storage.rocks import RocksEngine
-    from kvstore.storage.wal import Wal
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +42,31 @@ CATCH_UP_ENTRIES_MAX = 64
 """A transfer is tried only when the target is at most so many entries behind."""
 
 
+class ReleasableLog(Log, Protocol):
+    """A write-ahead log that can be shortened."""
+
+    @property
+    def live_bytes(self) -> int:
+        """What its segments hold."""
+        ...
+
+    def release(self, covered: Mapping[GroupId, LogIndex]) -> None:
+        """Let go of what is at or below each group's index and its last mark."""
+        ...
+
+
+class FlushableEngine(Protocol):
+    """The part of the storage engine that makes it durable."""
+
+    def flush(self) -> None:
+        """Make everything written so far durable; blocks.
+
+        Raises:
+            DiskFull: there is no room for it; it may be tried again later.
+        """
+        ...
+
+
 class LogKeeper:
     """Keeps the write-ahead log short: flush the engine, mark what it covers, drop segments.
 
@@ -52,7 +76,12 @@ class LogKeeper:
     """
 
     def __init__(
-        self, driver: RaftDriver, wal: Wal, engine: RocksEngine, *, live_bytes_max: int
+        self,
+        driver: RaftDriver,
+        wal: ReleasableLog,
+        engine: FlushableEngine,
+        *,
+        live_bytes_max: int,
     ) -> None:
         self._driver = driver
         self._wal = wal
