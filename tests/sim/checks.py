@@ -32,7 +32,7 @@ from kvstore.storage.records import RecordType
 from sim.world import Violation
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from kvstore.kv.engine import WriteBatch
     from kvstore.raft.messages import Entry, Message
@@ -156,10 +156,10 @@ class Checks:
             self.installs += 1
             self._state(node, group, index, engine.fingerprint(prefix))
 
-        host.observe = observe_and_check
-        host.apply = apply_and_check
-        host.written = written_and_check
-        host.replaced_by_snapshot = replaced_and_check
+        _replace(host, "observe", observe_and_check)
+        _replace(host, "apply", apply_and_check)
+        _replace(host, "written", written_and_check)
+        _replace(host, "replaced_by_snapshot", replaced_and_check)
 
     @staticmethod
     def _watch_votes(node: SimNode, host: ShardHost) -> None:
@@ -178,7 +178,7 @@ class Checks:
                     f"with {(message.last_term, message.last_index)}"
                 )
 
-        host.core.step = step_and_check
+        _replace(host.core, "step", step_and_check)
 
     def _watch_reads(self, node: SimNode, group: GroupId, host: ShardHost) -> None:
         """No read may be served from a state that lacks what was committed before it."""
@@ -199,10 +199,10 @@ class Checks:
                     )
             confirm(states, failed)
 
-        host.core.read_index = read_index_and_note
-        host.confirm = confirm_and_check
+        _replace(host.core, "read_index", read_index_and_note)
+        _replace(host, "confirm", confirm_and_check)
 
-    def started(self, node: SimNode, logs: Mapping[int, RecoveredLog]) -> None:
+    def started(self, node: SimNode, logs: Mapping[GroupId, RecoveredLog]) -> None:
         """A process read its log: nothing that it was told to be durable may be missing.
 
         It may find more: what a sync made durable just before the end.
@@ -374,3 +374,8 @@ class Checks:
             raise Violation(
                 f"{node.id} has another state than others after entry {index} of group {group}"
             )
+
+
+def _replace(owner: object, name: str, function: Callable[..., object]) -> None:
+    """Call ``function`` wherever this one object's method ``name`` would be."""
+    setattr(owner, name, function)

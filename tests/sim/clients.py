@@ -262,7 +262,7 @@ class SimClient:
         for (key, action), revision, effect in zip(
             call.actions, revisions, reply.effects, strict=True
         ):
-            if not isinstance(action, Delete | Get) and effect:
+            if isinstance(action, Put | CompareAndSwap) and effect:
                 self.books.check_revision(call.shard, key, action.value, revision)
 
     def _read(self, call: Call, body: bytes) -> None:
@@ -322,9 +322,8 @@ class SimClient:
             elif result:
                 self.books.acknowledged[key] += 1
         if self.world.tracing:
-            self.world.note(
-                self.name, f"knows {action} {key!r}: {result if is_known else 'unknown'}"
-            )
+            told = repr(result) if is_known else "unknown"
+            self.world.note(self.name, f"knows {action} {key!r}: {told}")
 
     def _end(self, call: Call, *, answered: bool = True) -> None:
         call.is_open = False

@@ -17,11 +17,12 @@ import itertools
 import re
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
     import random
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
 SECTOR_BYTES = 512
 PAGE_BYTES = 4096
@@ -111,16 +112,20 @@ class SimDisk:
         self.sync_fails = False
         """The next sync fails."""
 
+    def path(self, text: str) -> Path:
+        """A path on this disk. Not a ``Path``, but all of one that the storage code uses."""
+        return cast("Path", SimPath(text, self))
+
     # -- Files ------------------------------------------------------------------------------
 
-    def create(self, path: SimPath) -> int:
+    def create(self, path: Path) -> int:
         self.step()
         inode = Inode()
-        self._change(path.parent.text, {path.text: inode})
+        self._change(str(path.parent), {str(path): inode})
         return self._opened(inode)
 
-    def open(self, path: SimPath) -> int:
-        return self._opened(self.inode(path.text))
+    def open(self, path: Path) -> int:
+        return self._opened(self.inode(str(path)))
 
     def allocate(self, fd: int, size: int) -> None:
         self.step()
@@ -157,21 +162,21 @@ class SimDisk:
     def close(self, fd: int) -> None:
         del self._fds[fd]
 
-    def rename(self, old: SimPath, new: SimPath) -> None:
+    def rename(self, old: Path, new: Path) -> None:
         self.step()
-        inode = self.inode(old.text)
-        self._change(old.parent.text, {old.text: None, new.text: inode})
+        inode = self.inode(str(old))
+        self._change(str(old.parent), {str(old): None, str(new): inode})
 
-    def remove(self, path: SimPath) -> None:
+    def remove(self, path: Path) -> None:
         self.step()
-        self.inode(path.text)
-        self._change(path.parent.text, {path.text: None})
+        self.inode(str(path))
+        self._change(str(path.parent), {str(path): None})
 
-    def sync_directory(self, path: SimPath) -> None:
+    def sync_directory(self, path: Path) -> None:
         self.step()
-        self._renamed.pop(path.text, None)
+        self._renamed.pop(str(path), None)
 
-    def free_bytes(self, path: SimPath) -> int:
+    def free_bytes(self, path: Path) -> int:
         return 0 if self.is_full else FREE_BYTES
 
     # -- what befalls it --------------------------------------------------------------------
@@ -197,8 +202,8 @@ class SimDisk:
         for inode in self._names.values():
             inode.lose_power(self._rng)
 
-    def flip_a_bit(self, path: SimPath, offset: int, bit: int) -> None:
-        self.inode(path.text).data[offset] ^= 1 << bit
+    def flip_a_bit(self, path: Path, offset: int, bit: int) -> None:
+        self.inode(str(path)).data[offset] ^= 1 << bit
 
     # -- names ------------------------------------------------------------------------------
 
@@ -234,7 +239,7 @@ class SimDisk:
 
 @dataclass(frozen=True, order=True)
 class SimPath:
-    """The part of ``pathlib.Path`` that the storage code uses, on a simulated disk."""
+    """The part of ``pathlib.Path`` that the storage code uses; see :meth:`SimDisk.path`."""
 
     text: str
     disk: SimDisk = field(compare=False, repr=False)
@@ -267,7 +272,7 @@ class SimPath:
 
     def unlink(self, *, missing_ok: bool = False) -> None:
         if self.exists() or not missing_ok:
-            self.disk.remove(self)
+            self.disk.remove(self.disk.path(self.text))
 
     def iterdir(self) -> Iterator[SimPath]:
         return (SimPath(name, self.disk) for name in self.disk.names_in(self.text))

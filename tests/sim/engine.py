@@ -17,6 +17,7 @@ from kvstore.storage.memory import MemoryBatch, MemoryEngine
 if TYPE_CHECKING:
     import random
 
+    from kvstore.kv.engine import WriteBatch
     from sim.disk import SimDisk
 
 _MASK = (1 << 64) - 1
@@ -66,7 +67,8 @@ class SimEngine(HashedEngine):
         for key, value in stored.snapshot_rows(b"", b"\xff\xff\xff"):
             self._set(key, value)
 
-    def write(self, batch: MemoryBatch) -> None:
+    def write(self, batch: WriteBatch) -> None:
+        assert isinstance(batch, MemoryBatch)
         self._disk.step()
         if self._disk.is_full:
             raise DiskFull("no room in the simulated engine")

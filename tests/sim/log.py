@@ -14,6 +14,7 @@ from kvstore.storage.writer import RETRY_S, Append, LogWriter, Order, Release, R
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from kvstore.ids import GroupId, LogIndex
     from kvstore.storage.segments import Segments
     from sim.node import SimNode
 
@@ -61,8 +62,8 @@ class SimLog:
 
         self._order(Append(records, sum(map(len, records)), durable, urgent))
 
-    def release(self, covered: Mapping[int, int]) -> None:
-        self._order(Release(dict(covered)))
+    def release(self, covered: Mapping[GroupId, LogIndex]) -> None:
+        self._order(Release(dict[int, int](covered.items())))
 
     def _order(self, order: Order) -> None:
         self._waiting.append(order)

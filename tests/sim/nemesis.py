@@ -9,7 +9,6 @@ from kvstore.errors import KVError
 from kvstore.ids import replica_id
 from kvstore.raft.confchange import keeps_vote
 from kvstore.storage.segment_files import SEGMENT_NAME
-from sim.disk import SimPath
 from sim.swarm import RATES
 
 if TYPE_CHECKING:
@@ -174,7 +173,7 @@ class Nemesis:
         broken = [other for other in self.nodes if other is node or not is_whole(other)]
         if len(broken) > (len(self.nodes) - 1) // 2:
             return
-        wal = SimPath(f"/{node.id}/wal", node.disk)
+        wal = node.disk.path(f"/{node.id}/wal")
         files = [path for path in wal.iterdir() if SEGMENT_NAME.fullmatch(path.name)]
         if not files:
             return
@@ -221,8 +220,13 @@ class Nemesis:
             return
         driver = node.driver
         alarm = self.rng.choice((driver.peer_gone, driver.peer_connected, driver.messages_dropped))
+
+        def campaign() -> None:
+            for group in driver.hosts:
+                driver.campaign_if_leaderless(group)
+
         if self.rng.random() < 0.3:
-            node.later(0.0, lambda: [driver.campaign_if_leaderless(g) for g in driver.hosts])
+            node.later(0.0, campaign)
         else:
             node.later(0.0, lambda: alarm(about.id))
 

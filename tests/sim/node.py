@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from concurrent.futures import Executor
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from kvstore.errors import DiskFull, Internal, KVError, StartupError
 from kvstore.hlc import revision_at
@@ -25,7 +26,7 @@ from kvstore.storage.memory import MemoryEngine
 from kvstore.storage.recovery import Recovery
 from kvstore.storage.snapshots import SnapshotStorage
 from kvstore.wire.requests import encode_shard_map_reply
-from sim.disk import DiskCrash, SimDisk, SimPath
+from sim.disk import DiskCrash, SimDisk
 from sim.engine import SimEngine
 from sim.log import SimLog
 from sim.world import Violation
@@ -46,13 +47,18 @@ WALL_MS = 1_700_000_000_000
 TICK_S_MIN = 0.02
 UPKEEP_S = 0.5
 
+THREAD = Executor()
+"""Stands for a node's threads: SimLoop runs their work itself and asks nothing of this."""
 
-class SimFuture:
+T = TypeVar("T")
+
+
+class SimFuture(Generic[T]):
     """Work for a thread, and who waits for it."""
 
     def __init__(self) -> None:
         self._callbacks: list[Callable[[Any], object]] = []
-        self._result: Any = None
+        self._result: T
         self._error: Exception | None = None
 
     def cancelled(self) -> bool:
@@ -61,13 +67,13 @@ class SimFuture:
     def exception(self) -> Exception | None:
         return self._error
 
-    def result(self) -> Any:
+    def result(self) -> T:
         return self._result
 
     def add_done_callback(self, callback: Callable[[Any], object], /) -> None:
         self._callbacks.append(callback)
 
-    def run(self, work: Callable[[], Any]) -> None:
+    def run(self, work: Callable[[], T]) -> None:
         try:
             self._result = work()
         except (KVError, OSError) as error:
@@ -89,8 +95,8 @@ class SimLoop:
     def call_later(self, delay: float, callback: Callable[..., object], /, *arguments: Any) -> None:
         self._node.later(delay, lambda: callback(*arguments))
 
-    def run_in_executor(self, executor: None, work: Callable[[], Any], /) -> SimFuture:
-        future = SimFuture()
+    def run_in_executor(self, executor: Executor | None, work: Callable[[], T], /) -> SimFuture[T]:
+        future = SimFuture[T]()
         delay_s = self._node.rng.random() * self._node.swarm.thread_s_max
         self._node.thread_free_at = max(self._node.thread_free_at, self._node.world.now + delay_s)
         delay_s = self._node.thread_free_at - self._node.world.now
@@ -156,7 +162,7 @@ class SimNode:
 
     # -- events -----------------------------------------------------------------------------
 
-    def later(self, delay_s: float, action: Callable[[], None]) -> None:
+    def later(self, delay_s: float, action: Callable[[], object]) -> None:
         """Run ``action`` as an iteration of the loop, in this life, after any pause."""
         life = self.life
 
@@ -170,7 +176,7 @@ class SimNode:
 
         self.world.at(self.world.now + delay_s, run)
 
-    def _iterate(self, action: Callable[[], None]) -> None:
+    def _iterate(self, action: Callable[[], object]) -> None:
         life = self.life
         try:
             action()
@@ -215,7 +221,7 @@ class SimNode:
             self.later(UPKEEP_S, self._upkeep)
 
     def _assemble(self) -> None:
-        data_dir = SimPath(f"/{self.id}", self.disk)
+        data_dir = self.disk.path(f"/{self.id}")
         self.engine = SimEngine(self.disk, self.stored)
         storage = SnapshotStorage(self.engine, data_dir / "snapshots", files=self.disk)
         storage.finish_pending()
@@ -266,7 +272,7 @@ class SimNode:
         )
         self.driver.may_lead = lambda: not self.admission.disk_full
         self.driver.snapshots = SnapshotTransfers(
-            self.driver, storage, self.wal, thread=None, clock=self.clock, on_fatal=self.die
+            self.driver, storage, self.wal, thread=THREAD, clock=self.clock, on_fatal=self.die
         )
         self.keeper = LogKeeper(
             self.driver, self.wal, self.engine, live_bytes_max=self.config.wal.live_bytes_max
@@ -275,7 +281,7 @@ class SimNode:
             self.driver,
             self.admission,
             frame_bytes_max=self.config.limits.frame_bytes_max,
-            scan_threads=None,
+            scan_threads=THREAD,
             shard_map=self._shard_map_reply,
             status=lambda: b"",
         )
@@ -345,7 +351,7 @@ class SimNode:
         """What ``LogKeeper.flush`` does, in its two halves."""
         covered = self.keeper.covered()
 
-        def flushed(done: SimFuture) -> None:
+        def flushed(done: SimFuture[None]) -> None:
             if done.exception() is None:
                 self.keeper.release(covered)
 

@@ -7,6 +7,7 @@ Most faults are off in most seeds: a fault that is always on hides what the othe
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kvstore.config import (
@@ -20,13 +21,15 @@ from kvstore.config import (
 )
 from kvstore.errors import DiskFull, Internal
 from kvstore.ids import NodeId
-from sim.disk import SimPath
 from sim.network import Weather
 
 if TYPE_CHECKING:
     import random
 
 KIB = 1024
+
+NO_DIRECTORY = Path("/nonexistent")
+"""A node's files are on its simulated disk instead."""
 
 
 @dataclass
@@ -90,7 +93,7 @@ class Swarm:
         )
         cluster = ClusterConfig("sim", addresses, shards=self.shards, replicas=self.nodes)
         return [
-            NodeConfig(name, SimPath("/", None), cluster, raft=self.raft, wal=self.wal,
+            NodeConfig(name, NO_DIRECTORY, cluster, raft=self.raft, wal=self.wal,
                        limits=self.limits)
             for name in names
         ]  # fmt: skip

@@ -3,30 +3,34 @@
 from __future__ import annotations
 
 import random
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from kvstore.storage.memory import MemoryEngine
-from sim.disk import DiskCrash, Inode, SimDisk, SimPath
+from sim.disk import DiskCrash, Inode, SimDisk
 from sim.engine import SimEngine
 from sim.world import Violation, World
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 class Always(random.Random):
     """Chance that takes the largest of what is offered."""
 
-    def choice(self, options):
-        return max(options)
+    def choice(self, seq: Any) -> Any:
+        return max(seq)
 
-    def randint(self, low, high):
-        return high
+    def randint(self, a: int, b: int) -> int:
+        return b
 
-    def random(self):
+    def random(self) -> float:
         return 0.0
 
 
-def file_of(disk: SimDisk, data: bytes) -> tuple[SimPath, int]:
-    path = SimPath("/n/file", disk)
+def file_of(disk: SimDisk, data: bytes) -> tuple[Path, int]:
+    path = disk.path("/n/file")
     fd = disk.create(path)
     disk.write(fd, [data], 0)
     disk.sync(fd)
@@ -110,7 +114,7 @@ def test_a_full_disk_takes_nothing_new() -> None:
         disk.write(fd, [b"outside"], 8)
     with pytest.raises(OSError, match="no space"):
         disk.allocate(fd, 100)
-    assert disk.free_bytes(SimPath("/", disk)) == 0
+    assert disk.free_bytes(disk.path("/")) == 0
 
 
 def test_the_engine_keeps_a_beginning_of_what_was_not_flushed() -> None:
