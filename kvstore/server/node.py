@@ -51,6 +51,7 @@ from kvstore.server.repair import advice
 from kvstore.server.snapshot_work import SnapshotTransfers
 from kvstore.server.upkeep import DiskWatch, LeaderBalance, LogKeeper, periodic
 from kvstore.sharding.shard_map import bootstrap
+from kvstore.storage.files import OsFiles
 from kvstore.storage.identity import LOG_DIRECTORY
 from kvstore.storage.identity_file import Pin
 from kvstore.storage.rocks import RocksEngine
@@ -217,7 +218,11 @@ class Node:
         await asyncio.to_thread(snapshots.finish_pending)
         machines = await asyncio.to_thread(load_machines, self._shard_map, config.node_id, engine)
         admission = Admission(pending_bytes_max=config.limits.pending_bytes_max)
-        disk = DiskWatch(data_dir, admission, free_bytes_min=config.limits.disk_free_bytes_min)
+        disk = DiskWatch(
+            lambda: OsFiles().free_bytes(data_dir),
+            admission,
+            free_bytes_min=config.limits.disk_free_bytes_min,
+        )
         wal, logs = await open_wal(
             data_dir / LOG_DIRECTORY,
             cluster_id=config.cluster.id,

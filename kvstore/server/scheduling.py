@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
     from concurrent.futures import Executor
 
 T_co = TypeVar("T_co", covariant=True)
@@ -34,6 +34,10 @@ class Outcome(Protocol[T_co]):
 
 class Pending(Outcome[T_co], Protocol[T_co]):
     """An :class:`Outcome` to come."""
+
+    def __await__(self) -> Generator[Any, None, T_co]:
+        """Wait for it in a coroutine."""
+        ...
 
     def add_done_callback(self, callback: Callable[[Any], object], /) -> None:
         """Run ``callback`` with this, on the loop, once the work is done."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from typing import TYPE_CHECKING, Protocol
 
 from kvstore.errors import DiskFull
@@ -17,7 +16,6 @@ from kvstore.storage import records
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
-    from pathlib import Path
 
     from kvstore.ids import GroupId, LogIndex, NodeId, ReplicaId
     from kvstore.raft.messages import SnapshotMeta
@@ -110,7 +108,7 @@ class LogKeeper:
         """
         covered = self.covered()
         try:
-            await asyncio.get_running_loop().run_in_executor(None, self._engine.flush)
+            await self._driver.loop.run_in_executor(None, self._engine.flush)
         except DiskFull as error:
             # Nothing is lost: the log keeps what the engine could not.
             if not self._is_held_up:
@@ -141,8 +139,10 @@ class LogKeeper:
 class DiskWatch:
     """Refuses writes before the disk is full, so that what was accepted can be finished."""
 
-    def __init__(self, path: Path, admission: Admission, *, free_bytes_min: int) -> None:
-        self._path = path
+    def __init__(
+        self, free_bytes: Callable[[], int], admission: Admission, *, free_bytes_min: int
+    ) -> None:
+        self._free_bytes = free_bytes
         self._admission = admission
         self._free_bytes_min = free_bytes_min
         self._log_is_full = False
@@ -160,8 +160,7 @@ class DiskWatch:
 
     def check(self) -> None:
         """Look at the free space and open or close the door for writes."""
-        stat = os.statvfs(self._path)
-        free = stat.f_bavail * stat.f_frsize
+        free = self._free_bytes()
         needed = self._free_bytes_min
         if self._admission.disk_full:
             needed += needed // REOPEN_FRACTION

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
 import pytest
@@ -19,8 +17,6 @@ from kvstore.storage import records
 from kvstore.storage.records import RecordType
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from kvstore.storage.rocks import RocksEngine
     from kvstore.storage.wal import Wal
 
@@ -139,13 +135,10 @@ async def test_an_engine_that_fails_otherwise_is_not_passed_over() -> None:
 
 
 class Disk:
-    def __init__(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self) -> None:
         self.free = 10_000
         self.admission = Admission(pending_bytes_max=1)
-        self.watch = DiskWatch(path, self.admission, free_bytes_min=800)
-        monkeypatch.setattr(
-            os, "statvfs", lambda _: SimpleNamespace(f_bavail=self.free, f_frsize=1)
-        )
+        self.watch = DiskWatch(lambda: self.free, self.admission, free_bytes_min=800)
 
     def is_full_at(self, free: int) -> bool:
         self.free = free
@@ -154,8 +147,8 @@ class Disk:
 
 
 @pytest.fixture
-def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Disk:
-    return Disk(tmp_path, monkeypatch)
+def disk() -> Disk:
+    return Disk()
 
 
 def test_writes_stop_below_the_bound_and_resume_with_room_to_spare(disk: Disk) -> None:
