@@ -49,7 +49,7 @@ from kvstore.server.raft_driver import RaftDriver
 from kvstore.server.rejoin import Rejoin, keep_rejoining
 from kvstore.server.repair import advice
 from kvstore.server.snapshot_work import SnapshotTransfers
-from kvstore.server.upkeep import DiskWatch, LeaderBalance, LogKeeper, periodic
+from kvstore.server.upkeep import DiskWatch, LeaderBalance, LogKeeper, hand_over, periodic
 from kvstore.sharding.shard_map import bootstrap
 from kvstore.storage.files import OsFiles
 from kvstore.storage.identity import LOG_DIRECTORY
@@ -369,17 +369,7 @@ class Node:
     async def hand_over(self) -> None:
         """Give every shard that this node leads to the replica that has most of its log."""
         assert self._driver is not None
-        now = self._clock()
-        for host in self._hosts.values():
-            if not host.is_leader:
-                continue
-            known = host.core.status(now)
-            voters = known.config.voters
-            peers = [p for p in known.progress if p.recently_active and p.replica in voters]
-            if peers:
-                best = max(peers, key=lambda peer: peer.match_index)
-                host.core.transfer_leadership(best.replica, now)
-                self._driver.wake(host)
+        hand_over(self._driver, self._clock())
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(HAND_OVER_S_MAX):
                 while any(self._is_handing_over(host) for host in self._hosts.values()):

@@ -256,6 +256,20 @@ class LeaderBalance:
         return since is not None and now - since >= STEADY_S
 
 
+def hand_over(driver: RaftDriver, now: float) -> None:
+    """Begin to give each shard that this node leads to the replica that has most of its log."""
+    for host in driver.hosts.values():
+        if not host.is_leader:
+            continue
+        known = host.core.status(now)
+        voters = known.config.voters
+        peers = [p for p in known.progress if p.recently_active and p.replica in voters]
+        if peers:
+            best = max(peers, key=lambda peer: peer.match_index)
+            host.core.transfer_leadership(best.replica, now)
+            driver.wake(host)
+
+
 def periodic(
     keeper: LogKeeper, disk: DiskWatch, balance: LeaderBalance
 ) -> list[Coroutine[None, None, None]]:

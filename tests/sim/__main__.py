@@ -13,6 +13,7 @@ import os
 import sys
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -23,7 +24,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from plain_cli import run
-from sim.run import Result, run_seed
+from sim.run import Result, run_seed, run_seed_twice_at_times
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -88,7 +89,7 @@ def run_seeds(seeds: Iterator[int], *, until: float, keep_going: bool) -> Iterat
                 seed = next(seeds, None)
                 if seed is None:
                     break
-                running.add(pool.submit(run_seed, seed))
+                running.add(pool.submit(run_seed_twice_at_times, seed))
             if not running:
                 return
             done, running = wait(running, return_when=FIRST_COMPLETED)
@@ -96,6 +97,10 @@ def run_seeds(seeds: Iterator[int], *, until: float, keep_going: bool) -> Iterat
                 yield result
                 if result.failure and not keep_going:
                     return
+    except BrokenProcessPool as error:
+        raise click.ClickException(
+            "a process died while it ran one of the last seeds: no memory left, or killed?"
+        ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -1,4 +1,4 @@
-"""Clients: one call at a time, each tried again until it is answered or given up.
+"""Clients: calls, each tried again until it is answered or given up, some at the same time.
 
 They speak the real requests of the wire, number their batches with the real client's session,
 and write down what they asked and what they know of the outcome. Requests and replies may be
@@ -53,10 +53,10 @@ class Call:
 
 
 @dataclass
-class Books:
+class ClientHistory:
     """What all clients together know at the end."""
 
-    history: list[Operation] = field(default_factory=list)
+    operations: list[Operation] = field(default_factory=list)
     acknowledged: Counter[bytes] = field(default_factory=Counter)
     """Increments of each counter."""
     uncertain: Counter[bytes] = field(default_factory=Counter)
@@ -88,18 +88,26 @@ class Connection:
 
 
 class SimClient:
-    """Invariant: at most one call is open."""
+    """One caller of a client. Invariant: at most one call is open."""
 
-    def __init__(self, name: str, network: Network, books: Books, swarm: Swarm) -> None:
+    def __init__(
+        self,
+        name: str,
+        network: Network,
+        history: ClientHistory,
+        swarm: Swarm,
+        sessions: dict[ShardId, Session],
+    ) -> None:
         self.name = name
         self.network = network
         self.world = network.world
-        self.books = books
+        self.history = history
         self.swarm = swarm
         self.rng = random.Random(self.world.rng.random())
         self.is_stopped = False
         self.call: Call | None = None
-        self._sessions: dict[ShardId, Session] = {}
+        self.answered = 0
+        self._sessions = sessions
         self._leaders: dict[ShardId, NodeId] = {}
         self._numbers = 0
         self._counters: dict[bytes, int] = {}
@@ -146,7 +154,7 @@ class SimClient:
 
     def _recent(self, key: bytes) -> bytes | None:
         """A value that the key had, as far as anybody was told lately."""
-        for operation in reversed(self.books.history[-30:]):
+        for operation in reversed(self.history.operations[-30:]):
             if operation.key == key and isinstance(operation.action, Put):
                 return operation.action.value
             if operation.key == key and isinstance(operation.result, bytes):
@@ -182,7 +190,8 @@ class SimClient:
         """Give the batch its place in the session."""
         session = self._sessions.get(call.shard)
         if session is None:
-            created = revision_at(self.network.nodes[NodeId("n1")].wall_ms())
+            # What a client believes the cluster's present to be: the latest that it was told.
+            created = revision_at(max(node.wall_ms() for node in self.network.nodes.values()))
             session = Session(created, self.rng.getrandbits(62), outstanding_max=4)
             self._sessions[call.shard] = session
         call.session = session
@@ -201,7 +210,7 @@ class SimClient:
             self._give_up(call)
             return
         call.attempts += 1
-        self.books.retries += call.attempts > 1
+        self.history.retries += call.attempts > 1
         target = self._leaders.pop(call.shard, None)
         if target is None:
             target = self.rng.choice(list(self.network.nodes))
@@ -212,7 +221,7 @@ class SimClient:
         self.world.after(ATTEMPT_S * self.swarm.pace, lambda: self._overdue(call, number))
 
     def _send(self, call: Call, node: SimNode) -> None:
-        if self.network.weather.loss and self.rng.random() < self.network.weather.loss:
+        if self.network.conditions.loss and self.rng.random() < self.network.conditions.loss:
             return
         connection = Connection(self, node, call)
 
@@ -225,7 +234,7 @@ class SimClient:
 
     def network_back(self, node: SimNode, call: Call, frame: bytes) -> None:
         """A reply is on its way, and may never arrive."""
-        if self.network.weather.loss and self.rng.random() < self.network.weather.loss:
+        if self.network.conditions.loss and self.rng.random() < self.network.conditions.loss:
             return
         self.world.after(self.network.delay_s(), lambda: self._answered(node, call, frame))
 
@@ -263,13 +272,13 @@ class SimClient:
             call.actions, revisions, reply.effects, strict=True
         ):
             if isinstance(action, Put | CompareAndSwap) and effect:
-                self.books.check_revision(call.shard, key, action.value, revision)
+                self.history.check_revision(call.shard, key, action.value, revision)
 
     def _read(self, call: Call, body: bytes) -> None:
         (row,) = requests.decode_read_reply(body, 1)
         key, action = call.actions[0]
         if row is not None:
-            self.books.check_revision(call.shard, key, *row)
+            self.history.check_revision(call.shard, key, *row)
         if self._swapping == key:
             self._counters[key] = 0 if row is None else int(row[0])
         self._note(call, key, action, None if row is None else row[0])
@@ -280,7 +289,8 @@ class SimClient:
         if isinstance(error, NotLeader) and error.leader is not None:
             self._leaders[call.shard] = NodeId(error.leader)
         if isinstance(error, SessionExpired):
-            self._sessions.pop(call.shard, None)
+            if self._sessions.get(call.shard) is call.session:
+                del self._sessions[call.shard]
             if call.attempts > 1:
                 call.may_have_applied = True
             self._give_up(call)
@@ -315,12 +325,14 @@ class SimClient:
         is_known: bool = True,
     ) -> None:
         returned = self.world.now if is_known else None
-        self.books.history.append(Operation(self.name, key, action, call.called, returned, result))
+        self.history.operations.append(
+            Operation(self.name, key, action, call.called, returned, result)
+        )
         if key.startswith(b"count") and isinstance(action, CompareAndSwap):
             if not is_known:
-                self.books.uncertain[key] += 1
+                self.history.uncertain[key] += 1
             elif result:
-                self.books.acknowledged[key] += 1
+                self.history.acknowledged[key] += 1
         if self.world.tracing:
             told = repr(result) if is_known else "unknown"
             self.world.note(self.name, f"knows {action} {key!r}: {told}")
@@ -329,9 +341,19 @@ class SimClient:
         call.is_open = False
         if call.session is not None:
             call.session.settle(call.seq)
-        self.books.calls_answered += answered
+        self.answered += answered
+        self.history.calls_answered += answered
         self.call = None
         self.think()
+
+
+def callers(name: str, network: Network, history: ClientHistory, swarm: Swarm) -> list[SimClient]:
+    """A client: its callers share its sessions, so several batches may be under way in one."""
+    sessions: dict[ShardId, Session] = {}
+    return [
+        SimClient(f"{name}{letter}", network, history, swarm, sessions)
+        for letter in "abc"[: swarm.callers]
+    ]
 
 
 def _command(item: tuple[bytes, Action]) -> commands.Command:

@@ -7,6 +7,9 @@ last one back. A killed process loses nothing of that by itself.
 
 After a *failed* sync the pages count as clean although the disk never got them (Rebello et
 al., USENIX ATC 2020): later syncs do not help, only writing to the same page again does.
+
+Any operation may fail, be the one at which the process dies, or the one at which the power
+goes: so a write may be caught before its sync.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import io
 import itertools
 import re
 from dataclasses import dataclass, field
+from enum import Enum
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
@@ -30,7 +34,20 @@ FREE_BYTES = 1 << 40
 
 
 class DiskCrash(BaseException):
-    """The process dies in the middle of a file operation."""
+    """The process dies in the middle of an operation."""
+
+    def __init__(self, *, is_power_lost: bool) -> None:
+        super().__init__()
+        self.is_power_lost = is_power_lost
+
+
+class Fault(Enum):
+    """What the next operation of its kind may fail with ``EIO``."""
+
+    SYNC = "sync"
+    DIRECTORY_SYNC = "sync a directory"
+    WRITE = "write"
+    NAME = "create, rename or remove"
 
 
 @dataclass(eq=False)
@@ -77,23 +94,30 @@ class Inode:
         self.lost += self.unsynced
         self.unsynced.clear()
 
-    def lose_power(self, rng: random.Random) -> None:
+    def lose_power(self, rng: random.Random) -> int:
+        """Undo some, all or none of what was not synced; how many writes that hit."""
         share = rng.choice((0.0, 0.5, 1.0))
         if self.sizes and rng.random() < share:
             self.data = bytearray(self.sizes[0])
-        for offset, before in reversed(self.lost + self.unsynced):
+        undone = [
             self._tear(offset, before, share, rng)
+            for offset, before in reversed(self.lost + self.unsynced)
+        ]
         self.synced()
         self.lost.clear()
+        return sum(undone)
 
-    def _tear(self, offset: int, before: bytes, share: float, rng: random.Random) -> None:
+    def _tear(self, offset: int, before: bytes, share: float, rng: random.Random) -> bool:
         """Undo a write sector by sector; what lies beyond the file's end is gone anyway."""
         start, end = offset, min(offset + len(before), len(self.data))
+        is_torn = False
         while start < end:
             stop = min(start - start % SECTOR_BYTES + SECTOR_BYTES, end)
             if rng.random() < share:
                 self.data[start:stop] = before[start - offset : stop - offset]
+                is_torn = True
             start = stop
+        return is_torn
 
 
 class SimDisk:
@@ -107,10 +131,18 @@ class SimDisk:
         self._fds: dict[int, Inode] = {}
         self._next_fd = 3
         self.crash_in: int | None = None
-        """The process dies after so many more operations."""
+        """The process dies after so many more operations, of files or of the network."""
+        self.crash_takes_power = False
+        """That takes along what was not synced."""
         self.is_full = False
-        self.sync_fails = False
-        """The next sync fails."""
+        self.fault: Fault | None = None
+        """What fails next, once."""
+        self.has_failed = False
+        """An operation failed with EIO since the process started."""
+        self.has_refused = False
+        """An operation found no room since the process started."""
+        self.writes_lost = 0
+        """Unsynced ones that a power cut undid, at least in part."""
 
     def path(self, text: str) -> Path:
         """A path on this disk. Not a ``Path``, but all of one that the storage code uses."""
@@ -119,7 +151,7 @@ class SimDisk:
     # -- Files ------------------------------------------------------------------------------
 
     def create(self, path: Path) -> int:
-        self.step()
+        self._step(Fault.NAME)
         inode = Inode()
         self._change(str(path.parent), {str(path): inode})
         return self._opened(inode)
@@ -128,9 +160,9 @@ class SimDisk:
         return self._opened(self.inode(str(path)))
 
     def allocate(self, fd: int, size: int) -> None:
-        self.step()
+        self._step(Fault.WRITE)
         if self.is_full:
-            raise OSError(errno.ENOSPC, "no space left on the simulated disk")
+            raise self.no_room()
         inode = self._fds[fd]
         inode.resize(max(size, len(inode.data)))
 
@@ -142,38 +174,36 @@ class SimDisk:
         data = b"".join(pieces)
         inode = self._fds[fd]
         if self.is_full and offset + len(data) > len(inode.data):
-            raise OSError(errno.ENOSPC, "no space left on the simulated disk")
-        if self.crash_in == 0:
+            raise self.no_room()
+        if self.crash_in == 0 or self.fault is Fault.WRITE:
             inode.write(offset, data[: self._rng.randint(0, len(data))])
-        self.step()
+        self._step(Fault.WRITE)
         inode.write(offset, data)
 
     def sync_data(self, fd: int) -> None:
         self.sync(fd)
 
     def sync(self, fd: int) -> None:
-        self.step()
-        if self.sync_fails:
-            self.sync_fails = False
+        if self.fault is Fault.SYNC:
             self._fds[fd].sync_failed()
-            raise OSError(errno.EIO, "the simulated disk failed to sync")
+        self._step(Fault.SYNC)
         self._fds[fd].synced()
 
     def close(self, fd: int) -> None:
         del self._fds[fd]
 
     def rename(self, old: Path, new: Path) -> None:
-        self.step()
+        self._step(Fault.NAME)
         inode = self.inode(str(old))
         self._change(str(old.parent), {str(old): None, str(new): inode})
 
     def remove(self, path: Path) -> None:
-        self.step()
+        self._step(Fault.NAME)
         self.inode(str(path))
         self._change(str(path.parent), {str(path): None})
 
     def sync_directory(self, path: Path) -> None:
-        self.step()
+        self._step(Fault.DIRECTORY_SYNC)
         self._renamed.pop(str(path), None)
 
     def free_bytes(self, path: Path) -> int:
@@ -187,12 +217,25 @@ class SimDisk:
             self.crash_in -= 1
             if self.crash_in < 0:
                 self.crash_in = None
-                raise DiskCrash
+                raise DiskCrash(is_power_lost=self.crash_takes_power)
+
+    def _step(self, kind: Fault) -> None:
+        """One more operation, of a kind that may fail."""
+        self.step()
+        if self.fault is kind:
+            self.fault = None
+            self.has_failed = True
+            raise OSError(errno.EIO, f"the simulated disk failed to {kind.value}")
+
+    def no_room(self) -> OSError:
+        self.has_refused = True
+        return OSError(errno.ENOSPC, "no space left on the simulated disk")
 
     def process_died(self) -> None:
         """Its files are closed; the page cache keeps what it holds."""
         self._fds.clear()
         self.crash_in = None
+        self.has_failed = self.has_refused = False
 
     def lose_power(self) -> None:
         for changes in self._renamed.values():
@@ -200,7 +243,7 @@ class SimDisk:
                 self._put_back(changes.pop())
         self._renamed.clear()
         for inode in self._names.values():
-            inode.lose_power(self._rng)
+            self.writes_lost += inode.lose_power(self._rng)
 
     def flip_a_bit(self, path: Path, offset: int, bit: int) -> None:
         self.inode(str(path)).data[offset] ^= 1 << bit

@@ -70,16 +70,18 @@ class SimEngine(HashedEngine):
     def write(self, batch: WriteBatch) -> None:
         assert isinstance(batch, MemoryBatch)
         self._disk.step()
-        if self._disk.is_full:
-            raise DiskFull("no room in the simulated engine")
+        self._need_room()
         super().write(batch)
         self._unflushed.append(batch)
 
     def flush(self) -> None:
         self._disk.step()
-        if self._disk.is_full:
-            raise DiskFull("no room to flush the simulated engine")
+        self._need_room()
         self._keep(len(self._unflushed))
+
+    def _need_room(self) -> None:
+        if self._disk.is_full:
+            raise DiskFull("no room for the simulated engine") from self._disk.no_room()
 
     def survivor(self, rng: random.Random) -> MemoryEngine:
         """What was flushed, and maybe some of what came after."""

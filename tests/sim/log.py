@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kvstore.errors import Internal
-from kvstore.storage.writer import RETRY_S, Append, LogWriter, Order, Release, Reports
+from kvstore.storage.writer import RETRY_S, Append, Close, LogWriter, Order, Release, Reports
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -34,9 +34,12 @@ class SimLog:
         self._write_s_max = write_s_max
         self._on_durable = on_durable
         self._waiting: list[Order] = []
+        self._taken: list[Order] = []
+        """What the next write will take."""
         self._in_flight = 0
         self._is_busy = False
         self.disk_full = False
+        self._segments = segments
         self._writer = LogWriter(
             segments,
             Reports(durable=self._durable, disk_full=self._full, fatal=node.die),
@@ -73,15 +76,16 @@ class SimLog:
     def _begin(self) -> None:
         """Write all that has gathered; it is done when the time of a write has passed."""
         self._is_busy = True
-        orders, self._waiting = self._waiting, []
+        self._taken, self._waiting = self._waiting, []
         delay_s = self._node.rng.random() * self._write_s_max
         if self.disk_full:
             delay_s = max(delay_s, 2 * RETRY_S)
-        self._node.later(delay_s, lambda: self._write(orders))
+        self._node.later(delay_s, self._write)
 
-    def _write(self, orders: list[Order]) -> None:
-        for order in orders:
+    def _write(self) -> None:
+        for order in self._taken:
             self._writer.orders.put(order)
+        self._taken = []
         try:
             self._writer.step()
         except OSError as error:
@@ -94,6 +98,16 @@ class SimLog:
         if self._waiting or self.disk_full:
             self._begin()
 
+    def close(self) -> None:
+        """Write what waits, unless there is no room for it, and end as the writer does."""
+        for order in (*self._taken, *self._waiting, Close()):
+            self._writer.orders.put(order)
+        try:
+            self._writer.step()
+            self._segments.close()
+        except (OSError, Internal) as error:
+            self._node.die(error)
+
     def _durable(self, dones: list[Callable[[], None]]) -> None:
         self._node.loop.call_soon(self._run, dones)
 
@@ -104,4 +118,4 @@ class SimLog:
 
     def _full(self, full: bool) -> None:
         self.disk_full = full
-        self._node.admission.disk_full = full
+        self._node.disk_watch.log_full(full)

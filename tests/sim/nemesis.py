@@ -6,14 +6,16 @@ import random
 from typing import TYPE_CHECKING
 
 from kvstore.errors import KVError
-from kvstore.ids import replica_id
-from kvstore.raft.confchange import keeps_vote
+from kvstore.ids import ShardId, group_of_shard, life_of, number_of, replica_id
+from kvstore.raft.messages import GroupConfig
 from kvstore.storage.segment_files import SEGMENT_NAME
+from sim.disk import Fault
 from sim.swarm import RATES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
+    from kvstore.ids import ReplicaId
     from kvstore.server.shard_host import ShardHost
     from sim.network import Network
     from sim.node import SimNode
@@ -23,7 +25,7 @@ STEP_S = 0.05
 
 
 class Nemesis:
-    """Invariant: at most a minority of the nodes is without its data at any time."""
+    """Invariant: in every group a majority of the voters has its data at any time."""
 
     def __init__(self, network: Network, swarm: Swarm) -> None:
         self.network = network
@@ -33,7 +35,7 @@ class Nemesis:
         self.nodes = list(network.nodes.values())
         self.is_over = False
         self.done: dict[str, int] = {}
-        self._faults: list[tuple[str, float, Callable[[SimNode], None]]] = [
+        self._faults: list[tuple[str, float, Callable[[SimNode], bool]]] = [
             (name, getattr(swarm, name) * STEP_S, getattr(self, f"_{name}"))
             for name in RATES
             if getattr(swarm, name)
@@ -44,21 +46,27 @@ class Nemesis:
         if self.is_over:
             return
         for name, share, fault in self._faults:
-            if self.rng.random() < share:
+            if self.rng.random() < share and fault(self.rng.choice(self.nodes)):
                 self.done[name] = self.done.get(name, 0) + 1
-                fault(self.rng.choice(self.nodes))
         self.world.after(STEP_S, self.act)
 
-    def heal(self) -> None:
-        """No more harm: cables are plugged in, disks have room, whoever is dead is started."""
+    def heal(self, outsiders: Collection[SimNode] = ()) -> None:
+        """No more harm: cables are plugged in, disks have room, whoever is dead is started.
+
+        Args:
+            outsiders: Who stays as it is, dead or alive.
+        """
         self.is_over = True
-        self.world.note("", "all is healed")
+        whole = [node for node in self.nodes if node not in outsiders]
+        self.world.note("", f"{' '.join(node.id for node in whole)} are healed")
         self.network.heal()
-        self.network.weather = type(self.network.weather)()
-        for node in self.nodes:
-            node.disk.is_full = node.disk.sync_fails = False
-            node.disk.crash_in = None
+        self.network.conditions = type(self.network.conditions)()
+        for node in whole:
+            node.disk.is_full = False
+            node.disk.fault = node.disk.crash_in = None
             node.paused_until = 0.0
+            if node.is_stopping:
+                node.crash("in the middle of stopping")
             if not node.is_up and not node.is_refused:
                 node.start()
             if node.is_refused:
@@ -67,39 +75,78 @@ class Nemesis:
         for node in self.nodes:
             self.network.news_of(node, is_dead=not node.is_up, share=1.0)
 
+    def cut_off(self, outsiders: Collection[SimNode]) -> None:
+        """One of the ways in which a few nodes are no part of the cluster any more."""
+        inside = [node for node in self.nodes if node not in outsiders]
+        inwards = [(a.id, b.id) for a in outsiders for b in inside]
+        outwards = [(b, a) for a, b in inwards]
+        kind = self.rng.choice(("dead", "cut off", "deaf", "mute"))
+        self.world.note("", f"{' '.join(node.id for node in outsiders)} are {kind}")
+        if kind == "dead":
+            for node in outsiders:
+                node.crash("to stay so")
+        links = {"dead": [], "cut off": inwards + outwards, "deaf": outwards, "mute": inwards}[kind]
+        self.network.cut(links, is_holding=False)
+
+    def cut_one_link(self) -> None:
+        """Two nodes cannot talk any more; whoever else there is reaches both."""
+        a, b = self.rng.sample([node.id for node in self.nodes], 2)
+        self.world.note("", f"{a} and {b} are cut off from each other alone")
+        self.network.cut([(a, b), (b, a)], is_holding=False)
+
     def _soon(self, *seconds: float) -> float:
         return self.rng.choice(seconds) * self.swarm.pace
 
     # -- processes ----------------------------------------------------------------------------
 
-    def _kills(self, node: SimNode) -> None:
+    def _kills(self, node: SimNode) -> bool:
+        was_up = node.is_up
         node.crash("by kill -9")
         self._start_later(node)
+        return was_up
 
-    def _power_cuts(self, node: SimNode) -> None:
+    def _stops(self, node: SimNode) -> bool:
+        if not node.is_up:
+            return False
+        node.later(0.0, node.stop)
+        self._watch_over(node)
+        return True
+
+    def _power_cuts(self, node: SimNode) -> bool:
+        """A dead process's machine may lose its power too."""
         node.crash("by a power cut", power=True)
         self._start_later(node)
+        return True
 
-    def _blackouts(self, _: SimNode) -> None:
+    def _blackouts(self, _: SimNode) -> bool:
         for node in self.nodes:
             node.crash("in a blackout", power=True)
             self._start_later(node)
+        return True
 
-    def _crash_points(self, node: SimNode) -> None:
-        node.disk.crash_in = self.rng.randint(0, 12)
+    def _crash_points(self, node: SimNode) -> bool:
+        if not node.is_up:
+            return False
+        self._arm(node, self.rng.choice((12, 60)))
         self._watch_over(node)
+        return True
 
-    def _crash_loops(self, node: SimNode) -> None:
+    def _arm(self, node: SimNode, operations_max: int) -> None:
+        node.disk.crash_in = self.rng.randint(0, operations_max)
+        node.disk.crash_takes_power = self.rng.random() < 0.5
+
+    def _crash_loops(self, node: SimNode) -> bool:
         """It dies in the middle of its recovery, several times."""
         node.crash("to begin a row of crashes", power=self.rng.random() < 0.5)
         for number in range(1, 4):
             self.world.after(0.05 * number, lambda: self._start_to_die(node))
         self.world.after(0.3, lambda: self._start(node))
+        return True
 
     def _start_to_die(self, node: SimNode) -> None:
         if self.is_over:
             return
-        node.disk.crash_in = self.rng.randint(0, 15)
+        self._arm(node, 15)
         self._start(node)
 
     def _start_later(self, node: SimNode) -> None:
@@ -116,18 +163,23 @@ class Nemesis:
         def look() -> None:
             if not node.is_up:
                 self._start(node)
-            elif node.disk.crash_in is not None and not self.is_over:
+            elif not self.is_over and (node.disk.crash_in is not None or node.is_stopping):
                 self.world.after(0.5, look)
 
         self.world.after(0.5, look)
 
-    def _pauses(self, node: SimNode) -> None:
-        node.paused_until = self.world.now + self._soon(0.1, 0.7, 3.0)
+    def _pauses(self, node: SimNode) -> bool:
+        """It stands still. Where no lease rests on it, its machine may sleep, clock and all."""
+        pause_s = self._soon(0.1, 0.7, 3.0)
+        if not self.swarm.raft.lease_reads and self.rng.random() < 0.5:
+            node.fall_asleep()
+        node.paused_until = self.world.now + pause_s
         self.world.note(node.id, f"stands still until {node.paused_until:.3f}")
+        return node.is_up
 
     # -- network ------------------------------------------------------------------------------
 
-    def _partitions(self, _: SimNode) -> None:
+    def _partitions(self, _: SimNode) -> bool:
         names = [node.id for node in self.nodes]
         side = {name for name in names if self.rng.random() < 0.5}
         links = {(a, b) for a in side for b in names if b not in side}
@@ -137,13 +189,24 @@ class Nemesis:
             links = {(a, b)}
         if kind != "one way":
             links |= {(b, a) for a, b in links}
-        self.world.note("", f"cut ({kind}): {' '.join(f'{a}>{b}' for a, b in sorted(links))}")
-        self.network.cut(links)
-        self.world.after(self._soon(0.3, 1.5, 4.0), self.network.heal)
+        is_holding = self.rng.random() < 0.3
+        self.world.note(
+            "",
+            f"cut ({kind}{', holding' if is_holding else ''}): "
+            f"{' '.join(f'{a}>{b}' for a, b in sorted(links))}",
+        )
+        self.network.cut(links, is_holding=is_holding)
+
+        def mend() -> None:
+            if not self.is_over:
+                self.network.mend(sorted(links))
+
+        self.world.after(self._soon(0.3, 1.5, 4.0), mend)
+        return bool(links)
 
     # -- disks --------------------------------------------------------------------------------
 
-    def _full_disks(self, node: SimNode) -> None:
+    def _full_disks(self, node: SimNode) -> bool:
         node.disk.is_full = True
         self.world.note(node.id, "has a full disk")
 
@@ -153,30 +216,35 @@ class Nemesis:
             self._start(node)
 
         self.world.after(self._soon(0.5, 3.0), free)
+        return True
 
-    def _failed_syncs(self, node: SimNode) -> None:
-        node.disk.sync_fails = True
+    def _failed_syncs(self, node: SimNode) -> bool:
+        return self._fail(node, Fault.SYNC)
+
+    def _failed_operations(self, node: SimNode) -> bool:
+        return self._fail(node, self.rng.choice((Fault.WRITE, Fault.NAME, Fault.DIRECTORY_SYNC)))
+
+    def _fail(self, node: SimNode, fault: Fault) -> bool:
+        """The next operation of a kind fails; the process that it ends may take the power along."""
+        node.disk.fault = fault
 
         def look() -> None:
-            node.disk.sync_fails = False
+            node.disk.fault = None
             if not node.is_up and self.rng.random() < 0.5:
                 node.disk.lose_power()
             self._start(node)
 
         self.world.after(1.0, look)
+        return node.is_up
 
-    def _flipped_bits(self, node: SimNode) -> None:
-        """A bit of a node's log is flipped; it refuses to start, and is repaired after a while.
-
-        A majority must be whole: voters of every group, in their present life.
-        """
-        broken = [other for other in self.nodes if other is node or not is_whole(other)]
-        if len(broken) > (len(self.nodes) - 1) // 2:
-            return
+    def _flipped_bits(self, node: SimNode) -> bool:
+        """A bit of a node's log is flipped; it refuses to start, and is repaired after a while."""
+        if not self._may_lose(node):
+            return False
         wal = node.disk.path(f"/{node.id}/wal")
         files = [path for path in wal.iterdir() if SEGMENT_NAME.fullmatch(path.name)]
         if not files:
-            return
+            return False
         node.crash("to find a bit of its log flipped")
         path = self.rng.choice(files)
         used = len(path.read_bytes().rstrip(b"\0"))
@@ -186,40 +254,87 @@ class Nemesis:
         self.world.note(node.id, f"bit {bit} of {path} at {offset} is flipped")
         self._start_later(node)
         self.world.after(self._soon(4.0, 8.0), lambda: self._repair(node))
+        return True
+
+    def is_restored(self) -> bool:
+        """Whether all data that were lost are back, and whoever had them votes as before."""
+        for config in map(self._config, range(self.swarm.shards)):
+            if config.voters_outgoing or not all(map(self._is_whole, config.voters)):
+                return False
+            if not self.swarm.membership_changes and len(config.voters) != len(self.nodes):
+                return False
+        return True
+
+    def _config(self, shard: int) -> GroupConfig:
+        """The newest one that was committed."""
+        node = self.nodes[0]
+        founders = GroupConfig(voters=tuple(r.id for r in node.shard_map.replicas[shard]))
+        return node.checks.committed_config(group_of_shard(ShardId(shard))) or founders
+
+    def _may_lose(self, node: SimNode) -> bool:
+        """Whether every group keeps a majority of whole voters if ``node`` loses its data.
+
+        While members change, only what all agree on is sure.
+        """
+        for group in range(node.shard_map.shards):
+            config = self._config(group)
+            for half in filter(None, (config.voters, config.voters_outgoing)):
+                whole = [r for r in half if number_of(r) != node.number and self._is_whole(r)]
+                if 2 * len(whole) <= len(half):
+                    return False
+            if self.swarm.membership_changes and not self._all_agree_on(config, group):
+                return False
+        return True
+
+    def _is_whole(self, replica: ReplicaId) -> bool:
+        node = self.nodes[number_of(replica) - 1]
+        return node.is_intact and node.data_life == life_of(replica)
+
+    def _all_agree_on(self, config: GroupConfig, shard: int) -> bool:
+        hosts = [host for node in self.nodes for host in node.known_hosts() if host.shard == shard]
+        return len(hosts) == len(self.nodes) and all(h.core.config == config for h in hosts)
 
     def _repair(self, node: SimNode) -> None:
         if node.is_refused and not self.is_over:
             node.repair()
             self._start(node)
 
-    def _flushes(self, node: SimNode) -> None:
+    def _flushes(self, node: SimNode) -> bool:
         if node.is_up:
             node.later(0.0, node.flush)
+        return node.is_up
 
     # -- clocks and the protocol itself ---------------------------------------------------------
 
-    def _clock_jumps(self, node: SimNode) -> None:
+    def _clock_jumps(self, node: SimNode) -> bool:
         node.wall_ahead_ms = self.rng.choice((0.0, -5000.0, -300.0, 300.0, 500.0, 5000.0))
         self.world.note(node.id, f"its clock is now {node.wall_ahead_ms:g} ms ahead")
+        return node.is_up
 
-    def _membership_changes(self, _: SimNode) -> None:
+    def _membership_changes(self, _: SimNode) -> bool:
+        """Voters and learners change at will, as long as nobody has lost its data."""
         everybody = [replica.id for replica in self.nodes[0].shard_map.replicas[0]]
         voters = self.rng.sample(
             everybody, self.rng.randint(min(2, len(everybody)), len(everybody))
         )
         learners = [r for r in everybody if r not in voters and self.rng.random() < 0.5]
-        self._as_leader(lambda host, now: host.core.propose_config(voters, learners, now))
 
-    def _transfers(self, node: SimNode) -> None:
+        def change(host: ShardHost, now: float) -> None:
+            if all(map(self._is_whole, (*everybody, *host.core.config.voters))):
+                host.core.propose_config(voters, learners, now)
+
+        return self._as_leader(change)
+
+    def _transfers(self, node: SimNode) -> bool:
         replica = replica_id(1 + self.nodes.index(node), node.data_life)
-        self._as_leader(lambda host, now: host.core.transfer_leadership(replica, now))
+        return self._as_leader(lambda host, now: host.core.transfer_leadership(replica, now))
 
-    def _false_alarms(self, node: SimNode) -> None:
+    def _false_alarms(self, node: SimNode) -> bool:
         about = self.rng.choice(self.nodes)
         if not node.is_up or about is node:
-            return
+            return False
         driver = node.driver
-        alarm = self.rng.choice((driver.peer_gone, driver.peer_connected, driver.messages_dropped))
+        alarm = self.rng.choice((node.peer_gone, node.peer_connected, driver.messages_dropped))
 
         def campaign() -> None:
             for group in driver.hosts:
@@ -229,29 +344,14 @@ class Nemesis:
             node.later(0.0, campaign)
         else:
             node.later(0.0, lambda: alarm(about.id))
+        return True
 
-    def _as_leader(self, ask: Callable[[ShardHost, float], object]) -> None:
+    def _as_leader(self, ask: Callable[[ShardHost, float], object]) -> bool:
         """Ask every leader there is; one that may not now says so."""
-        for node in self.nodes:
-            if not node.is_up:
-                continue
-            for host in node.driver.hosts.values():
-                if host.is_leader:
-                    node.later(0.0, _asking(node, host, ask))
-
-
-def is_whole(node: SimNode) -> bool:
-    """Whether ``node`` votes in all groups, in this life of its data, by what leaders know."""
-    if node.may_be_damaged or node.is_refused:
-        return False
-    number = int(node.id.removeprefix("n"))
-    replica = replica_id(number, node.data_life)
-    hosts = [h for other in node.network.nodes.values() for h in other.known_hosts()]
-    led = [host for host in hosts if host.is_leader]
-    committed = {host.shard: host.core.committed_config for host in led}
-    return len(committed) == node.shard_map.shards and all(
-        keeps_vote(config, replica) for config in committed.values()
-    )
+        led = [(node, h) for node in self.nodes for h in node.known_hosts() if h.is_leader]
+        for node, host in led:
+            node.later(0.0, _asking(node, host, ask))
+        return bool(led)
 
 
 def _asking(

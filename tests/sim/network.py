@@ -1,30 +1,41 @@
 """The network between nodes: what is lost, late, doubled, overtaken, cut off.
 
-Two kinds, as the seed draws. A *stream* is what TCP gives: a lane keeps its order, and what
-was under way when either end died is gone. *Datagrams* are unkinder than TCP can be: messages
-overtake each other, come twice, and reach a process that was started after they were sent.
-The protocol must bear both.
+Two kinds, as the seed draws. A *stream* is what TCP gives: a lane keeps its order, what was
+sent arrives even if the sender has died since, and nothing that was sent to a process reaches
+the next one. *Datagrams* are unkinder than TCP can be: messages overtake each other, come
+twice, and reach a process that was started after they were sent. The protocol must bear both.
+
+A partition drops what is sent across it, or holds it until it is over.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from kvstore.wire.frames import HEADER_BYTES
 from kvstore.wire.raft_codec import decode_messages
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
-    from kvstore.ids import NodeId
+    from kvstore.ids import GroupId, NodeId
     from kvstore.net.transport import Lane
+    from kvstore.raft.messages import Message
     from sim.node import SimNode
     from sim.world import World
 
+Link: TypeAlias = tuple[str, str]
+"""From a node, to a node."""
+Messages: TypeAlias = "Sequence[tuple[GroupId, Message]]"
+
+HELD_MAX = 1000
+"""Frames that a cut link holds, as buffers do; the rest is dropped."""
+
 
 @dataclass
-class Weather:
+class Conditions:
     """How messages fare; all zero for a perfect network."""
 
     is_stream: bool = True
@@ -38,69 +49,89 @@ class Weather:
 class Network:
     """Carries frames between nodes, and requests and replies of clients."""
 
-    def __init__(self, world: World, weather: Weather) -> None:
+    def __init__(self, world: World, conditions: Conditions) -> None:
         self.world = world
-        self.weather = weather
+        self.conditions = conditions
         self.nodes: dict[NodeId, SimNode] = {}
-        self._cut: set[tuple[str, str]] = set()
+        self._cuts: Counter[Link] = Counter()
+        """How many partitions cut a link."""
+        self._held: dict[Link, list[Callable[[], None]]] = {}
+        """What arrives once a link that holds is whole again."""
         self._busy_until: dict[tuple[NodeId, NodeId, Lane], float] = {}
         self.frames_lost = 0
 
     # -- partitions -------------------------------------------------------------------------
 
-    def cut(self, links: Iterable[tuple[str, str]]) -> None:
+    def cut(self, links: Collection[Link], *, is_holding: bool) -> None:
         """Nothing passes from the first to the second of each pair any more."""
-        self._cut |= set(links)
+        self._cuts.update(links)
+        if is_holding:
+            for link in links:
+                self._held.setdefault(link, [])
+
+    def mend(self, links: Iterable[Link]) -> None:
+        """One partition is over."""
+        for link in links:
+            self._cuts[link] -= 1
+            if self._cuts[link] <= 0:
+                del self._cuts[link]
+                for arrive in self._held.pop(link, []):
+                    self.world.after(self.delay_s(), arrive)
 
     def heal(self) -> None:
-        self._cut.clear()
+        """All partitions are over."""
+        self.mend(list(self._cuts.elements()))
 
     def is_cut(self, source: str, target: str) -> bool:
-        return (source, target) in self._cut
+        return (source, target) in self._cuts
 
     # -- between nodes ----------------------------------------------------------------------
 
     def send(self, source: SimNode, target: NodeId, lane: Lane, frame: bytes) -> bool:
         """As :class:`kvstore.net.transport.PeerTransport` has it."""
-        weather, rng = self.weather, self.world.rng
-        if self.is_cut(source.id, target) or rng.random() < weather.loss:
+        conditions, rng = self.conditions, self.world.rng
+        messages = decode_messages(frame[HEADER_BYTES:])
+        source.checks.sent(messages)
+        is_held = (source.id, target) in self._held
+        if (self.is_cut(source.id, target) and not is_held) or rng.random() < conditions.loss:
             self.frames_lost += 1
-            if weather.is_stream and rng.random() < 0.5:
+            if conditions.is_stream and rng.random() < 0.5:
                 source.later(0.01, lambda: source.driver.messages_dropped(target))
             return True
-        for _ in range(2 if rng.random() < weather.duplication else 1):
+        for _ in range(2 if rng.random() < conditions.duplication else 1):
             arrives_at = self.world.now + self.delay_s()
-            if weather.is_stream:
+            if conditions.is_stream:
                 link = source.id, target, lane
                 arrives_at = max(arrives_at, self._busy_until.get(link, 0.0))
                 self._busy_until[link] = arrives_at
-            self.world.at(arrives_at, self._arrival(source, target, frame))
+            self.world.at(arrives_at, self._arrival(source.id, target, messages))
         return True
 
     def delay_s(self) -> float:
-        weather, rng = self.weather, self.world.rng
-        slow = 100.0 if weather.slow_share and rng.random() < weather.slow_share else 1.0
-        return rng.random() * weather.delay_s_max * slow
+        conditions, rng = self.conditions, self.world.rng
+        slow = 100.0 if conditions.slow_share and rng.random() < conditions.slow_share else 1.0
+        return rng.random() * conditions.delay_s_max * slow
 
-    def _arrival(self, source: SimNode, target: NodeId, frame: bytes) -> Callable[[], None]:
-        """What happens when ``frame`` reaches the other end, if it does."""
+    def _arrival(self, source: NodeId, target: NodeId, messages: Messages) -> Callable[[], None]:
+        """What happens when a frame reaches the other end, if it does."""
         node = self.nodes[target]
-        lives = source.life, node.life
+        life = node.life
 
         def arrive() -> None:
-            if not node.is_up or self.is_cut(source.id, target):
+            if (source, target) in self._cuts:
+                held = self._held.get((source, target))
+                if held is not None and len(held) < HELD_MAX:
+                    held.append(arrive)
                 return
-            if not self.weather.is_stream or lives == (source.life, node.life):
-                node.later(0.0, lambda: self._receive(node, source.id, frame[HEADER_BYTES:]))
+            if node.is_up and (not self.conditions.is_stream or life == node.life):
+                node.later(0.0, lambda: self._receive(node, source, messages))
 
         return arrive
 
-    def _receive(self, node: SimNode, source: NodeId, body: bytes) -> None:
-        messages = decode_messages(body)
+    def _receive(self, node: SimNode, source: NodeId, messages: Messages) -> None:
         if self.world.tracing:
             for _, message in messages:
                 self.world.note(node.id, f"<- {source} {message}")
-        node.checks.received(messages)
         node.driver.receive(source, messages)
 
     # -- news of each other -------------------------------------------------------------------
@@ -117,5 +148,5 @@ class Network:
 
 def _telling(node: SimNode, about: NodeId, is_dead: bool) -> Callable[[], None]:
     if is_dead:
-        return lambda: node.driver.peer_gone(about)
-    return lambda: node.driver.peer_connected(about)
+        return lambda: node.peer_gone(about)
+    return lambda: node.peer_connected(about)

@@ -1,17 +1,16 @@
 """One process: what ``kvstore.server.node`` puts together, on simulated time and disk.
 
 A node has lives. Whatever it has asked to be done later is done in the same life or never,
-and after any pause. All of one event runs as one iteration of an event loop does.
+and after any pause. All of one event runs as one iteration of an event loop does; several
+inputs may meet in one iteration.
 """
 
 from __future__ import annotations
 
 import random
-from collections import deque
-from concurrent.futures import Executor
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING
 
-from kvstore.errors import DiskFull, Internal, KVError, StartupError
+from kvstore.errors import DiskFull, Internal, StartupError, Unavailable
 from kvstore.hlc import revision_at
 from kvstore.ids import GroupId, LogIndex
 from kvstore.server import status
@@ -21,7 +20,7 @@ from kvstore.server.groups import load_machines, recover_hosts
 from kvstore.server.raft_driver import TICK_INTERVAL_S, RaftDriver
 from kvstore.server.rejoin import Rejoin
 from kvstore.server.snapshot_work import SnapshotTransfers
-from kvstore.server.upkeep import LogKeeper
+from kvstore.server.upkeep import DiskWatch, LeaderBalance, LogKeeper, hand_over
 from kvstore.storage.memory import MemoryEngine
 from kvstore.storage.recovery import Recovery
 from kvstore.storage.snapshots import SnapshotStorage
@@ -29,6 +28,7 @@ from kvstore.wire.requests import encode_shard_map_reply
 from sim.disk import DiskCrash, SimDisk
 from sim.engine import SimEngine
 from sim.log import SimLog
+from sim.loop import SimLoop, Thread, run_coroutine
 from sim.world import Violation
 
 if TYPE_CHECKING:
@@ -46,67 +46,10 @@ if TYPE_CHECKING:
 WALL_MS = 1_700_000_000_000
 TICK_S_MIN = 0.02
 UPKEEP_S = 0.5
-
-THREAD = Executor()
-"""Stands for a node's threads: SimLoop runs their work itself and asks nothing of this."""
-
-T = TypeVar("T")
-
-
-class SimFuture(Generic[T]):
-    """Work for a thread, and who waits for it."""
-
-    def __init__(self) -> None:
-        self._callbacks: list[Callable[[Any], object]] = []
-        self._result: T
-        self._error: Exception | None = None
-
-    def cancelled(self) -> bool:
-        return False
-
-    def exception(self) -> Exception | None:
-        return self._error
-
-    def result(self) -> T:
-        return self._result
-
-    def add_done_callback(self, callback: Callable[[Any], object], /) -> None:
-        self._callbacks.append(callback)
-
-    def run(self, work: Callable[[], T]) -> None:
-        try:
-            self._result = work()
-        except (KVError, OSError) as error:
-            self._error = error
-        for callback in self._callbacks:
-            callback(self)
-
-
-class SimLoop:
-    """A node's event loop; see :mod:`kvstore.server.scheduling`."""
-
-    def __init__(self, node: SimNode) -> None:
-        self._node = node
-        self._soon: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
-
-    def call_soon(self, callback: Callable[..., object], /, *arguments: Any) -> None:
-        self._soon.append((callback, arguments))
-
-    def call_later(self, delay: float, callback: Callable[..., object], /, *arguments: Any) -> None:
-        self._node.later(delay, lambda: callback(*arguments))
-
-    def run_in_executor(self, executor: Executor | None, work: Callable[[], T], /) -> SimFuture[T]:
-        future = SimFuture[T]()
-        delay_s = self._node.rng.random() * self._node.swarm.thread_s_max
-        self._node.thread_free_at = max(self._node.thread_free_at, self._node.world.now + delay_s)
-        delay_s = self._node.thread_free_at - self._node.world.now
-        self._node.later(delay_s, lambda: future.run(work))
-        return future
-
-    def drain(self) -> None:
-        while self._soon:
-            callback, arguments = self._soon.popleft()
-            callback(*arguments)
+BALANCE_S = 2.0
+HAND_OVER_S = 1.0
+GATHER_S = 0.002
+"""At most so long do inputs gather before the loop's iteration ends."""
 
 
 class SimNode:
@@ -119,6 +62,8 @@ class SimNode:
     keeper: LogKeeper
     rejoin: Rejoin
     admission: Admission
+    disk_watch: DiskWatch
+    balance: LeaderBalance
     loop: SimLoop
 
     def __init__(
@@ -142,23 +87,47 @@ class SimNode:
         self.life = 0
         self.is_up = False
         self.paused_until = 0.0
-        self.thread_free_at = 0.0
         self.clock_rate = 1.0 + self.rng.uniform(-1, 1) * swarm.clock_drift
+        self.suspended_s = 0.0
+        """For how long its steady clock has stood still."""
+        self.asleep_since: float | None = None
         self.wall_ahead_ms = 0.0
+        self.connected_since: dict[NodeId, float] = {}
         self.may_be_damaged = False
-        """Bits of its disk were flipped: then, and only then, it may refuse to start."""
+        """Bits of its disk were flipped, or a sync failed: only then may it refuse to start."""
         self.is_refused = False
+        self.is_stopping = False
         self.data_life = 0
         """Which life of its data this is (see :mod:`kvstore.ids`); a repair begins the next."""
-        self._ticks = 0
+
+    @property
+    def number(self) -> int:
+        """Its place in the cluster's configuration, from 1 on; its replicas carry it."""
+        return int(self.id.removeprefix("n"))
+
+    @property
+    def is_intact(self) -> bool:
+        """Whether it has its data, as far as anybody knows."""
+        return not (self.may_be_damaged or self.is_refused)
 
     # -- clocks -----------------------------------------------------------------------------
 
     def clock(self) -> float:
-        return self.world.now * self.clock_rate
+        return (self.world.now - self.suspended_s) * self.clock_rate
+
+    def fall_asleep(self) -> None:
+        """The steady clock stands still until this process runs again."""
+        if self.asleep_since is None:
+            self.asleep_since = self.world.now
+
+    def _wake(self) -> None:
+        if self.asleep_since is not None:
+            self.suspended_s += self.world.now - self.asleep_since
+            self.asleep_since = None
 
     def wall_ms(self) -> int:
-        return WALL_MS + int(self.clock() * 1000 + self.wall_ahead_ms)
+        """The date, which is set by others and so does not drift, but jumps."""
+        return WALL_MS + int(self.world.now * 1000 + self.wall_ahead_ms)
 
     # -- events -----------------------------------------------------------------------------
 
@@ -172,6 +141,7 @@ class SimNode:
             if self.world.now < self.paused_until:
                 self.world.at(self.paused_until, run)
                 return
+            self._wake()
             self._iterate(action)
 
         self.world.at(self.world.now + delay_s, run)
@@ -180,35 +150,47 @@ class SimNode:
         life = self.life
         try:
             action()
-            if self.life == life:
-                self.loop.drain()
-        except DiskCrash:
-            self.crash("in a file operation")
+            if self.life == life and not self.loop.is_idle:
+                if self.rng.random() < self.swarm.gather_share:
+                    self.later(self.rng.random() * GATHER_S, self.loop.drain)
+                else:
+                    self.loop.drain()
+        except DiskCrash as crash:
+            self.crash("in an operation", power=crash.is_power_lost)
         except Violation:
             raise
         except Exception as error:
             if self.life == life:  # else it is how the driver says that the node has died
                 raise Violation(f"{self.id} fails: {type(error).__name__}: {error}") from error
         if self.is_up and self.life == life:
-            self.checks.looked_at(self)
+            self.checks.after_iteration(self)
 
     # -- start and end ------------------------------------------------------------------------
 
     def start(self) -> None:
         """A new process on what the last one left."""
         self.life += 1
-        self.is_up = True
-        self.thread_free_at = 0.0
+        self.is_up, self.is_stopping = True, False
+        self._wake()
+        self.connected_since = {}
         self.loop = SimLoop(self)
         self.admission = Admission(pending_bytes_max=self.config.limits.pending_bytes_max)
+        self.disk_watch = DiskWatch(
+            lambda: self.disk.free_bytes(self.config.data_dir),
+            self.admission,
+            free_bytes_min=self.config.limits.disk_free_bytes_min,
+        )
         self.world.note(self.id, f"starts, life {self.life}")
         try:
             self._assemble()
-        except DiskCrash:
-            self.crash("while starting")
-        except (DiskFull, Internal) as error:
+        except DiskCrash as crash:
+            self.crash("while starting", power=crash.is_power_lost)
+        except (DiskFull, Internal, OSError) as error:
             self.die(error)
         except StartupError as error:
+            if self.disk.has_failed:
+                self.crash(f"because {error}")
+                return
             if not self.may_be_damaged:
                 raise Violation(f"{self.id} refuses to start: {error}") from error
             self.world.note(self.id, f"refuses to start: {error}")
@@ -219,6 +201,8 @@ class SimNode:
             self.network.news_of(self, is_dead=False, share=0.9)
             self.later(0.0, self._tick)
             self.later(UPKEEP_S, self._upkeep)
+            if self.swarm.balances_leaders:
+                self.later(BALANCE_S, self._spread)
 
     def _assemble(self) -> None:
         data_dir = self.disk.path(f"/{self.id}")
@@ -268,11 +252,12 @@ class SimNode:
             clock=self.clock,
             wall_ms=self.wall_ms,
             on_fatal=self.die,
+            on_engine_full=self.disk_watch.engine_full,
             loop=self.loop,
         )
         self.driver.may_lead = lambda: not self.admission.disk_full
         self.driver.snapshots = SnapshotTransfers(
-            self.driver, storage, self.wal, thread=THREAD, clock=self.clock, on_fatal=self.die
+            self.driver, storage, self.wal, thread=Thread(), clock=self.clock, on_fatal=self.die
         )
         self.keeper = LogKeeper(
             self.driver, self.wal, self.engine, live_bytes_max=self.config.wal.live_bytes_max
@@ -281,11 +266,18 @@ class SimNode:
             self.driver,
             self.admission,
             frame_bytes_max=self.config.limits.frame_bytes_max,
-            scan_threads=THREAD,
+            scan_threads=Thread(),
             shard_map=self._shard_map_reply,
             status=lambda: b"",
         )
         self.rejoin = Rejoin(self.driver, lives=self._life_of, clock=self.clock)
+        self.balance = LeaderBalance(
+            self.driver,
+            {group: self.shard_map.replicas[h.shard][0].node for group, h in hosts.items()},
+            steady_since=self.connected_since.get,
+            clock=self.clock,
+            may_lead=lambda: not self.admission.disk_full,
+        )
         for host in hosts.values():
             self.checks.watch(self, host)
 
@@ -307,9 +299,26 @@ class SimNode:
         self.is_refused = self.may_be_damaged = False
         self.world.note(self.id, f"is repaired, its data begin life {self.data_life}")
 
+    def stop(self) -> None:
+        """What a node does when it is asked to stop: its shards first, then its disk."""
+        self.world.note(self.id, "is asked to stop")
+        self.is_stopping = True
+        hand_over(self.driver, self.clock())
+        self.later(HAND_OVER_S, lambda: run_coroutine(self._finish()))
+
+    async def _finish(self) -> None:
+        for host in self.driver.hosts.values():
+            host.fail_all(Unavailable("the node is stopping"))
+        self.driver.stop()
+        await self.keeper.flush()
+        self.wal.close()
+        self.crash("in peace")
+
     def crash(self, why: str, *, power: bool = False) -> None:
         """The process is gone, and with ``power`` whatever its machine had not synced."""
         if not self.is_up:
+            if power:
+                self.disk.lose_power()
             return
         self.world.note(self.id, f"dies {why}" + (", power lost" if power else ""))
         self.is_up = False
@@ -321,10 +330,14 @@ class SimNode:
         self.network.news_of(self, is_dead=True, share=self.swarm.news_share)
 
     def die(self, error: BaseException) -> None:
-        """What ``on_fatal`` is: only a disk that fails may bring it about."""
+        """What ``on_fatal`` is: only a disk that has just failed may bring it about."""
         if isinstance(error, DiskCrash | Violation):
             return  # It passes through here on its way to the one who ends this life.
-        if not self.swarm.is_disk_error(error):
+        if isinstance(error, DiskFull):
+            is_excused = self.disk.has_refused
+        else:
+            is_excused = isinstance(error, Internal | OSError) and self.disk.has_failed
+        if not is_excused:
             raise Violation(f"{self.id} stops by itself: {type(error).__name__}: {error}")
         self.crash(f"of {error}")
 
@@ -332,7 +345,16 @@ class SimNode:
 
     def send(self, peer: NodeId, lane: Lane, frame: bytes) -> bool:
         """Its part of the network; see :class:`kvstore.net.transport.PeerTransport`."""
+        self.disk.step()
         return self.network.send(self, peer, lane, frame)
+
+    def peer_gone(self, peer: NodeId) -> None:
+        self.connected_since.pop(peer, None)
+        self.driver.peer_gone(peer)
+
+    def peer_connected(self, peer: NodeId) -> None:
+        self.connected_since[peer] = self.clock()
+        self.driver.peer_connected(peer)
 
     def _tick(self) -> None:
         self.driver.guarded(self.driver.tick)
@@ -342,20 +364,18 @@ class SimNode:
         self.later(delay_s / self.clock_rate, self._tick)
 
     def _upkeep(self) -> None:
-        if self.wal.live_bytes > self.config.wal.live_bytes_max:
-            self.flush()
+        self.disk_watch.check()
+        run_coroutine(self.keeper.check())
         self.rejoin.check()
         self.later(UPKEEP_S * self.swarm.pace, self._upkeep)
 
+    def _spread(self) -> None:
+        self.balance.check()
+        self.later(BALANCE_S * self.swarm.pace, self._spread)
+
     def flush(self) -> None:
-        """What ``LogKeeper.flush`` does, in its two halves."""
-        covered = self.keeper.covered()
-
-        def flushed(done: SimFuture[None]) -> None:
-            if done.exception() is None:
-                self.keeper.release(covered)
-
-        self.loop.run_in_executor(None, self.engine.flush).add_done_callback(flushed)
+        """As if the log had outgrown its bound."""
+        run_coroutine(self.keeper.flush())
 
     def _shard_map_reply(self) -> bytes:
         leaders = status.known_leaders(self.driver.hosts.values())

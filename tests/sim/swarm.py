@@ -6,7 +6,7 @@ Most faults are off in most seeds: a fault that is always on hides what the othe
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,9 +19,8 @@ from kvstore.config import (
     RaftConfig,
     WalConfig,
 )
-from kvstore.errors import DiskFull, Internal
 from kvstore.ids import NodeId
-from sim.network import Weather
+from sim.network import Conditions
 
 if TYPE_CHECKING:
     import random
@@ -41,7 +40,7 @@ class Swarm:
     pace: float
     """How slow this cluster is: its timeouts, its clients and its misfortunes alike."""
     seconds: float
-    weather: Weather
+    conditions: Conditions
     raft: RaftConfig
     wal: WalConfig
     limits: LimitsConfig
@@ -54,7 +53,18 @@ class Swarm:
     clock_drift: float
     news_share: float
     """How many of the others notice when a process dies."""
+    gather_share: float
+    """Of iterations that wait for more input before they end."""
+    callers: int
+    """Calls of one client at a time."""
+    balances_leaders: bool
+    heals_a_core_first: bool
+    """Progress is demanded first while a minority stays outside, or one link stays cut."""
+    limits_of: dict[NodeId, LimitsConfig] = field(default_factory=dict)
+    """Where a node's configuration differs from the others'."""
     kills: float = 0.0
+    stops: float = 0.0
+    """Asked to, in good order."""
     power_cuts: float = 0.0
     blackouts: float = 0.0
     """All nodes at once."""
@@ -69,6 +79,8 @@ class Swarm:
     flushes: float = 0.0
     full_disks: float = 0.0
     failed_syncs: float = 0.0
+    failed_operations: float = 0.0
+    """Writes, changes of names, syncs of directories."""
     flipped_bits: float = 0.0
     false_alarms: float = 0.0
     """News of a peer's death or return that is not true, or an election without need."""
@@ -76,14 +88,8 @@ class Swarm:
     @property
     def faults(self) -> list[str]:
         """The names of those that are on."""
-        names = [*RATES, *(n for n in ("loss", "duplication") if getattr(self.weather, n))]
-        return [n for n in names if getattr(self, n, 0.0) or getattr(self.weather, n, 0.0)]
-
-    def is_disk_error(self, error: BaseException) -> bool:
-        """Whether a node may end because of ``error`` in this world."""
-        if isinstance(error, DiskFull):
-            return self.full_disks > 0
-        return self.failed_syncs > 0 and isinstance(error, Internal) and "failed" in str(error)
+        names = [*RATES, *(n for n in ("loss", "duplication") if getattr(self.conditions, n))]
+        return [n for n in names if getattr(self, n, 0.0) or getattr(self.conditions, n, 0.0)]
 
     def configs(self) -> list[NodeConfig]:
         """The configuration of every node."""
@@ -94,13 +100,14 @@ class Swarm:
         cluster = ClusterConfig("sim", addresses, shards=self.shards, replicas=self.nodes)
         return [
             NodeConfig(name, NO_DIRECTORY, cluster, raft=self.raft, wal=self.wal,
-                       limits=self.limits)
+                       limits=self.limits_of.get(name, self.limits))
             for name in names
         ]  # fmt: skip
 
 
 RATES = {
     "kills": (0.05, 0.5),
+    "stops": (0.05, 0.3),
     "power_cuts": (0.05, 0.5),
     "blackouts": (0.02, 0.1),
     "crash_points": (0.1, 1.0),
@@ -113,6 +120,7 @@ RATES = {
     "flushes": (0.1, 2.0),
     "full_disks": (0.02, 0.2),
     "failed_syncs": (0.02, 0.2),
+    "failed_operations": (0.02, 0.2),
     "flipped_bits": (0.02, 0.1),
     "false_alarms": (0.1, 2.0),
 }
@@ -131,7 +139,7 @@ def draw(rng: random.Random) -> Swarm:
         shards=rng.choice((1, 1, 1, 2)),
         pace=pace,
         seconds=pace * rng.choice((15.0, 30.0, 50.0)),
-        weather=_weather(rng),
+        conditions=_conditions(rng),
         raft=_raft(rng, pace),
         wal=WalConfig(
             segment_bytes=rng.choice((16, 64, 256)) * KIB,
@@ -151,24 +159,33 @@ def draw(rng: random.Random) -> Swarm:
         thread_s_max=rng.choice((0.001, 0.02, 0.3)),
         clock_drift=rng.choice((0.0, 0.01, 0.04)),
         news_share=rng.choice((0.0, 0.5, 1.0)),
+        gather_share=rng.choice((0.0, 0.0, 0.2, 0.7)),
+        callers=rng.choice((1, 1, 3)),
+        balances_leaders=rng.random() < 0.5,
+        heals_a_core_first=rng.random() < 0.5,
     )
+    if not swarm.raft.lease_reads and rng.random() < 0.2:
+        swarm.clock_drift = 0.25  # nothing but leases rests on how fast clocks are
+    if rng.random() < 0.2:
+        odd = NodeId(f"n{rng.randint(1, swarm.nodes)}")
+        swarm.limits_of[odd] = replace(
+            swarm.limits, session_ttl_s=4.0 * pace, sessions_per_shard_max=3
+        )
     strength = rng.choice((0.3, 1.0, 1.0)) / pace
     if rng.random() < QUIET_SHARE:
         strength = 0.0
     for name, (low, high) in RATES.items():
         if rng.random() < 0.35:
             setattr(swarm, name, strength * rng.uniform(low, high))
-    if swarm.nodes < 3 or swarm.membership_changes:
-        swarm.flipped_bits = 0.0  # a damaged voter may be one too many
     return swarm
 
 
-def _weather(rng: random.Random) -> Weather:
+def _conditions(rng: random.Random) -> Conditions:
     def sometimes(most: float) -> float:
         return rng.uniform(0.0, most) if rng.random() < 0.4 else 0.0
 
     is_stream = rng.random() < 0.5
-    return Weather(
+    return Conditions(
         is_stream=is_stream,
         loss=sometimes(0.02 if is_stream else 0.2),
         duplication=0.0 if is_stream else sometimes(0.2),

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from kvstore.storage.memory import MemoryEngine
-from sim.disk import DiskCrash, Inode, SimDisk
+from sim.disk import DiskCrash, Fault, Inode, SimDisk
 from sim.engine import SimEngine
 from sim.world import Violation, World
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -62,7 +63,7 @@ def test_after_a_failed_sync_only_writing_again_helps() -> None:
     disk = SimDisk(Always())
     path, fd = file_of(disk, bytes(8))
     disk.write(fd, [b"abcd"], 0)
-    disk.sync_fails = True
+    disk.fault = Fault.SYNC
     with pytest.raises(OSError, match="failed to sync"):
         disk.sync_data(fd)
     disk.sync_data(fd)
@@ -103,6 +104,35 @@ def test_the_process_dies_at_the_operation_that_was_chosen() -> None:
     with pytest.raises(DiskCrash):
         disk.remove(path)
     assert path.exists()
+
+
+def test_the_power_may_go_between_a_write_and_its_sync() -> None:
+    disk = SimDisk(Always())
+    path, fd = file_of(disk, b"synced")
+    disk.crash_in, disk.crash_takes_power = 1, True
+    disk.write(fd, [b"UNSYNCED"], 0)
+    with pytest.raises(DiskCrash) as crash:
+        disk.sync_data(fd)
+    assert crash.value.is_power_lost
+    disk.process_died()
+    disk.lose_power()
+    assert (path.read_bytes(), disk.writes_lost) == (b"synced", 1)
+
+
+@pytest.mark.parametrize("fault", [fault for fault in Fault if fault is not Fault.SYNC])
+def test_any_operation_may_fail_once(fault: Fault) -> None:
+    disk = SimDisk(random.Random(1))
+    path, fd = file_of(disk, b"x")
+    operations: dict[Fault, Callable[[], object]] = {
+        Fault.WRITE: lambda: disk.write(fd, [b"y"], 0),
+        Fault.NAME: lambda: disk.rename(path, path.with_name("other")),
+        Fault.DIRECTORY_SYNC: lambda: disk.sync_directory(path.parent),
+    }
+    disk.fault = fault
+    with pytest.raises(OSError, match=f"failed to {fault.value}"):
+        operations[fault]()
+    assert disk.has_failed
+    operations[fault]()
 
 
 def test_a_full_disk_takes_nothing_new() -> None:

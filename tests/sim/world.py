@@ -14,6 +14,10 @@ class Violation(AssertionError):
     """What must never happen has happened."""
 
 
+EVENTS_MAX = 5_000_000
+"""Of one seed: fifty times as many as the longest needs. More is a livelock."""
+
+
 class World:
     """Events run one by one, in the order of their time; equal times in the order of asking."""
 
@@ -42,6 +46,8 @@ class World:
             when, _, action = heapq.heappop(queue)
             self.now = max(self.now, when)
             self.events_run += 1
+            if self.events_run > EVENTS_MAX:
+                raise Violation(f"livelock: more than {EVENTS_MAX} events")
             action()
         self.now = end
 
