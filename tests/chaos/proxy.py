@@ -21,12 +21,12 @@ import random
 from collections import Counter
 from dataclasses import dataclass, field
 
+from chaos.listener import HOST, Listener
 from chaos.retries import Retries, Tap
 from kvstore.errors import KVError
 from kvstore.wire.frames import FrameDecoder
 from kvstore.wire.hello import HELLO_FRAME_BYTES_MAX, decode_hello
 
-HOST = "127.0.0.1"
 PIECE_BYTES = 64 * 1024
 HELLO_WAIT_S = 10.0
 LOOK_EVERY_S = 0.04
@@ -54,12 +54,11 @@ class Link:
     counts: Counter[str] = field(default_factory=Counter)
     _healed: asyncio.Event = field(default_factory=asyncio.Event)
     _shut: asyncio.Event = field(default_factory=asyncio.Event)
-    _server: asyncio.Server | None = None
-    _listening: asyncio.Task[None] | None = None
-    _connections: set[asyncio.Task[None]] = field(default_factory=set)
+    _following: asyncio.Task[None] | None = None
     _peers: set[asyncio.StreamWriter] = field(default_factory=set)
-    _failures: list[BaseException] = field(default_factory=list)
-    _is_closed: bool = False
+
+    def __post_init__(self) -> None:
+        self._listener = Listener(self.port, self._serve)
 
     # -- what faults do -----------------------------------------------------------------------
 
@@ -84,34 +83,32 @@ class Link:
     # -- listening ----------------------------------------------------------------------------
 
     def open(self) -> None:
-        self._listening = asyncio.get_running_loop().create_task(self._listen())
+        self._following = asyncio.get_running_loop().create_task(self._follow_target())
 
     async def close(self) -> None:
-        self._is_closed = True
-        tasks = [*self._connections, *([self._listening] if self._listening else [])]
-        for task in tasks:
-            task.cancel()
-        results = await asyncio.gather(*tasks, return_exceptions=True)
-        for failure in (*self._failures, *results):
-            if isinstance(failure, Exception):
-                raise failure
+        """Raises what following the target or serving a connection failed with."""
+        try:
+            if self._following is not None:
+                self._following.cancel()
+                await asyncio.wait([self._following])
+        finally:
+            await self._listener.close()
+        if self._following is not None and not self._following.cancelled():
+            self._following.result()
 
-    async def _listen(self) -> None:
+    async def _follow_target(self) -> None:
+        """Listen while the target does."""
         while True:
-            if self.is_refusing or not await self._target_listens():
+            # Asked in this order: a fault may begin while the target is being dialled.
+            if not await self._target_listens() or self.is_refusing:
                 await asyncio.sleep(LOOK_EVERY_S)
                 continue
             self._shut.clear()
-            self._server = await asyncio.start_server(self._accept, HOST, self.port)
-            try:
-                await self._shut.wait()
-            finally:
-                self._stop_listening()
+            self._listener.listen()
+            await self._shut.wait()
 
     def _stop_listening(self) -> None:
-        if self._server is not None:
-            self._server.close()
-            self._server = None
+        self._listener.stop_listening()
         self._shut.set()
 
     async def _target_listens(self) -> bool:
@@ -124,21 +121,6 @@ class Link:
 
     # -- one connection -----------------------------------------------------------------------
 
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._is_closed:  # it was let in while the listener was closing
-            writer.transport.abort()
-            return
-        task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
-        # Here and not in the task, which may be cancelled before its first step.
-        task.add_done_callback(lambda _: writer.transport.abort())
-        self._connections.add(task)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._connections.discard(task)
-        if not task.cancelled() and (failure := task.exception()) is not None:
-            self._failures.append(failure)
-
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Until either end or a fault closes it."""
         with contextlib.ExitStack() as closing:
@@ -148,6 +130,8 @@ class Link:
                     self._peers.add(writer)
                     closing.callback(self._peers.discard, writer)
                     await self._held_by_cut()
+                    if self.is_refusing:
+                        return
                 onward, back = await asyncio.open_connection(HOST, self.target_port)
             except ConnectionRefusedError:
                 self._stop_listening()
@@ -184,6 +168,7 @@ class Link:
     async def _held_by_cut(self) -> None:
         if self.is_cut:
             self.counts["held"] += 1
+        while self.is_cut:  # it may be healed and cut again before this is resumed
             await self._healed.wait()
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

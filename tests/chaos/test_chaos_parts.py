@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import socket
 import subprocess
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -14,9 +15,10 @@ import pytest
 
 from chaos.clients import Books, Sample
 from chaos.cluster import Cluster, Node, free_ports, wait_for
+from chaos.listener import HOST, Listener
 from chaos.nemesis import Event, Nemesis
 from chaos.plot import latency_svg
-from chaos.proxy import HOST, Link
+from chaos.proxy import Link
 from chaos.report import Run, facts, in_words
 from chaos.retries import Retries, Tap
 from chaos.run import NotOurs, run_chaos
@@ -119,31 +121,19 @@ class Echo:
 
     def __init__(self) -> None:
         self.port, self.link_port = free_ports(2, random.Random())
-        self.accepted = 0
-        self._server: asyncio.Server | None = None
-        self._writers: set[asyncio.StreamWriter] = set()
+        self._listener = Listener(self.port, self._serve)
 
     async def start(self) -> None:
-        self._server = await asyncio.start_server(self._serve, HOST, self.port)
+        self._listener.listen()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._writers.add(writer)
-        self.accepted += 1
-        try:
+        with contextlib.suppress(ConnectionError):
             while piece := await reader.read(1 << 16):
                 writer.write(piece)
-        except ConnectionError:
-            pass
-        finally:
-            writer.transport.abort()
-            self._writers.discard(writer)
 
     async def stop(self) -> None:
         """As the death of a process does it: the port closed, and every connection."""
-        if self._server is not None:
-            self._server.close()
-        for writer in list(self._writers):
-            writer.transport.abort()
+        await self._listener.close()
 
 
 @pytest.fixture
@@ -250,6 +240,40 @@ async def test_a_refusing_link_breaks_connections_and_lets_nobody_in(
             assert await reader.read() == b""
     link.heal()
     await dialler.until_served(PEER)
+
+
+async def test_a_node_that_says_hello_to_a_refusing_link_is_not_let_through(
+    link: Link, dialler: Dialler
+) -> None:
+    await dialler.until_served(CLIENT)
+    reader, writer = await dialler.once()
+    link.refuse()
+    with contextlib.suppress(ConnectionResetError):
+        writer.write(PEER)
+        async with asyncio.timeout(WAIT_S):
+            assert await reader.read() == b""
+
+
+@pytest.mark.parametrize("iterations", range(6))
+async def test_a_connection_accepted_as_the_listener_stops_is_not_forgotten(
+    iterations: int,
+) -> None:
+    """Wherever it is on its way from the kernel to whoever serves it."""
+
+    async def serve(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+        await reader.read()
+
+    (port,) = free_ports(1, random.Random())
+    listener = Listener(port, serve)
+    listener.listen()
+    with socket.create_connection((HOST, port)) as caller:
+        for _ in range(iterations):
+            await asyncio.sleep(0)
+        listener.stop_listening()
+        await listener.close()
+        caller.settimeout(WAIT_S)
+        with contextlib.suppress(ConnectionResetError):
+            assert await asyncio.to_thread(caller.recv, 1) == b""
 
 
 def test_a_write_whose_answer_was_cut_off_is_known_when_it_comes_again() -> None:
