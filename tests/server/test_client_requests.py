@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, cast
 
 import pytest
 from server_support import NODES, OWN, HeldThreads, Rig, batch, settle, until
@@ -30,9 +29,6 @@ from kvstore.wire.codec import pack
 from kvstore.wire.frames import Frame, FrameDecoder
 from kvstore.wire.kinds import Kind
 from kvstore.wire.requests import ReadMode, ReadRequest, ScanRequest, WriteRequest
-
-if TYPE_CHECKING:
-    from kvstore.net.connection import FrameConnection
 
 MIB = 1 << 20
 
@@ -75,7 +71,7 @@ class Front:
 
     def ask(self, kind: int, body: bytes) -> int:
         self._next += 1
-        self.requests.handle(cast("FrameConnection", self.wire), Frame(kind, 0, self._next, body))
+        self.requests.handle(self.wire, Frame(kind, 0, self._next, body))
         return self._next
 
     def answer(self, request: int) -> Frame:
