@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -25,30 +26,53 @@ LIMITS = LimitsConfig()
 HELLO = Hello(role="client", software="a stranger", wall_ms=0)
 
 
-class Stranger:
-    """A raw connection: whatever bytes, and the frames that come back."""
+class Stranger(asyncio.Protocol):
+    """A raw connection: whatever bytes, and the frames that come back.
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
+    Hears all that came before a reset; an ``asyncio.StreamReader`` would throw it away.
+    """
+
+    _transport: asyncio.Transport
+
+    def __init__(self) -> None:
         self._decoder = FrameDecoder(LIMITS.frame_bytes_max)
-        self._frames: list[Frame] = []
+        self._frames: deque[Frame] = deque()
+        self._is_over = False
+        self._news = asyncio.Event()
+
+    # -- called by the event loop ---------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._frames += self._decoder.feed(data)
+        self._news.set()
+
+    def connection_lost(self, _: Exception | None) -> None:
+        self._is_over = True
+        self._news.set()
+
+    # -- what a stranger does -------------------------------------------------------------
 
     def send(self, data: bytes) -> None:
-        self._writer.write(data)
+        self._transport.write(data)
+
+    def stop_reading(self) -> None:
+        """From now on whatever the node says stays in the sockets' buffers."""
+        self._transport.pause_reading()
+
+    def cut(self) -> None:
+        self._transport.abort()
 
     async def frame(self) -> Frame | None:
         """The next frame, None once the node has closed."""
         async with asyncio.timeout(WAIT_S):
-            while not self._frames:
-                try:
-                    data = await self._reader.read(65536)
-                except ConnectionError:
-                    return None
-                if not data:
-                    return None
-                self._frames += self._decoder.feed(data)
-        return self._frames.pop(0)
+            while not self._frames and not self._is_over:
+                self._news.clear()
+                await self._news.wait()
+        return self._frames.popleft() if self._frames else None
 
     async def error(self) -> tuple[int, errors.KVError]:
         """The next frame, which must be an error: the request it is about, and what it says."""
@@ -61,10 +85,14 @@ class Stranger:
         return await self.frame() is None
 
     async def greet(self, hello: Hello = HELLO) -> None:
+        assert await self.is_let_in(hello), "closed without a word"
+
+    async def is_let_in(self, hello: Hello) -> bool:
+        """Whether the node says welcome; the other thing it may do is hang up."""
         self.send(encode_frame(Kind.HELLO, 0, encode_hello(hello)))
         frame = await self.frame()
-        assert frame is not None
-        assert frame.kind == Kind.WELCOME
+        assert frame is None or frame.kind == Kind.WELCOME, frame
+        return frame is not None
 
     async def write(self, *to_run: tuple[int | bytes | None, ...]) -> errors.KVError:
         """One batch outside a session that must be refused; with what."""
@@ -84,8 +112,9 @@ class Stranger:
 async def calling(node: Node) -> AsyncIterator[Stranger]:
     """A connection to ``node``, which is cut at the end."""
     host, _, port = node.files.address.rpartition(":")
-    reader, writer = await asyncio.open_connection(host, int(port))
+    loop = asyncio.get_running_loop()
+    _, stranger = await loop.create_connection(Stranger, host, int(port))
     try:
-        yield Stranger(reader, writer)
+        yield stranger
     finally:
-        writer.transport.abort()
+        stranger.cut()
