@@ -74,6 +74,15 @@ async def wait_for(condition: Callable[[], Awaitable[bool]], what: str, seconds:
     return time.monotonic() - began
 
 
+async def comes_true(condition: Callable[[], Awaitable[bool]], seconds: float) -> bool:
+    """Whether ``condition`` holds within ``seconds``."""
+    try:
+        await wait_for(condition, "", seconds)
+    except AssertionError:
+        return False
+    return True
+
+
 @dataclass(eq=False)
 class Node:
     """One process and its directory."""
@@ -88,7 +97,7 @@ class Node:
     exit_codes: list[int] = field(default_factory=list)
     """Of processes that have been replaced by another."""
     complaints: list[str] = field(default_factory=list)
-    """About processes that ended by themselves and have been replaced."""
+    """About processes that ended by themselves, or did not although they had to."""
     mounted: bool = False
 
     @property
@@ -126,14 +135,18 @@ class Node:
             )
 
     def kill(self) -> bool:
-        """``kill -9``; whether there was anybody to kill. Blocks until the process is gone."""
+        """``kill -9``; whether there was anybody to kill."""
         if not self.is_up:
             return False
         assert self.process is not None
         self.is_death_expected = True
         self.process.kill()
-        self.process.wait(10)
-        return self.process.returncode == -signal.SIGKILL
+        return True
+
+    def has_died_of_it(self) -> bool:
+        """After ``kill``; blocks until the process is gone."""
+        assert self.process is not None
+        return self.process.wait(STOP_WAIT_S) == -signal.SIGKILL
 
     def unexpected_end(self) -> str | None:
         """What to say of a process that has ended by itself."""
@@ -152,7 +165,7 @@ class Node:
         if self.process is None or not self.is_up:
             return
         self.is_death_expected = True
-        self.go_on()
+        self.resume()
         self.process.terminate()
         try:
             self.process.wait(STOP_WAIT_S)
@@ -160,30 +173,30 @@ class Node:
             self.process.kill()
             self.process.wait()
 
-    def order(self, text: str) -> None:
-        """Tell its disk; see ``shim.c``."""
+    def set_fault(self, text: str) -> None:
+        """Of its disk; see ``shim.c``."""
         assert self.shim is not None, "faults that need the shim are not tried without"
-        self.shim.order(text)
+        self.shim.set_fault(text)
 
-    def countermand(self) -> None:
-        if self.shim is not None:
-            self.shim.countermand()
+    def clear_fault(self) -> bool:
+        """Whether there was a fault of its disk that had not happened yet."""
+        return self.shim is not None and self.shim.clear_fault()
 
-    def has_obeyed(self) -> bool:
-        """Whether its disk has carried out an order to fail."""
-        return self.shim is not None and not self.shim.control.exists()
+    def slowed_syncs(self) -> int:
+        """How many of its syncs have been delayed, ever."""
+        return 0 if self.shim is None else self.shim.slowed_syncs()
 
-    def stop(self) -> None:
+    def pause(self) -> None:
         """SIGSTOP."""
         if self.is_up and self.process is not None:
             self.process.send_signal(signal.SIGSTOP)
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         """SIGCONT."""
         if self.is_up and self.process is not None:
             self.process.send_signal(signal.SIGCONT)
 
-    def is_stopped(self) -> bool:
+    def is_paused(self) -> bool:
         """Whether the kernel says that it stands still."""
         if not self.is_up or self.process is None:
             return False
@@ -315,14 +328,20 @@ class Cluster:
                 shutil.copytree(node.data_dir, node.directory / "data.kept")
 
     async def close(self) -> None:
-        """End every process by its own id, and every proxy; nothing stays behind."""
-        try:
-            await asyncio.gather(*(asyncio.to_thread(node.end) for node in self.nodes))
-        finally:
-            for node in self.nodes:
-                if node.mounted:
-                    await asyncio.to_thread(unmount, node.data_dir)
-        await asyncio.gather(*(link.close() for link in self.links.values()))
+        """End every process by its own id, and every proxy; nothing stays behind.
+
+        All of it is tried, whatever fails; then the first failure is raised.
+        """
+        ends = [asyncio.to_thread(node.end) for node in self.nodes]
+        failures = await asyncio.gather(*ends, return_exceptions=True)
+        for node in self.nodes:
+            if node.mounted:
+                await asyncio.to_thread(unmount, node.data_dir)
+        closes = [link.close() for link in self.links.values()]
+        failures += await asyncio.gather(*closes, return_exceptions=True)
+        for failure in failures:
+            if failure is not None:
+                raise failure
 
 
 def unmount(path: Path) -> None:

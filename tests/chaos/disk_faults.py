@@ -5,13 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
-from chaos.cluster import SMALL_DISK_MIB, Node, wait_for
-from chaos.scene import Fault, Outcome, Scene, down_for
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+from chaos.cluster import SMALL_DISK_MIB, WAIT_S, Node, comes_true
+from chaos.target import Fault, Outcome, Target, down_for
 
 SLOW_MS = 60
 DEATH_WAIT_S = 5.0
@@ -20,30 +16,22 @@ BALLAST = "ballast"
 IS_FULL, HAS_ROOM = "disk full (", "room on the disk again"
 
 
-async def _comes_true(condition: Callable[[], Awaitable[bool]], seconds: float) -> bool:
-    try:
-        await wait_for(condition, "", seconds)
-    except AssertionError:
-        return False
-    return True
-
-
-async def failed_sync(scene: Scene) -> Outcome:
+async def failed_sync(target: Target) -> Outcome:
     """One sync of the log fails: the process must end, and come back when started."""
-    node = await scene.victim(leads=True)
-    return await _fail_a_sync(scene, node, "/wal/")
+    node, _ = await target.leader()
+    return await _fail_a_sync(target, node, "/wal/")
 
 
-async def failed_engine_sync(scene: Scene) -> Outcome:
+async def failed_engine_sync(target: Target) -> Outcome:
     """One sync of the engine fails, while the node starts."""
-    node = await scene.victim(leads=False)
-    scene.kill(node)
-    return await _fail_a_sync(scene, node, "/engine/")
+    node = await target.follower()
+    await target.kill(node)
+    return await _fail_a_sync(target, node, "/engine/")
 
 
-async def _fail_a_sync(scene: Scene, node: Node, files: str) -> Outcome:
-    """It bit if the order was carried out and the process ended by itself, saying so."""
-    node.order(f"fail {files}")
+async def _fail_a_sync(target: Target, node: Node, files: str) -> Outcome:
+    """It bit if a sync failed and the process ended by itself, saying so."""
+    node.set_fault(f"fail {files}")
     if not node.is_up:
         node.start()
     node.is_death_expected = True
@@ -52,33 +40,38 @@ async def _fail_a_sync(scene: Scene, node: Node, files: str) -> Outcome:
         return not node.is_up
 
     try:
-        died = await _comes_true(is_dead, DEATH_WAIT_S)
-        failed = node.has_obeyed()
+        died = await comes_true(is_dead, DEATH_WAIT_S)
     finally:
-        node.countermand()
-    if died and scene.rng.random() < 0.5:
-        scene.lose_power(node)
+        has_failed = not node.clear_fault()
+    if has_failed and not died and not (died := await comes_true(is_dead, WAIT_S)):
+        node.complaints.append(f"{node.id} lives on after a failed sync in {files}")
+    if not died:
+        node.is_death_expected = False
+        return Outcome(bit=False, what=f"{node.id} did not end")
+    if target.rng.random() < 0.5:
+        target.lose_power(node)
     await down_for([node], 0.0)
-    code = node.exit_codes[-1] if died else None
-    return Outcome(died and failed and bool(code), f"{node.id}, exit code {code}")
+    code = node.exit_codes[-1]
+    return Outcome(has_failed and code > 0, f"{node.id}, exit code {code}")
 
 
-async def slow_disk(scene: Scene) -> Outcome:
-    """Every sync of a leader's disk takes long; it bit if somebody waited for that."""
-    node = await scene.victim(leads=True)
-    since = len(scene.books.samples)
-    node.order(f"slow {SLOW_MS}")
+async def slow_disk(target: Target) -> Outcome:
+    """Every sync of a leader's disk takes long; it bit if syncs were delayed."""
+    node, led = await target.leader()
+    before = node.slowed_syncs()
+    node.set_fault(f"slow {SLOW_MS}")
     try:
         await asyncio.sleep(2.0)
     finally:
-        node.countermand()
-    waited = sum(s.is_write and 1000 * s.seconds > SLOW_MS for s in scene.books.samples[since:])
-    return Outcome(waited > 0, f"{node.id}, {waited} slow writes")
+        node.clear_fault()
+    slowed = node.slowed_syncs() - before
+    what = f"{node.id}, leader of {len(led)} shards: {slowed} syncs of {SLOW_MS} ms"
+    return Outcome(slowed > 0 and bool(led), what)
 
 
-async def full_disk(scene: Scene) -> Outcome:
+async def full_disk(target: Target) -> Outcome:
     """One node's disk is filled, and freed again; it bit if the node noticed both."""
-    node = next(node for node in scene.cluster.nodes if node.mounted)
+    node = next(node for node in target.cluster.nodes if node.mounted)
     ballast = node.data_dir / BALLAST
     full_before = node.log_text().count(IS_FULL)
 
@@ -87,7 +80,7 @@ async def full_disk(scene: Scene) -> Outcome:
 
     try:
         await asyncio.to_thread(_fill, str(ballast))
-        noticed = await _comes_true(is_full, NOTICE_WAIT_S)
+        noticed = await comes_true(is_full, NOTICE_WAIT_S)
         await asyncio.sleep(1.0)
     finally:
         room_before = node.log_text().count(HAS_ROOM)
@@ -96,7 +89,7 @@ async def full_disk(scene: Scene) -> Outcome:
     async def has_room() -> bool:
         return node.log_text().count(HAS_ROOM) > room_before
 
-    resumed = noticed and await _comes_true(has_room, NOTICE_WAIT_S)
+    resumed = noticed and await comes_true(has_room, NOTICE_WAIT_S)
     return Outcome(noticed and resumed, f"{node.id}, full: {noticed}, writes resumed: {resumed}")
 
 

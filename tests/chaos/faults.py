@@ -8,7 +8,7 @@ from chaos import disk_faults, network_faults, process_faults
 
 if TYPE_CHECKING:
     from chaos.cluster import Cluster
-    from chaos.scene import Fault
+    from chaos.target import Fault
 
 NETWORK = network_faults.FAULTS
 """Any one of these may come together with any one of the others."""

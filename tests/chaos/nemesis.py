@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Callable, Iterator
 
-    from chaos.scene import Fault, Scene
+    from chaos.target import Fault, Target
 
 OPERATIONS_PER_S_MIN = 100.0
 """Below that a fault proves little, and does not count."""
 WINDOW_S = 1.0
 BUSY_WAIT_S = 15.0
-CALM_S_MAX = 1.5
+INTERVAL_S_MAX = 1.5
 FAULT_S_MAX = 60.0
 """No fault may last so long; one that does is a fault of the test, and ends the run."""
 TOGETHER_SHARE = 0.35
@@ -49,9 +49,9 @@ class Nemesis:
     begin only once the load is up again.
     """
 
-    def __init__(self, scene: Scene, rng: random.Random) -> None:
-        self.scene = scene
-        self.on_nodes = faults.on_nodes(scene.cluster)
+    def __init__(self, target: Target, rng: random.Random) -> None:
+        self.target = target
+        self.on_nodes = faults.on_nodes(target.cluster)
         self.all = self.on_nodes | faults.NETWORK
         self.events: list[Event] = []
         self._rng = rng
@@ -68,7 +68,7 @@ class Nemesis:
             if is_over():
                 return
             await self._do(names)
-            await asyncio.sleep(CALM_S_MAX * self._rng.random())
+            await asyncio.sleep(INTERVAL_S_MAX * self._rng.random())
 
     def draws(self) -> Iterator[list[str]]:
         """Rounds in random order, of one fault or two at a time."""
@@ -82,7 +82,7 @@ class Nemesis:
 
     async def _do(self, names: list[str]) -> None:
         await self._until_busy()
-        rate = self.scene.books.per_second(WINDOW_S)
+        rate = self.target.history.per_second(WINDOW_S)
         async with asyncio.TaskGroup() as together:
             for name in names:
                 together.create_task(self._run(name, self.all[name], rate))
@@ -90,7 +90,7 @@ class Nemesis:
     async def _run(self, name: str, fault: Fault, rate: float) -> None:
         began = time.monotonic()
         async with asyncio.timeout(FAULT_S_MAX):
-            outcome = await fault(self.scene)
+            outcome = await fault(self.target)
         self.events.append(Event(name, outcome.what, began, time.monotonic(), outcome.bit, rate))
 
     async def _until_busy(self) -> None:
@@ -98,5 +98,5 @@ class Nemesis:
         deadline = time.monotonic() + BUSY_WAIT_S
         while time.monotonic() < deadline:
             await asyncio.sleep(0.1)
-            if self.scene.books.per_second(WINDOW_S) >= OPERATIONS_PER_S_MIN:
+            if self.target.history.per_second(WINDOW_S) >= OPERATIONS_PER_S_MIN:
                 return

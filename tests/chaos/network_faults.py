@@ -6,7 +6,7 @@ import asyncio
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from chaos.scene import Fault, Outcome, Scene
+from chaos.target import Fault, Outcome, Target
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,83 +28,83 @@ def _healed_after(links: list[Link]) -> Iterator[None]:
             link.heal()
 
 
-async def _cut(scene: Scene, links: list[Link], what: str) -> Outcome:
+async def _cut(target: Target, links: list[Link], what: str) -> Outcome:
     """Cut ``links`` for a while; it bit if traffic was held."""
-    before = scene.counted(links, "held")
+    before = target.counted(links, "held")
     with _healed_after(links):
         for link in links:
             link.cut()
-        await asyncio.sleep(scene.rng.choice((SHORT_S, LONG_S)))
-    return Outcome(scene.counted(links, "held") > before, what)
+        await asyncio.sleep(target.rng.choice((SHORT_S, LONG_S)))
+    return Outcome(target.counted(links, "held") > before, what)
 
 
-async def partition(scene: Scene) -> Outcome:
+async def partition(target: Target) -> Outcome:
     """A minority and the rest hear nothing of each other."""
-    few, many = scene.split()
-    links = scene.links(few, many) + scene.links(many, few)
-    return await _cut(scene, links, f"{' '.join(few)} | {' '.join(many)}")
+    few, many = target.split()
+    links = target.links(few, many) + target.links(many, few)
+    return await _cut(target, links, f"{' '.join(few)} | {' '.join(many)}")
 
 
-async def rejecting_partition(scene: Scene) -> Outcome:
+async def rejecting_partition(target: Target) -> Outcome:
     """The same, but connections break and are refused, which looks like a death."""
-    few, many = scene.split()
-    links = scene.links(few, many) + scene.links(many, few)
-    before = scene.counted(links, "refused")
+    few, many = target.split()
+    links = target.links(few, many) + target.links(many, few)
+    before = target.counted(links, "refused")
     with _healed_after(links):
         for link in links:
             link.refuse()
-        await asyncio.sleep(scene.rng.choice((SHORT_S, LONG_S)))
-    return Outcome(scene.counted(links, "refused") > before, f"{' '.join(few)} | {' '.join(many)}")
+        await asyncio.sleep(target.rng.choice((SHORT_S, LONG_S)))
+    return Outcome(target.counted(links, "refused") > before, f"{' '.join(few)} | {' '.join(many)}")
 
 
-async def one_way_cut(scene: Scene) -> Outcome:
+async def one_way_cut(target: Target) -> Outcome:
     """A leader is heard by nobody but hears all, or the other way round."""
-    node = await scene.victim(leads=True)
-    names = [other.id for other in scene.cluster.nodes]
-    if scene.rng.random() < 0.5:
-        return await _cut(scene, scene.links([node.id], names), f"{node.id} cannot speak")
-    return await _cut(scene, scene.links(names, [node.id]), f"{node.id} cannot hear")
+    node, _ = await target.leader()
+    names = [other.id for other in target.cluster.nodes]
+    if target.rng.random() < 0.5:
+        return await _cut(target, target.links([node.id], names), f"{node.id} cannot speak")
+    return await _cut(target, target.links(names, [node.id]), f"{node.id} cannot hear")
 
 
-async def bridge(scene: Scene) -> Outcome:
+async def bridge(target: Target) -> Outcome:
     """Two halves that only one node can reach both of."""
-    names = [node.id for node in scene.cluster.nodes]
-    scene.rng.shuffle(names)
+    names = [node.id for node in target.cluster.nodes]
+    target.rng.shuffle(names)
     half = (len(names) - 1) // 2
     left, right = names[1 : 1 + half], names[1 + half :]
-    links = scene.links(left, right) + scene.links(right, left)
-    return await _cut(scene, links, f"{' '.join(left)} | {names[0]} | {' '.join(right)}")
+    links = target.links(left, right) + target.links(right, left)
+    return await _cut(target, links, f"{' '.join(left)} | {names[0]} | {' '.join(right)}")
 
 
-async def slow_network(scene: Scene) -> Outcome:
+async def slow_network(target: Target) -> Outcome:
     """Delays of tens of milliseconds that vary, and less room than is needed on some ways."""
-    links = scene.links_between_nodes()
-    before = scene.counted(links, "delayed")
+    links = target.links_between_nodes()
+    before = target.counted(links, "delayed")
     with _healed_after(links):
         for link in links:
             link.delay_s = SLOW_S
-            if scene.rng.random() < 0.3:
+            if target.rng.random() < 0.3:
                 link.bytes_per_s = THIN_BYTES_PER_S
         await asyncio.sleep(LONG_S)
-    return Outcome(scene.counted(links, "delayed") > before, "all links")
+    return Outcome(target.counted(links, "delayed") > before, "all links")
 
 
-async def breaking_connections(scene: Scene) -> Outcome:
+async def breaking_connections(target: Target) -> Outcome:
     """Connections are reset in the middle of a stream, and what was on them is lost."""
-    links = scene.links_between_nodes()
-    before = scene.counted(links, "reset")
+    links = target.links_between_nodes()
+    before = target.counted(links, "reset")
     with _healed_after(links):
         for link in links:
             link.resets_per_piece = BREAKING_SHARE
         await asyncio.sleep(LONG_S)
-    broken = scene.counted(links, "reset") - before
+    broken = target.counted(links, "reset") - before
     return Outcome(broken > 0, f"{broken} connections")
 
 
-async def lost_replies(scene: Scene) -> Outcome:
+async def lost_replies(target: Target) -> Outcome:
     """Writes are carried out, but their answers are cut off; it bit if they came again."""
-    links = list(scene.cluster.links.values())
-    before = scene.cluster.retries.retried
+    links = list(target.cluster.links.values())
+    before = target.cluster.retries.retried
     with _healed_after(links):
         for _ in range(6):
             for link in links:
@@ -113,7 +113,7 @@ async def lost_replies(scene: Scene) -> Outcome:
             for link in links:
                 link.replies_swallowed = False
             await asyncio.sleep(0.3)
-    retried = scene.cluster.retries.retried - before
+    retried = target.cluster.retries.retried - before
     return Outcome(retried > 0, f"{retried} answered writes asked for again")
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from chaos.clients import Sample
+    from chaos.history import Sample
     from chaos.nemesis import Event
 
 WIDTH, LEFT, RIGHT = 1600, 160, 24

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from chaos.cluster import Node, wait_for
-from chaos.scene import Fault, Outcome, Scene, down_for
+from chaos.target import Fault, Outcome, Target, down_for
 
 DOWN_S = (0.0, 0.5, 2.0)
 UNSYNCED_WINDOWS_MS = (1, 20, 80)
@@ -18,82 +18,89 @@ ABSENCE_S = 6.0
 SNAPSHOT_WAIT_S = 10.0
 
 
-async def kill_leader(scene: Scene) -> Outcome:
-    node = await scene.victim(leads=True)
-    died = scene.kill(node)
-    await down_for([node], scene.rng.choice(DOWN_S))
+async def kill_leader(target: Target) -> Outcome:
+    """It bit if others elected a leader where the victim had led."""
+    node, led = await target.leader()
+    died = await target.kill(node)
+    await down_for([node], target.rng.choice(DOWN_S))
+    has_successor = await target.has_successor(node, led)
+    return Outcome(died and has_successor, _leadership(node, led, has_successor))
+
+
+def _leadership(node: Node, led: frozenset[int], has_successor: bool) -> str:
+    then = "others were elected" if has_successor else "nobody else was elected"
+    return f"{node.id}, leader of {len(led)} shards; {then}"
+
+
+async def kill_follower(target: Target) -> Outcome:
+    node = await target.follower()
+    died = await target.kill(node)
+    await down_for([node], target.rng.choice(DOWN_S))
     return Outcome(died, node.id)
 
 
-async def kill_follower(scene: Scene) -> Outcome:
-    node = await scene.victim(leads=False)
-    died = scene.kill(node)
-    await down_for([node], scene.rng.choice(DOWN_S))
-    return Outcome(died, node.id)
-
-
-async def kill_minority(scene: Scene) -> Outcome:
+async def kill_minority(target: Target) -> Outcome:
     """So many at once that some shards lose their majority, and others do not."""
-    nodes = [scene.cluster.node(name) for name in scene.split()[0]]
-    died = scene.kill(*nodes)
-    await down_for(nodes, scene.rng.choice(DOWN_S))
+    nodes = [target.cluster.node(name) for name in target.split()[0]]
+    died = await target.kill(*nodes)
+    await down_for(nodes, target.rng.choice(DOWN_S))
     return Outcome(died, ", ".join(node.id for node in nodes))
 
 
-async def kill_all(scene: Scene) -> Outcome:
-    died = scene.kill(*scene.cluster.nodes)
-    await _return_one_by_one(scene, scene.cluster.nodes)
+async def kill_all(target: Target) -> Outcome:
+    died = await target.kill(*target.cluster.nodes)
+    await _return_one_by_one(target, target.cluster.nodes)
     return Outcome(died, "all")
 
 
-async def power_cut(scene: Scene) -> Outcome:
+async def power_cut(target: Target) -> Outcome:
     """A leader's machine loses what it had not synced; it bit if that was anything."""
-    node = await scene.victim(leads=True)
-    return await _cut_power(scene, [node], node.id)
+    node, _ = await target.leader()
+    return await _cut_power(target, [node], node.id)
 
 
-async def blackout(scene: Scene) -> Outcome:
+async def blackout(target: Target) -> Outcome:
     """All machines at once lose what they had not synced."""
-    return await _cut_power(scene, scene.cluster.nodes, "all")
+    return await _cut_power(target, target.cluster.nodes, "all")
 
 
-async def _cut_power(scene: Scene, nodes: list[Node], what: str) -> Outcome:
+async def _cut_power(target: Target, nodes: list[Node], what: str) -> Outcome:
     for node in nodes:
-        node.order(f"slow {scene.rng.choice(UNSYNCED_WINDOWS_MS)}")
+        node.set_fault(f"slow {target.rng.choice(UNSYNCED_WINDOWS_MS)}")
     try:
-        await asyncio.sleep(0.2 + 0.2 * scene.rng.random())
-        died = scene.kill(*nodes)
-        lost_bytes = scene.lose_power(*nodes)
+        await asyncio.sleep(0.2 + 0.2 * target.rng.random())
+        died = await target.kill(*nodes)
+        lost_bytes = target.lose_power(*nodes)
     finally:
         for node in nodes:
-            node.countermand()
-    await _return_one_by_one(scene, nodes)
+            node.clear_fault()
+    await _return_one_by_one(target, nodes)
     return Outcome(died and lost_bytes > 0, f"{what}: {lost_bytes} unsynced bytes lost")
 
 
-async def _return_one_by_one(scene: Scene, nodes: list[Node]) -> None:
-    for node in scene.rng.sample(nodes, len(nodes)):
-        await down_for([node], RETURN_S_MAX * scene.rng.random())
+async def _return_one_by_one(target: Target, nodes: list[Node]) -> None:
+    for node in target.rng.sample(nodes, len(nodes)):
+        await down_for([node], RETURN_S_MAX * target.rng.random())
 
 
-async def crash_loop(scene: Scene) -> Outcome:
+async def crash_loop(target: Target) -> Outcome:
     """Killed again and again while it recovers, now and then by a loss of power."""
-    node = await scene.victim(leads=True)
-    died = [scene.kill(node)]
+    node, _ = await target.leader()
+    died = [await target.kill(node)]
     for _ in range(3):
         await down_for([node], 0.0)
-        await asyncio.sleep(scene.rng.random() * 0.5)
-        died.append(scene.kill(node))
-        if scene.rng.random() < 0.5:
-            scene.lose_power(node)
+        await asyncio.sleep(target.rng.random() * 0.5)
+        died.append(await target.kill(node))
+        if target.rng.random() < 0.5:
+            target.lose_power(node)
     await down_for([node], 0.0)
     return Outcome(all(died), f"{node.id}, {len(died)} times")
 
 
-async def long_absence(scene: Scene) -> Outcome:
+async def long_absence(target: Target) -> Outcome:
     """Away for so long that the log is gone and a snapshot must come; it bit if one did."""
-    node = await scene.victim(leads=False)
-    died = scene.kill(node)
+    node = await target.follower()
+    died = await target.kill(node)
     before = _snapshots(node)
     await down_for([node], ABSENCE_S)
 
@@ -111,25 +118,29 @@ def _snapshots(node: Node) -> int:
     return node.log_text().count("is in force")
 
 
-async def _stop_for(scene: Scene, seconds: float) -> Outcome:
-    node = await scene.victim(leads=True)
-    node.stop()
+async def _stop_for(node: Node, seconds: float) -> bool:
+    """Whether the kernel says that the process stood still."""
+    node.pause()
     try:
         await asyncio.sleep(seconds)
-        stopped = node.is_stopped()
+        return node.is_paused()
     finally:
-        node.go_on()
-    return Outcome(stopped, node.id)
+        node.resume()
 
 
-async def short_stop(scene: Scene) -> Outcome:
-    """SIGSTOP for less than an election timeout."""
-    return await _stop_for(scene, 0.3)
+async def short_stop(target: Target) -> Outcome:
+    """SIGSTOP of a leader for less than an election timeout."""
+    node, led = await target.leader()
+    stopped = await _stop_for(node, 0.3)
+    return Outcome(stopped and bool(led), f"{node.id}, leader of {len(led)} shards")
 
 
-async def long_stop(scene: Scene) -> Outcome:
-    """SIGSTOP for longer than one."""
-    return await _stop_for(scene, 3.0)
+async def long_stop(target: Target) -> Outcome:
+    """SIGSTOP for longer than one; it bit if others elected a leader where the victim had led."""
+    node, led = await target.leader()
+    stopped = await _stop_for(node, 3.0)
+    has_successor = await target.has_successor(node, led)
+    return Outcome(stopped and has_successor, _leadership(node, led, has_successor))
 
 
 FAULTS: dict[str, Fault] = {

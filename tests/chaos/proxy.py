@@ -29,7 +29,7 @@ from kvstore.wire.hello import HELLO_FRAME_BYTES_MAX, decode_hello
 
 PIECE_BYTES = 64 * 1024
 HELLO_WAIT_S = 10.0
-LOOK_EVERY_S = 0.04
+POLL_INTERVAL_S = 0.04
 
 
 @dataclass(eq=False)
@@ -101,7 +101,7 @@ class Link:
         while True:
             # Asked in this order: a fault may begin while the target is being dialled.
             if not await self._target_listens() or self.is_refusing:
-                await asyncio.sleep(LOOK_EVERY_S)
+                await asyncio.sleep(POLL_INTERVAL_S)
                 continue
             self._shut.clear()
             self._listener.listen()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from chaos.clients import Books, Sample
+from chaos.history import History, Sample
 from chaos.nemesis import Event
 from chaos.plot import latency_svg
 from chaos.verdict import Verdict
@@ -32,7 +32,7 @@ class Run:
     kills: int
     retried: int
     """Writes whose answers were cut off and that came again."""
-    books: Books
+    history: History
     events: list[Event]
     verdict: Verdict
     notes: list[str]
@@ -40,16 +40,16 @@ class Run:
 
 def facts(run: Run) -> dict[str, Any]:
     """The report as plain data."""
-    books, seconds = run.books, run.ended - run.began
-    good = books.outcomes["ok"]
+    history, seconds = run.history, run.ended - run.began
+    good = history.outcomes["ok"]
     return {
         "seed": run.seed,
         "seconds": round(seconds, 1),
-        "operations": dict(sorted(books.outcomes.items())),
+        "operations": dict(sorted(history.outcomes.items())),
         "operations_per_s": round(good / seconds, 1),
-        "operations_by_kind": dict(sorted(books.kinds.items())),
+        "operations_by_kind": dict(sorted(history.kinds.items())),
         "answered_writes_asked_for_again": run.retried,
-        "acknowledged_writes": books.acknowledged_writes,
+        "acknowledged_writes": history.acknowledged_writes,
         "kills": run.kills,
         "faults": {
             name: {
@@ -60,7 +60,7 @@ def facts(run: Run) -> dict[str, Any]:
         },
         "events": [_event(run, event) for event in run.events],
         "longest_unavailability_s": {
-            str(shard): round(gap, 2) for shard, gap in sorted(books.longest_gap_s.items())
+            str(shard): round(gap, 2) for shard, gap in sorted(history.longest_gap_s.items())
         },
         "recovery_s": round(run.verdict.recovery_s, 2),
         "ledger_keys_read_back": run.verdict.ledger_read,
@@ -89,7 +89,7 @@ def _pauses_around(event: Event, samples: list[Sample]) -> dict[int, float]:
 
 
 def _event(run: Run, event: Event) -> dict[str, Any]:
-    pauses = _pauses_around(event, run.books.samples)
+    pauses = _pauses_around(event, run.history.samples)
     return {
         "name": event.name,
         "what": event.what,
@@ -147,7 +147,7 @@ def write(directory: Path, run: Run) -> dict[str, Any]:
     text = json.dumps(told, indent=2) + "\n"
     (directory / "report.json").write_text(text, encoding="utf-8")
     (directory / "report.md").write_text(in_words(told), encoding="utf-8")
-    picture = latency_svg(run.books.samples, run.events, run.began, run.ended)
+    picture = latency_svg(run.history.samples, run.events, run.began, run.ended)
     (directory / "latency.svg").write_text(picture, encoding="utf-8")
-    save(directory / "history.jsonl", run.books.history)
+    save(directory / "history.jsonl", run.history.operations)
     return told

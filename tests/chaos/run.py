@@ -1,4 +1,4 @@
-"""One run: a cluster, its load, its enemy, and the verdict."""
+"""One run: a cluster, its workload, the nemesis, and the verdict."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import shutil
 import time
 from typing import TYPE_CHECKING
 
-from chaos.clients import Books, Load
+from chaos.clients import Workload
 from chaos.cluster import SHARDS, Cluster, unmount
+from chaos.history import History
 from chaos.nemesis import OPERATIONS_PER_S_MIN, Nemesis
 from chaos.report import Run
-from chaos.scene import Scene
+from chaos.target import Target
 from chaos.verdict import Verdict, heal, judge
 
 if TYPE_CHECKING:
@@ -57,30 +58,30 @@ async def run_chaos(
     await asyncio.to_thread(_make_empty, directory)
     # One source of chance each: what one draws does not depend on how often the others do.
     network, victims, load_rng, draws = (random.Random(f"{seed}/{part}") for part in range(4))
-    cluster, books, verdict = Cluster(directory, nodes, network), Books(SHARDS), Verdict()
+    cluster, history, verdict = Cluster(directory, nodes, network), History(SHARDS), Verdict()
     for note in cluster.notes:
         say(note)
     began = time.monotonic()
     try:
         await cluster.open()
-        scene = Scene(cluster, books, victims)
-        nemesis = Nemesis(scene, draws)
-        async with Load(cluster.endpoints, clients, books, load_rng) as load:
+        target = Target(cluster, history, victims)
+        nemesis = Nemesis(target, draws)
+        async with Workload(cluster.endpoints, clients, history, load_rng) as load:
             began = time.monotonic()
 
             def is_over() -> bool:
                 load.check()
                 late = seconds is not None and time.monotonic() - began >= seconds
-                enough = kills is not None and scene.kills >= kills
+                enough = kills is not None and target.kills >= kills
                 return late or enough or bool(cluster.unexpected_ends())
 
-            async with _telling(scene, began, say):
+            async with _telling(target, began, say):
                 await (nemesis.each_once() if seconds is None else nemesis.act(is_over))
             await heal(cluster, verdict)
         ended = time.monotonic()
         say(f"healed in {verdict.recovery_s:.1f} s; reading everything back")
-        await judge(cluster, books, verdict)
-        verdict.problems += _too_weak(nemesis, books, ended - began)
+        await judge(cluster, history, verdict)
+        verdict.problems += _too_weak(nemesis, history, ended - began)
         cluster.notes += _left_out(nemesis)
         if verdict.problems:
             await asyncio.to_thread(cluster.keep_small_disk)
@@ -90,9 +91,9 @@ async def run_chaos(
         seed,
         began,
         ended,
-        scene.kills,
+        target.kills,
         cluster.retries.retried,
-        books,
+        history,
         nemesis.events,
         verdict,
         cluster.notes,
@@ -116,34 +117,36 @@ def _left_out(nemesis: Nemesis) -> list[str]:
     return [f"NOT TRIED, for the run was short: {', '.join(never)}"] if never else []
 
 
-def _too_weak(nemesis: Nemesis, books: Books, seconds: float) -> list[str]:
+def _too_weak(nemesis: Nemesis, history: History, seconds: float) -> list[str]:
     """Why a run proves nothing: too little traffic, or faults that came but never bit."""
     came = {event.name for event in nemesis.events}
     bit = {event.name for event in nemesis.events if event.counts}
     said = [f"the fault {name!r} never bit under load" for name in sorted(came - bit)]
-    rate = books.outcomes["ok"] / max(seconds, 1.0)
+    rate = history.outcomes["ok"] / max(seconds, 1.0)
     if rate < OPERATIONS_PER_S_MIN:
         said.append(f"too little traffic: {rate:.0f} operations/s, {OPERATIONS_PER_S_MIN:g} needed")
     return said
 
 
 @contextlib.asynccontextmanager
-async def _telling(scene: Scene, began: float, say: Callable[[str], None]) -> AsyncIterator[None]:
+async def _telling(target: Target, began: float, say: Callable[[str], None]) -> AsyncIterator[None]:
     """Lines of progress while it lasts."""
-    progress = asyncio.create_task(_tell(scene, began, say))
+    progress = asyncio.create_task(_tell(target, began, say))
     try:
         yield
     finally:
         progress.cancel()
-        await asyncio.gather(progress, return_exceptions=True)
+        await asyncio.wait([progress])
+        if not progress.cancelled():
+            progress.result()
 
 
-async def _tell(scene: Scene, began: float, say: Callable[[str], None]) -> None:
+async def _tell(target: Target, began: float, say: Callable[[str], None]) -> None:
     while True:
         await asyncio.sleep(REPORT_EVERY_S)
-        books = scene.books
+        history = target.history
         say(
-            f"{time.monotonic() - began:6.0f} s  {books.per_second(REPORT_EVERY_S):6.0f} "
-            f"operations/s  {books.acknowledged_writes:8} writes acknowledged  "
-            f"{scene.kills:4} kills"
+            f"{time.monotonic() - began:6.0f} s  {history.per_second(REPORT_EVERY_S):6.0f} "
+            f"operations/s  {history.acknowledged_writes:8} writes acknowledged  "
+            f"{target.kills:4} kills"
         )

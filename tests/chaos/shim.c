@@ -11,9 +11,10 @@
  * emptied), then records: offset u64, length u64 (of the write), kept u64 (old bytes that
  * follow), size u64 (of the file, before), old bytes.
  *
- * The file CHAOS_CONTROL, if there, holds one order, looked at on every sync:
- *   fail TEXT   the next sync of a file whose path holds TEXT fails with EIO, once
- *   slow MS     every sync takes that long
+ * The file CHAOS_CONTROL, if there, holds one fault, looked at on every sync:
+ *   fail TEXT   the next sync of a file whose path holds TEXT fails with EIO, once; whoever
+ *               removes the file decides, the shim (it fails) or the test (it does not)
+ *   slow MS     every sync takes that long, and adds a byte to CHAOS_SLOWED
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -35,7 +36,7 @@ enum { UNKNOWN = 0, FOREIGN = 1, OURS = 2 };
 
 static unsigned char kind_of[FDS];
 static pthread_mutex_t journals = PTHREAD_MUTEX_INITIALIZER;
-static const char *directory, *journal, *control;
+static const char *directory, *journal, *control, *slowed;
 
 #define REAL(type, name) ((type)real(#name))
 static void *real(const char *name) { return dlsym(RTLD_NEXT, name); }
@@ -61,6 +62,7 @@ __attribute__((constructor)) static void begin(void) {
     directory = getenv("CHAOS_DIR");
     journal = getenv("CHAOS_JOURNAL");
     control = getenv("CHAOS_CONTROL");
+    slowed = getenv("CHAOS_SLOWED");
     real_pwrite = REAL(pwrite_t, pwrite);
     real_write = REAL(write_t, write);
     real_close = REAL(fd_t, close);
@@ -287,18 +289,26 @@ ALLOCATE(posix_fallocate64)
 FALLOCATE(fallocate)
 FALLOCATE(fallocate64)
 
-/* What CHAOS_CONTROL orders for a sync of this file; 1 if it is to fail. */
-static int obey(int fd) {
-    char order[256], path[PATH_MAX];
+static void delay(int ms) {
+    usleep((useconds_t)ms * 1000);
+    int to = slowed ? real_open(slowed, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600) : -1;
+    if (to < 0) return;
+    must_write(to, "", 1);
+    real_close(to);
+}
+
+/* Do to a sync of this file what CHAOS_CONTROL says; 1 if it is to fail. */
+static int fails(int fd) {
+    char fault[256], path[PATH_MAX];
     int from = control ? real_open(control, O_RDONLY | O_CLOEXEC) : -1;
     if (from < 0) return 0;
-    ssize_t length = read(from, order, sizeof order - 1);
+    ssize_t length = read(from, fault, sizeof fault - 1);
     real_close(from);
     if (length <= 0) return 0;
-    order[length] = 0;
-    order[strcspn(order, "\n")] = 0;
-    if (!strncmp(order, "slow ", 5)) usleep((useconds_t)atoi(order + 5) * 1000);
-    if (strncmp(order, "fail ", 5) || !path_of(fd, path) || !strstr(path, order + 5)) return 0;
+    fault[length] = 0;
+    fault[strcspn(fault, "\n")] = 0;
+    if (!strncmp(fault, "slow ", 5)) delay(atoi(fault + 5));
+    if (strncmp(fault, "fail ", 5) || !path_of(fd, path) || !strstr(path, fault + 5)) return 0;
     return !unlink(control);
 }
 
@@ -307,7 +317,7 @@ static int synced(int fd, const char *name) {
     uint64_t turn = 0;
     if (!is_ours(fd) || fstat(fd, &stat)) return ((fd_t)real(name))(fd);
     uint64_t until = journal_state(&stat, &turn);
-    if (obey(fd)) {
+    if (fails(fd)) {
         errno = EIO;
         return -1;
     }

@@ -61,17 +61,30 @@ class Shim:
             "CHAOS_DIR": str(self.data.resolve()),
             "CHAOS_JOURNAL": str(self.journal.resolve()),
             "CHAOS_CONTROL": str(self.control.resolve()),
+            "CHAOS_SLOWED": str(self._slowed.resolve()),
         }
 
-    def order(self, text: str) -> None:
+    @property
+    def _slowed(self) -> Path:
+        return self.control.with_name("slowed")
+
+    def slowed_syncs(self) -> int:
+        """How many syncs have been delayed, ever."""
+        return self._slowed.stat().st_size if self._slowed.exists() else 0
+
+    def set_fault(self, text: str) -> None:
         """``fail TEXT`` or ``slow MS``; see ``shim.c``."""
         new = self.control.with_name(self.control.name + ".new")
         new.write_text(text + "\n", encoding="ascii")
         new.replace(self.control)
 
-    def countermand(self) -> None:
-        """Be a good disk again."""
-        self.control.unlink(missing_ok=True)
+    def clear_fault(self) -> bool:
+        """Be a good disk again; whether there was a fault that had not happened yet."""
+        try:
+            self.control.unlink()
+        except FileNotFoundError:
+            return False
+        return True
 
     def lose_power(self, rng: random.Random) -> int:
         """Take back some, or all, of what no sync covered; the process must be dead.

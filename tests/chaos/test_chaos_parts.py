@@ -13,8 +13,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from chaos.clients import Books, Sample
 from chaos.cluster import Cluster, Node, free_ports, wait_for
+from chaos.history import History, Sample
 from chaos.listener import HOST, Listener
 from chaos.nemesis import Event, Nemesis
 from chaos.plot import latency_svg
@@ -22,8 +22,8 @@ from chaos.proxy import Link
 from chaos.report import Run, facts, in_words
 from chaos.retries import Retries, Tap
 from chaos.run import NotOurs, run_chaos
-from chaos.scene import Scene
-from chaos.verdict import Verdict, check_counters, check_ledger, complaints
+from chaos.target import Target
+from chaos.verdict import LEDGER_KEYS_MIN, Verdict, check_counters, check_ledger, complaints
 from kvstore.ids import NodeId, ShardId
 from kvstore.wire.frames import encode_frame
 from kvstore.wire.hello import Hello, encode_hello
@@ -54,10 +54,11 @@ class FakeStore:
 
 
 async def test_a_lost_or_changed_ledger_key_is_a_problem() -> None:
-    books = Books(8)
-    books.ledger |= {"kept": b"1", "lost": b"2", "changed": b"3"}
+    history = History(8)
+    kept = {f"kept-{number}": b"1" for number in range(LEDGER_KEYS_MIN)}
+    history.ledger |= kept | {"lost": b"2", "changed": b"3"}
     verdict = Verdict()
-    await check_ledger(FakeStore(kept=b"1", changed=b"other"), books, verdict)
+    await check_ledger(FakeStore(**kept, changed=b"other"), history, verdict)
     assert verdict.problems == ["acknowledged write lost: lost", "acknowledged write lost: changed"]
 
 
@@ -65,11 +66,21 @@ async def test_a_lost_or_changed_ledger_key_is_a_problem() -> None:
 async def test_a_counter_counts_every_sure_increment_and_no_doubtful_one_twice(
     found: int, is_right: bool
 ) -> None:
-    books, verdict = Books(8), Verdict()
-    books.counted[b"n"] = 3
-    books.uncertain[b"n"] = 1
-    await check_counters(FakeStore(n=b"%d" % found), books, verdict)
+    history, verdict = History(8), Verdict()
+    history.counted[b"n"] = 3
+    history.uncertain[b"n"] = 1
+    await check_counters(FakeStore(n=b"%d" % found), history, verdict)
     assert (not verdict.problems) is is_right
+
+
+async def test_too_few_writes_to_prove_anything_are_a_problem() -> None:
+    verdict = Verdict()
+    await check_ledger(FakeStore(), History(8), verdict)
+    await check_counters(FakeStore(), History(8), verdict)
+    assert verdict.problems == [
+        "too little traffic: 0 keys to read back, 100 needed",
+        "too little traffic: no counter was incremented",
+    ]
 
 
 def test_a_traceback_in_a_log_is_a_problem() -> None:
@@ -77,6 +88,22 @@ def test_a_traceback_in_a_log_is_a_problem() -> None:
         "n1 logged a traceback: oops"
     ]
     assert not list(complaints("n1", "no Traceback here\n"))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "ERROR asyncio: Task was destroyed but it is pending!",
+        "ERROR asyncio: Task exception was never retrieved",
+        "ERROR asyncio: Future exception was never retrieved",
+        "Exception ignored in: <function Node.__del__ at 0x7f>",
+        "RuntimeWarning: coroutine 'Node.run' was never awaited",
+        "Fatal Python error: Segmentation fault",
+        "  | Traceback (most recent call last):",
+    ],
+)
+def test_work_that_nobody_looked_after_is_a_problem(line: str) -> None:
+    assert list(complaints("n1", f"well\n{line}\n")) == [f"n1 logged: {line}"]
 
 
 def test_a_process_that_ends_by_itself_is_noticed_even_if_it_is_replaced(tmp_path: Path) -> None:
@@ -100,15 +127,15 @@ async def test_a_directory_of_somebody_else_is_left_alone(tmp_path: Path) -> Non
 
 
 def test_a_seed_decides_which_faults_come(tmp_path: Path) -> None:
-    scene = Scene(Cluster(tmp_path, 5, random.Random(1)), Books(8), random.Random(1))
+    target = Target(Cluster(tmp_path, 5, random.Random(1)), History(8), random.Random(1))
 
     def drawn(seed: int) -> list[list[str]]:
-        return list(islice(Nemesis(scene, random.Random(seed)).draws(), 60))
+        return list(islice(Nemesis(target, random.Random(seed)).draws(), 60))
 
     assert drawn(1) == drawn(1)
     assert drawn(1) != drawn(2)
     assert {name for names in drawn(1) for name in names} == Nemesis(
-        scene, random.Random()
+        target, random.Random()
     ).all.keys()
     assert any(len(names) == 2 for names in drawn(1))
 
@@ -294,23 +321,23 @@ def test_a_write_whose_answer_was_cut_off_is_known_when_it_comes_again() -> None
 
 def a_run() -> Run:
     """Two shards for 10 s; shard 1 does nothing from 4 to 7, when a leader is killed."""
-    books = Books(2)
+    history = History(2)
     for tenth in range(100):
         at = 100 + tenth / 10
-        books.samples.append(Sample(at, 0.01, 0, True, True))
+        history.samples.append(Sample(at, 0.01, 0, True, True))
         if not 40 <= tenth < 70:
-            books.samples.append(Sample(at, 0.02, 1, False, True))
-    books.outcomes["ok"] = len(books.samples)
+            history.samples.append(Sample(at, 0.02, 1, False, True))
+    history.outcomes["ok"] = len(history.samples)
     events = [
         Event("kill leader", "n1 & <co>", 104.0, 104.5, True, 500.0),
         Event("slow disk", "n2", 108.0, 109.0, False, 500.0),
     ]
-    return Run(1, 100.0, 110.0, 1, 0, books, events, Verdict(), ["NOT TRIED: this"])
+    return Run(1, 100.0, 110.0, 1, 0, history, events, Verdict(), ["NOT TRIED: this"])
 
 
 def test_the_picture_is_well_formed_and_names_every_fault() -> None:
     run = a_run()
-    picture = latency_svg(run.books.samples, run.events, run.began, run.ended)
+    picture = latency_svg(run.history.samples, run.events, run.began, run.ended)
     root = ElementTree.fromstring(picture)
     texts = {element.text for element in root.iter() if element.text}
     assert {"kill leader", "slow disk", "10 ms", "1 s"} <= texts

@@ -191,11 +191,11 @@ def test_a_sync_covers_what_was_written_before_it_began(shim: Shim) -> None:
     with start(shim, WHILE_SYNCING) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        with shim.control.open("w") as order:  # opens once the sync looks for its orders
+        with shim.control.open("w") as fault:  # opens once the sync looks for its faults
             process.stdin.write("write now\n")
             process.stdin.flush()
             assert process.stdout.readline() == "written\n"
-            order.write("slow 0")
+            fault.write("slow 0")
         assert process.stdout.readline() == "ready\n"
         process.kill()
     assert shim.lose_power(LosesAll(1)) > 0
@@ -204,17 +204,27 @@ def test_a_sync_covers_what_was_written_before_it_began(shim: Shim) -> None:
 
 def test_one_sync_fails_and_only_that_one(shim: Shim) -> None:
     shim.environment()
-    shim.order("fail /data/")
+    shim.set_fault("fail /data/")
     with start(shim, FAILING) as process:
         output, _ = process.communicate()
     assert output.split() == ["5", "synced"]
+    assert not shim.clear_fault(), "it has happened"
 
 
-def test_an_order_for_other_files_is_not_obeyed(shim: Shim) -> None:
+def test_a_fault_of_other_files_does_not_happen(shim: Shim) -> None:
     shim.environment()
-    shim.order("fail /elsewhere/")
+    shim.set_fault("fail /elsewhere/")
     with start(shim, FAILING) as process:
         output, _ = process.communicate()
     assert output.split() == ["synced", "synced"]
-    shim.countermand()
-    assert not shim.control.exists()
+    assert shim.clear_fault(), "it was still to come"
+    assert not shim.clear_fault()
+
+
+def test_delayed_syncs_are_counted(shim: Shim) -> None:
+    shim.environment()
+    shim.set_fault("slow 1")
+    with start(shim, FAILING) as process:
+        output, _ = process.communicate()
+    assert output.split() == ["synced", "synced"]
+    assert shim.slowed_syncs() == 2

@@ -16,9 +16,20 @@ from kvstore.sharding.ring import shard_of
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from chaos.clients import Books
+    from chaos.history import History
 
 READ_AT_ONCE = 500
+LEDGER_KEYS_MIN = 100
+"""With fewer a run proves nothing."""
+SIGNS_OF_NEGLECT = (
+    "Traceback (most recent call last)",
+    "Exception ignored",
+    "Fatal Python error",
+    "Task was destroyed",
+    "never awaited",
+    "never retrieved",
+)
+"""What the interpreter and its event loop say of work that nobody looked after."""
 STEPS_AN_OPERATION = 20
 """Of the search for an order; most keys need about one."""
 
@@ -54,8 +65,8 @@ async def heal(cluster: Cluster, verdict: Verdict) -> None:
     cluster.heal_network()
     began = time.monotonic()
     for node in cluster.nodes:
-        node.go_on()
-        node.countermand()
+        node.resume()
+        node.clear_fault()
         if not node.is_up:
             node.start()
     stage = "some shard has no leader"
@@ -106,17 +117,17 @@ async def _write_to_every_shard(cluster: Cluster) -> None:
         await asyncio.gather(*(store.put(key, b"yes") for key in keys.values()))
 
 
-async def judge(cluster: Cluster, books: Books, verdict: Verdict) -> None:
+async def judge(cluster: Cluster, history: History, verdict: Verdict) -> None:
     """Hold what the clients were told against what the cluster has."""
     try:
         async with kvstore.connect(cluster.endpoints, timeout_s=WAIT_S) as store:
-            await check_ledger(store, books, verdict)
-            await check_counters(store, books, verdict)
+            await check_ledger(store, history, verdict)
+            await check_counters(store, history, verdict)
     except kvstore.KVError as error:
         verdict.problems.append(f"not everything can be read back: {error}")
-    steps_max = max(STEPS_MAX, STEPS_AN_OPERATION * len(books.history))
-    found = await asyncio.to_thread(check, books.history, steps_max=steps_max)
-    verdict.operations_checked = len(books.history)
+    steps_max = max(STEPS_MAX, STEPS_AN_OPERATION * len(history.operations))
+    found = await asyncio.to_thread(check, history.operations, steps_max=steps_max)
+    verdict.operations_checked = len(history.operations)
     if not found.ok:
         verdict.problems.append(f"the history: {found.outcome.name.lower()}\n{found.explanation}")
     await _compare_replicas(cluster, verdict)
@@ -139,31 +150,39 @@ async def _compare_replicas(cluster: Cluster, verdict: Verdict) -> None:
 
 
 def complaints(name: str, log: str) -> Iterable[str]:
-    """A traceback in a node's log: whatever was done to it, it should have told in a line."""
+    """What no node may log, whatever was done to it: it should have told in a line of its own."""
     lines = log.splitlines()
     for number, line in enumerate(lines):
         if line.startswith("Traceback"):
-            yield f"{name} logged a traceback: {lines[number - 1]}"
+            yield f"{name} logged a traceback: {lines[number - 1] if number else line}"
+        elif any(sign in line for sign in SIGNS_OF_NEGLECT):
+            yield f"{name} logged: {line}"
 
 
-async def check_ledger(store: Store, books: Books, verdict: Verdict) -> None:
-    keys = list(books.ledger)
+async def check_ledger(store: Store, history: History, verdict: Verdict) -> None:
+    keys = list(history.ledger)
+    if len(keys) < LEDGER_KEYS_MIN:
+        verdict.problems.append(
+            f"too little traffic: {len(keys)} keys to read back, {LEDGER_KEYS_MIN} needed"
+        )
     for start in range(0, len(keys), READ_AT_ONCE):
         some = keys[start : start + READ_AT_ONCE]
         items = await asyncio.gather(*map(store.get, some))
         for key, item in zip(some, items, strict=True):
-            if item is None or item.value != books.ledger[key]:
+            if item is None or item.value != history.ledger[key]:
                 verdict.problems.append(f"acknowledged write lost: {key}")
     verdict.ledger_read = len(keys)
 
 
-async def check_counters(store: Store, books: Books, verdict: Verdict) -> None:
-    for key in sorted(books.counted.keys() | books.uncertain.keys()):
+async def check_counters(store: Store, history: History, verdict: Verdict) -> None:
+    if not history.counted:
+        verdict.problems.append("too little traffic: no counter was incremented")
+    for key in sorted(history.counted.keys() | history.uncertain.keys()):
         item = await store.get(key)
         count = 0 if item is None else int(item.value)
-        sure = books.counted[key]
-        if not sure <= count <= sure + books.uncertain[key]:
+        sure = history.counted[key]
+        if not sure <= count <= sure + history.uncertain[key]:
             verdict.problems.append(
                 f"{key.decode()} is {count} after {sure} acknowledged increments and "
-                f"{books.uncertain[key]} of unknown outcome"
+                f"{history.uncertain[key]} of unknown outcome"
             )

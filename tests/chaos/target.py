@@ -1,4 +1,4 @@
-"""Where faults take place, and what they have in common."""
+"""What faults are done to, and what they have in common."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from chaos.clients import Books
-from chaos.cluster import CLIENTS, Cluster
+from chaos.cluster import CLIENTS, Cluster, comes_true
+from chaos.history import History
 
 if TYPE_CHECKING:
     from chaos.cluster import Node
     from chaos.proxy import Link
     from kvstore.ids import NodeId
+
+
+ELECTION_WAIT_S = 10.0
 
 
 class Outcome(NamedTuple):
@@ -27,26 +30,44 @@ class Outcome(NamedTuple):
 
 
 @dataclass
-class Scene:
+class Target:
     """The cluster, its load, and the chance by which victims are chosen."""
 
     cluster: Cluster
-    books: Books
+    history: History
     rng: random.Random
     kills: int = 0
 
-    async def victim(self, *, leads: bool) -> Node:
-        """A running node that leads some shard, or as few as possible."""
-        leaders = list((await self.cluster.leaders()).values())
+    async def leader(self) -> tuple[Node, frozenset[int]]:
+        """The running node that leads most shards, and which; none if nobody leads."""
+        leaders = await self.cluster.leaders()
+        node = self._by_leadership(list(leaders.values()))[-1]
+        return node, frozenset(shard for shard, leader in leaders.items() if leader == node.id)
+
+    async def follower(self) -> Node:
+        """The running node that leads the fewest shards."""
+        return self._by_leadership(list((await self.cluster.leaders()).values()))[0]
+
+    def _by_leadership(self, leaders: list[str]) -> list[Node]:
         nodes = self.rng.sample(self.cluster.nodes, len(self.cluster.nodes))
         up = [node for node in nodes if node.is_up] or nodes
-        return sorted(up, key=lambda node: leaders.count(node.id), reverse=leads)[0]
+        return sorted(up, key=lambda node: leaders.count(node.id))
 
-    def kill(self, *nodes: Node) -> bool:
-        """``kill -9``; whether all were alive and died of it."""
-        died = [node.kill() for node in nodes]
+    async def has_successor(self, node: Node, led: frozenset[int]) -> bool:
+        """Whether others elect a leader of their own where ``node`` has led; waits for it."""
+
+        async def is_led_by_another() -> bool:
+            leaders = await self.cluster.leaders()
+            return any(leaders.get(shard, node.id) != node.id for shard in led)
+
+        return bool(led) and await comes_true(is_led_by_another, ELECTION_WAIT_S)
+
+    async def kill(self, *nodes: Node) -> bool:
+        """``kill -9`` of all at once; whether all were alive and died of it."""
+        hit = [node for node in nodes if node.kill()]
+        died = await asyncio.gather(*(asyncio.to_thread(node.has_died_of_it) for node in hit))
         self.kills += sum(died)
-        return all(died)
+        return sum(died) == len(nodes)
 
     def lose_power(self, *nodes: Node) -> int:
         """Dead nodes lose what they had not synced; how many bytes that was."""
@@ -72,8 +93,8 @@ class Scene:
         return sum(link.counts[name] for link in links for name in names)
 
 
-Fault = Callable[[Scene], Awaitable[Outcome]]
-"""Begins, lasts, and heals whatever it did, also when it is cancelled."""
+Fault = Callable[[Target], Awaitable[Outcome]]
+"""Begins, lasts, and heals what it did to links and disks, also when it is cancelled."""
 
 
 async def down_for(nodes: Iterable[Node], seconds: float) -> None:
