@@ -186,6 +186,16 @@ class Node:
         """How many of its syncs have been delayed, ever."""
         return 0 if self.shim is None else self.shim.slowed_syncs()
 
+    def has_files_open(self) -> bool:
+        """Whether the process has got as far as its data."""
+        if self.process is None:
+            return False
+        data = f"{self.data_dir.resolve()}/"
+        with suppress(OSError):  # it has died, or closed a file meanwhile
+            fds = Path(f"/proc/{self.process.pid}/fd").iterdir()
+            return any(str(fd.readlink()).startswith(data) for fd in fds)
+        return False
+
     def pause(self) -> None:
         """SIGSTOP."""
         if self.is_up and self.process is not None:

@@ -105,3 +105,19 @@ async def test_a_process_that_survives_a_failed_sync_is_a_problem(
     outcome = await failed_sync(Target(cluster, History(3), random.Random(1)))
     assert not outcome.bit
     assert node.complaints == ["n2 lives on after a failed sync in /wal/"]
+
+
+def test_a_process_recovers_once_it_has_its_files_open(
+    cluster: FakeCluster, tmp_path: Path
+) -> None:
+    node = Node(NodeId("n1"), 1, tmp_path / "n1", None)
+    assert not node.has_files_open()
+    node.process = cluster.node("n1").process
+    assert not node.has_files_open()
+    node.data_dir.mkdir(parents=True)
+    with (node.data_dir / "file").open("wb") as file:
+        node.process = subprocess.Popen(["sleep", "60"], stdout=file)
+    assert node.has_files_open()
+    node.process.kill()
+    node.process.wait()
+    assert not node.has_files_open()
