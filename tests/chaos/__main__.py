@@ -70,7 +70,8 @@ def main(
     told = report.write(directory, made)
     click.echo()
     click.echo(report.in_words(told))
-    click.echo(f"{time.monotonic() - began:.0f} s in all; see {directory}/latency.svg")
+    click.echo(f"{time.monotonic() - began:.0f} s in all; in {directory}: report.md, report.json,")
+    click.echo("latency.svg, history.jsonl, and of each node its log and data.")
     sys.exit(1 if told["problems"] else 0)
 
 

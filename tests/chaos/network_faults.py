@@ -114,7 +114,7 @@ async def lost_replies(target: Target) -> Outcome:
                 link.replies_swallowed = False
             await asyncio.sleep(0.3)
     retried = target.cluster.retries.retried - before
-    return Outcome(retried > 0, f"{retried} answered writes asked for again")
+    return Outcome(retried > 0, f"{retried} writes retried that had been done")
 
 
 FAULTS: dict[str, Fault] = {

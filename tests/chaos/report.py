@@ -10,7 +10,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from chaos.history import History, Sample
-from chaos.nemesis import Event
+from chaos.nemesis import OPERATIONS_PER_S_MIN, Event
 from chaos.plot import latency_svg
 from chaos.verdict import Verdict
 from histories.files import save
@@ -18,8 +18,8 @@ from histories.files import save
 if TYPE_CHECKING:
     from pathlib import Path
 
-AROUND_S = 5.0
-"""What happens so long after a fault is put down to it."""
+AFTER_S = 5.0
+"""What happens so long after a fault is put down to it, unless another begins before."""
 
 
 @dataclass
@@ -48,7 +48,7 @@ def facts(run: Run) -> dict[str, Any]:
         "operations": dict(sorted(history.outcomes.items())),
         "operations_per_s": round(good / seconds, 1),
         "operations_by_kind": dict(sorted(history.kinds.items())),
-        "answered_writes_asked_for_again": run.retried,
+        "retried_writes": run.retried,
         "acknowledged_writes": history.acknowledged_writes,
         "kills": run.kills,
         "faults": {
@@ -64,6 +64,7 @@ def facts(run: Run) -> dict[str, Any]:
         },
         "recovery_s": round(run.verdict.recovery_s, 2),
         "ledger_keys_read_back": run.verdict.ledger_read,
+        "counters_read_back": run.verdict.counters_read,
         "operations_checked_for_linearizability": run.verdict.operations_checked,
         "replicas": run.verdict.replicas,
         "problems": run.verdict.problems,
@@ -71,25 +72,35 @@ def facts(run: Run) -> dict[str, Any]:
     }
 
 
-def _pauses_around(event: Event, samples: list[Sample]) -> dict[int, float]:
-    """By shard, the longest time within a fault and a while after it without a success."""
-    first = bisect_left(samples, event.began - AROUND_S, key=lambda sample: sample.at)
+def _window(run: Run, event: Event) -> tuple[float, float]:
+    """The time whose outages are put down to ``event``, and to those that came with it."""
+    later = (other.began for other in run.events if other.began > event.ended)
+    return event.began, min(event.ended + AFTER_S, run.ended, *later)
+
+
+def _outages(samples: list[Sample], since: float, until: float) -> dict[int, float]:
+    """By shard, the longest time without a success; only what lies between the two moments."""
+    first = bisect_left(samples, since - AFTER_S, key=lambda sample: sample.at)
     last: dict[int, float] = {}
     longest: defaultdict[int, float] = defaultdict(float)
+
+    def ends(shard: int, at: float) -> None:
+        longest[shard] = max(longest[shard], min(at, until) - max(last[shard], since))
+
     for sample in islice(samples, first, None):
-        if sample.at > event.ended + AROUND_S:
+        if sample.at > until:
             break
-        if not sample.is_ok:
-            continue
-        if sample.at >= event.began:
-            gap = sample.at - last.get(sample.shard, sample.at)
-            longest[sample.shard] = max(longest[sample.shard], gap)
-        last[sample.shard] = sample.at
+        if sample.is_ok:
+            if sample.shard in last and sample.at >= since:
+                ends(sample.shard, sample.at)
+            last[sample.shard] = sample.at
+    for shard in last:
+        ends(shard, until)
     return dict(longest)
 
 
 def _event(run: Run, event: Event) -> dict[str, Any]:
-    pauses = _pauses_around(event, run.history.samples)
+    outages = _outages(run.history.samples, *_window(run, event))
     return {
         "name": event.name,
         "what": event.what,
@@ -98,9 +109,9 @@ def _event(run: Run, event: Event) -> dict[str, Any]:
         "bit": event.bit,
         "operations_per_s_before": round(event.operations_per_s),
         "counts": event.counts,
-        "longest_pause_s": round(max(pauses.values(), default=0.0), 2),
-        "longest_pause_by_shard_s": {
-            str(shard): round(pause, 2) for shard, pause in sorted(pauses.items())
+        "longest_outage_s": round(max(outages.values(), default=0.0), 2),
+        "longest_outage_by_shard_s": {
+            str(shard): round(outage, 2) for shard, outage in sorted(outages.items())
         },
     }
 
@@ -108,37 +119,53 @@ def _event(run: Run, event: Event) -> dict[str, Any]:
 def in_words(told: dict[str, Any]) -> str:
     """The report for people, in Markdown."""
     verdict = "HOLDS" if not told["problems"] else "DOES NOT HOLD"
+    marked = [f"**{note}**" for note in told["notes"]]
+    marked += [f"PROBLEM: {problem}" for problem in told["problems"]]
     lines = [
         f"# Chaos, seed {told['seed']}: {verdict}",
         "",
         f"- {told['seconds']:.0f} s, {told['operations_per_s']:.0f} operations/s, "
         f"{told['acknowledged_writes']} acknowledged writes, {told['kills']} kills",
-        f"- {told['answered_writes_asked_for_again']} "
-        "answered writes came again, for a fault had cut the answer off",
-        f"- read back: {told['ledger_keys_read_back']} keys written once, all acknowledged",
+        f"- read back after it all: {told['ledger_keys_read_back']} acknowledged keys, "
+        f"{told['counters_read_back']} counters",
         "- checked for linearizability: "
         f"{told['operations_checked_for_linearizability']} operations",
+        f"- retries of writes that were done but whose reply was lost: {told['retried_writes']}",
         f"- replicas: {told['replicas']}",
-        f"- recovery after healing: {told['recovery_s']:.1f} s",
+        f"- whole again {told['recovery_s']:.1f} s after the last fault was healed",
         "",
-        *(f"**{note}**" for note in told["notes"]),
-        *(f"PROBLEM: {problem}" for problem in told["problems"]),
+        *([*marked, ""] if marked else []),
+        *_fault_rows(told),
         "",
-        "| fault | times | bit under load | longest pause of a shard, s |",
-        "|---|---|---|---|",
+        "| shard | longest time without a success, s |",
+        "|---|---|",
+        *(f"| {shard} | {gap:.2f} |" for shard, gap in told["longest_unavailability_s"].items()),
+        "",
+        "| outcome | operations |",
+        "|---|---|",
+        *(f"| {name} | {number} |" for name, number in told["operations"].items()),
     ]
-    pauses: Counter[str] = Counter()
-    for event in told["events"]:
-        pauses[event["name"]] = max(pauses[event["name"]], event["longest_pause_s"])
-    lines += [
-        f"| {name} | {row['times']} | {row['counted']} | {pauses[name]:.2f} |"
-        for name, row in told["faults"].items()
-    ]
-    lines += ["", "| shard | longest time without a success, s |", "|---|---|"]
-    lines += [f"| {shard} | {gap:.2f} |" for shard, gap in told["longest_unavailability_s"].items()]
-    lines += ["", "| outcome | operations |", "|---|---|"]
-    lines += [f"| {name} | {number} |" for name, number in told["operations"].items()]
     return "\n".join(lines) + "\n"
+
+
+def _fault_rows(told: dict[str, Any]) -> list[str]:
+    outages: Counter[str] = Counter()
+    for event in told["events"]:
+        outages[event["name"]] = max(outages[event["name"]], event["longest_outage_s"])
+    return [
+        f"A fault counts if it provably had its effect, and at least {OPERATIONS_PER_S_MIN:g} "
+        "operations/s were done before it.",
+        f"An outage is a time without a success, of one shard, during the fault or up to "
+        f"{AFTER_S:g} s after it,",
+        "and before the next one; faults that come together share it.",
+        "",
+        "| fault | times | counted | longest outage of a shard, s |",
+        "|---|---|---|---|",
+        *(
+            f"| {name} | {row['times']} | {row['counted']} | {outages[name]:.2f} |"
+            for name, row in told["faults"].items()
+        ),
+    ]
 
 
 def write(directory: Path, run: Run) -> dict[str, Any]:

@@ -345,12 +345,31 @@ def test_the_picture_is_well_formed_and_names_every_fault() -> None:
     assert "slow disk: n2 (did not count)" in texts
 
 
-def test_the_report_says_how_long_each_shard_stood_still_around_a_fault() -> None:
+def test_the_report_says_how_long_each_shard_was_out_because_of_a_fault() -> None:
     told = facts(a_run())
-    pauses = [event["longest_pause_by_shard_s"] for event in told["events"]]
-    assert pauses[0] == {"0": 0.1, "1": 3.1}
-    assert pauses[1] == {"0": 0.1, "1": 0.1}
+    outages = [event["longest_outage_by_shard_s"] for event in told["events"]]
+    assert outages[0] == {"0": 0.1, "1": 3.0}
+    assert outages[1] == {"0": 0.1, "1": 0.1}
     words = in_words(told)
-    assert "| kill leader | 1 | 1 | 3.10 |" in words
+    assert "| kill leader | 1 | 1 | 3.00 |" in words
     assert "| slow disk | 1 | 0 | 0.10 |" in words
     assert "NOT TRIED: this" in words
+
+
+def test_an_outage_is_put_down_to_the_fault_that_was_there_not_to_its_neighbours() -> None:
+    run = a_run()
+    run.events = [
+        Event("before", "n1", 102.0, 103.0, True, 500.0),
+        Event("kill leader", "n1", 104.0, 104.5, True, 500.0),
+        Event("in the middle", "n2", 106.0, 106.5, True, 500.0),
+        Event("after", "n3", 108.0, 109.0, True, 500.0),
+    ]
+    outages = [event["longest_outage_by_shard_s"]["1"] for event in facts(run)["events"]]
+    assert outages == [0.1, 2.0, 1.0, 0.1]
+
+
+def test_an_outage_that_does_not_end_is_told_too() -> None:
+    run = a_run()
+    run.history.samples = [sample for sample in run.history.samples if sample.at < 105]
+    run.events = [Event("kill all", "all", 104.0, 104.5, True, 500.0)]
+    assert facts(run)["events"][0]["longest_outage_by_shard_s"] == {"0": 4.6, "1": 5.5}

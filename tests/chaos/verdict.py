@@ -48,6 +48,7 @@ class Verdict:
     recovery_s: float = 0.0
     """From healing until the cluster was whole."""
     ledger_read: int = 0
+    counters_read: int = 0
     operations_checked: int = 0
     replicas: str = ""
 
@@ -177,7 +178,8 @@ async def check_ledger(store: Store, history: History, verdict: Verdict) -> None
 async def check_counters(store: Store, history: History, verdict: Verdict) -> None:
     if not history.counted:
         verdict.problems.append("too little traffic: no counter was incremented")
-    for key in sorted(history.counted.keys() | history.uncertain.keys()):
+    keys = sorted(history.counted.keys() | history.uncertain.keys())
+    for key in keys:
         item = await store.get(key)
         count = 0 if item is None else int(item.value)
         sure = history.counted[key]
@@ -186,3 +188,4 @@ async def check_counters(store: Store, history: History, verdict: Verdict) -> No
                 f"{key.decode()} is {count} after {sure} acknowledged increments and "
                 f"{history.uncertain[key]} of unknown outcome"
             )
+    verdict.counters_read = len(keys)
