@@ -1,6 +1,9 @@
 """What must hold at every step, whatever the seed does (Raft figure 3, DESIGN section 1).
 
-Everything is checked against one record of what all nodes ever did, kept by group:
+Hooks in the nodes' hosts lead here. What spans the nodes of a group is held against one record
+of all that they ever did (:mod:`sim.group_record`), what a disk keeps against another
+(:mod:`sim.durable`), and how a replica votes and leads against the messages that it got
+(:mod:`sim.elections`):
 
 * election safety: a term has one leader, and a replica votes once in a term;
 * log matching: an entry of an index and term is the same everywhere, and so is the one before;
@@ -20,31 +23,29 @@ Everything is checked against one record of what all nodes ever did, kept by gro
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from kvstore.ids import GroupId, LogIndex, ReplicaId, Term, group_of_shard
-from kvstore.kv import commands
 from kvstore.kv.engine import shard_range
-from kvstore.raft import confchange, replication
+from kvstore.raft import replication
 from kvstore.raft.messages import (
     AppendResponse,
-    EntryKind,
     GroupConfig,
     SnapshotResponse,
-    VoteRequest,
     VoteResponse,
 )
 from kvstore.raft.ready import Role
 from kvstore.storage import records
 from sim.durable import Durable
+from sim.elections import ElectionRules
+from sim.group_record import GroupRecord
 from sim.world import Violation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from kvstore.kv.engine import WriteBatch
-    from kvstore.raft.messages import Entry, Message
+    from kvstore.raft.messages import Entry, Message, SnapshotMeta
     from kvstore.raft.ready import ReadState
     from kvstore.raft.state import RaftState
     from kvstore.server.shard_host import ShardHost
@@ -52,32 +53,13 @@ if TYPE_CHECKING:
     from sim.node import SimNode
 
 
-@dataclass
-class GroupRecord:
-    """What is known of one group. Nothing in it is ever forgotten while a seed runs."""
-
-    leaders: dict[Term, ReplicaId] = field(default_factory=dict)
-    votes: dict[tuple[Term, ReplicaId], ReplicaId] = field(default_factory=dict)
-    appended: dict[tuple[LogIndex, Term], tuple[Term, bytes]] = field(default_factory=dict)
-    """Term of the entry before, and payload."""
-    committed: list[tuple[Term, Term]] = field(default_factory=list)
-    """By index - 1: the entry's term, and the term in which a leader first counted it."""
-    states: dict[LogIndex, int] = field(default_factory=dict)
-    """Fingerprint of the state after an index."""
-    last_revision: int = 0
-    config: GroupConfig | None = None
-    """The newest one that a leader has committed."""
-
-    def payload(self, index: LogIndex, term: Term) -> bytes | None:
-        return self.appended.get((index, term), (None, None))[1]
-
-
 class Checks:
     """Sees whatever the nodes do, through hooks in their hosts."""
 
     def __init__(self) -> None:
-        self._groups: defaultdict[GroupId, GroupRecord] = defaultdict(GroupRecord)
+        self._groups: dict[GroupId, GroupRecord] = {}
         self._durable: defaultdict[tuple[ReplicaId, GroupId], Durable] = defaultdict(Durable)
+        self._rules: dict[ShardHost, ElectionRules] = {}
         self._roles: dict[ShardHost, tuple[Role, Term]] = {}
         self._latest: dict[ShardHost, tuple[Term, ReplicaId, LogIndex, LogIndex]] = {}
         self.elections = 0
@@ -88,50 +70,59 @@ class Checks:
 
     def committed_config(self, group: GroupId) -> GroupConfig | None:
         """The newest one that a leader has committed; None while that is the first."""
-        return self._groups[group].config
+        configs = self._record(group).configs
+        return configs[-1][1] if configs else None
+
+    def _record(self, group: GroupId) -> GroupRecord:
+        return self._groups.setdefault(group, GroupRecord(group))
 
     # -- hooks ------------------------------------------------------------------------------
 
-    def watch(self, node: SimNode, host: ShardHost) -> None:
+    def watch(self, node: SimNode, host: ShardHost, *, on_install: Callable[[], None]) -> None:
         """See whatever enters the log of ``host``, is applied, or replaces its state."""
         group, engine = group_of_shard(host.shard), node.engine
-        prefix = shard_range(host.shard)[0][:2]
+        prefix, record = shard_range(host.shard)[0][:2], self._record(group)
         self._watch_core(node, group, host)
         self._watch_reads(node, group, host)
-        observe, apply, written, replaced = (
-            host.observe,
-            host.apply,
-            host.written,
-            host.replaced_by_snapshot,
-        )
+        observe, apply, written = host.observe, host.apply, host.written
+        begin_install, replaced = host.begin_install, host.replaced_by_snapshot
 
         def observe_and_check(entries: Sequence[Entry]) -> None:
             observe(entries)
-            self._appended(group, host, entries)
+            record.append(host.core._state.log, entries)
 
         def apply_and_check(batch: WriteBatch) -> Entry:
             entry = apply(batch)
-            self._applied(node, group, host, entry)
+            record.apply(node.id, entry)
+            if not self._durable[host.core.replica, group].has(entry.index, entry.term):
+                raise Violation(f"{node.id} applies {entry} before its own disk has it")
             return entry
 
         def written_and_check(index: LogIndex) -> None:
             written(index)
-            self._state(node, group, index, engine.fingerprint(prefix))
+            record.state(node.id, index, engine.fingerprint(prefix))
+
+        def begin_install_and_tell() -> None:
+            begin_install()
+            on_install()
 
         def replaced_and_check(index: LogIndex) -> None:
             replaced(index)
             self.installs += 1
-            self._state(node, group, index, engine.fingerprint(prefix))
+            record.state(node.id, index, engine.fingerprint(prefix))
 
         _replace(host, "observe", observe_and_check)
         _replace(host, "apply", apply_and_check)
         _replace(host, "written", written_and_check)
+        _replace(host, "begin_install", begin_install_and_tell)
         _replace(host, "replaced_by_snapshot", replaced_and_check)
 
     def _watch_core(self, node: SimNode, group: GroupId, host: ShardHost) -> None:
         """Votes are given to whom they may be, and commits are counted as they may be."""
         core, state = host.core, host.core._state
-        step, persisted = core.step, core.persisted
+        step, persisted, installed = core.step, core.persisted, core.snapshot_installed
+        rules = ElectionRules(node.id, state, time_scale=node.swarm.time_scale)
+        self._rules[host] = rules
 
         def counting(change: Callable[[], None]) -> None:
             was_leading, term, commit = state.leading is not None, state.term, state.commit_index
@@ -141,26 +132,26 @@ class Checks:
                 self._counted(node, group, state, config)
 
         def step_and_check(message: Message, now: float) -> None:
-            own = state.log.last_term, state.log.last_index
-            before = state.term, state.vote
+            was, must_refuse = (state.term, state.vote), rules.before(message, now)
             counting(lambda: step(message, now))
-            if type(message) is not VoteRequest or (state.term, state.vote) == before:
-                return
-            if state.vote == message.sender and (message.last_term, message.last_index) < own:
-                raise Violation(
-                    f"{node.id} with a log up to term and index {own} votes for {message.sender} "
-                    f"with {(message.last_term, message.last_index)}"
-                )
+            rules.after(message, now, was, must_refuse)
 
         def persisted_and_check(index: LogIndex, term: Term, now: float) -> None:
             counting(lambda: persisted(index, term, now))
 
+        def installed_and_check(meta: SnapshotMeta, now: float) -> None:
+            if state.log.term_at(meta.index) == meta.term:
+                raise Violation(f"{node.id} drops a log that has entry {meta.index} already")
+            installed(meta, now)
+            self._record(group).installed(node.id, meta, core.config)
+
         _replace(core, "step", step_and_check)
         _replace(core, "persisted", persisted_and_check)
+        _replace(core, "snapshot_installed", installed_and_check)
 
     def _watch_reads(self, node: SimNode, group: GroupId, host: ShardHost) -> None:
         """No read may be served from a state that lacks what was committed before it."""
-        read_index, confirm, record = host.core.read_index, host.confirm, self._groups[group]
+        read_index, confirm, record = host.core.read_index, host.confirm, self._record(group)
         asked: dict[int, int] = {}
 
         def read_index_and_note(context: int, now: float) -> None:
@@ -197,9 +188,9 @@ class Checks:
                 raise Violation(f"{node.id} does not go on from the log that it has read")
             if (state.term, state.vote) != (found.term, found.vote):
                 raise Violation(f"{node.id} does not go on from the term and vote it has read")
-            self._appended(group, host, entries)
-            prefix = shard_range(host.shard)[0][:2]
-            self._state(node, group, core.applied_index, node.engine.fingerprint(prefix))
+            record, prefix = self._record(group), shard_range(host.shard)[0][:2]
+            record.append(state.log, entries)
+            record.state(node.id, core.applied_index, node.engine.fingerprint(prefix))
 
     def durable(self, node: SimNode, written: Sequence[bytes]) -> None:
         """The writer says that these records are on the disk of ``node``."""
@@ -208,7 +199,7 @@ class Checks:
             replica = node.driver.hosts[group].core.replica
             self._durable[replica, group].take(record)
 
-    def sent(self, messages: Sequence[tuple[GroupId, Message]]) -> None:
+    def sent(self, node: SimNode, messages: Sequence[tuple[GroupId, Message]]) -> None:
         """Messages leave a node: what they promise is on its disk."""
         for group, message in messages:
             durable = self._durable[message.sender, group]
@@ -216,8 +207,7 @@ class Checks:
                 case VoteResponse(granted=True, pre_vote=False):
                     self._vote(group, message, durable)
                 case AppendResponse(rejected=False):
-                    if durable.term < message.term or not durable.reaches(message.match_index):
-                        raise Violation(f"{message} leaves with a disk up to {durable.end}")
+                    self._acknowledgement(node, group, message, durable)
                 case SnapshotResponse(installed=True):
                     if not durable.reaches(message.index):
                         raise Violation(f"{message} leaves with a disk up to {durable.end}")
@@ -225,19 +215,31 @@ class Checks:
                     pass  # Nothing rests on its sender's disk.
 
     def _vote(self, group: GroupId, message: VoteResponse, durable: Durable) -> None:
-        key = message.term, message.sender
-        before = self._groups[group].votes.setdefault(key, message.receiver)
-        if before != message.receiver:
-            raise Violation(
-                f"replica {message.sender} voted for {before} and for {message.receiver} in "
-                f"term {message.term}"
-            )
+        self._record(group).vote(message)
         promised = message.term, message.receiver
         if (durable.term, durable.vote) != promised and durable.term <= message.term:
-            raise Violation(
-                f"replica {message.sender} voted for {message.receiver} in term {message.term} "
-                f"before that was durable"
-            )
+            raise Violation(f"{message} leaves before that vote is durable")
+
+    def _acknowledgement(
+        self, node: SimNode, group: GroupId, message: AppendResponse, durable: Durable
+    ) -> None:
+        """All up to the index is durable here, and equal to what the leader of the term has."""
+        index = message.match_index
+        if durable.term < message.term or not durable.reaches(index):
+            raise Violation(f"{message} leaves with a disk up to {durable.end}")
+        own = durable.entries.get(index) if index > durable.mark else None
+        for other in node.network.nodes.values():
+            for host in other.known_hosts():
+                state = host.core._state
+                if state.leading is None or (state.term, state.replica) != (
+                    message.term,
+                    message.receiver,
+                ):
+                    continue
+                if group_of_shard(host.shard) == group and own is not None:
+                    theirs = state.log.term_at(index)
+                    if theirs is not None and theirs != own:
+                        raise Violation(f"{message} is about an entry of term {own}, not {theirs}")
 
     # -- at the end of an iteration ---------------------------------------------------------
 
@@ -246,6 +248,7 @@ class Checks:
         for group, host in node.driver.hosts.items():
             core, state = host.core, host.core._state
             latest = state.term, state.vote, state.commit_index, state.applied_index
+            self._rules[host].judge(node.clock())
             if latest != self._latest.get(host):
                 self._moved(node, group, self._latest.get(host, latest), latest)
                 self._latest[host] = latest
@@ -258,7 +261,9 @@ class Checks:
                     node.id, f"is {core.role.name.lower()} of group {group} in term {core.term}"
                 )
             if core.role is Role.LEADER:
-                self._leads(node, group, host)
+                self.elections += 1
+                self._lease_is_over(node, group, core.term)
+                self._record(group).lead(node.id, core, state.log)
 
     def _moved(
         self,
@@ -278,26 +283,7 @@ class Checks:
                 f"{node.id} goes back in group {group}: term, vote, commit and applied index "
                 f"were {before} and are {after}"
             )
-        if after[2] > len(self._groups[group].committed):
-            raise Violation(
-                f"{node.id} takes entry {after[2]} of group {group} for committed, which no "
-                f"leader has counted"
-            )
-
-    def _leads(self, node: SimNode, group: GroupId, host: ShardHost) -> None:
-        record, core = self._groups[group], host.core
-        self.elections += 1
-        self._lease_is_over(node, group, core.term)
-        if record.leaders.setdefault(core.term, core.replica) != core.replica:
-            raise Violation(f"group {group}: two leaders in term {core.term}")
-        log = core._state.log
-        for index in range(log.base_index + 1, len(record.committed) + 1):
-            term, committed_in = record.committed[index - 1]
-            if committed_in < core.term and log.term_at(LogIndex(index)) != term:
-                raise Violation(
-                    f"{node.id} leads group {group} in term {core.term} without the entry "
-                    f"{index} of term {term}, which was committed by term {committed_in}"
-                )
+        self._record(group).check_known(node.id, after[2])
 
     def _lease_is_over(self, elected: SimNode, group: GroupId, term: Term) -> None:
         """Whoever led before would not answer a read by its lease any more, asked now."""
@@ -316,19 +302,7 @@ class Checks:
                     f"when {elected.id} leads term {term}"
                 )
 
-    # -- append, commit, apply --------------------------------------------------------------
-
-    def _appended(self, group: GroupId, host: ShardHost, entries: Sequence[Entry]) -> None:
-        record, log = self._groups[group], host.core._state.log
-        for entry in entries:
-            before = log.term_at(LogIndex(entry.index - 1))
-            if before is None:
-                continue  # Replaced by a snapshot in this very step.
-            known = record.appended.setdefault((entry.index, entry.term), (before, entry.payload))
-            if known != (before, entry.payload):
-                raise Violation(
-                    f"group {group}: two different entries {entry.index} of term {entry.term}"
-                )
+    # -- commits -----------------------------------------------------------------------------
 
     def _counted(
         self, node: SimNode, group: GroupId, state: RaftState, config: GroupConfig
@@ -342,11 +316,7 @@ class Checks:
                 f"{index} of term {last_term} by counting"
             )
         self._check_majority(node, group, config, index, state.term)
-        record = self._groups[group]
-        if index <= len(record.committed) and record.committed[index - 1][0] != state.term:
-            raise Violation(f"group {group}: two committed entries {index}")
-        for entry in state.log.between(LogIndex(len(record.committed) + 1), index):
-            self._committed(group, record, entry, state.term)
+        self._record(group).commit(state.log, index, state.term)
 
     def _check_majority(
         self, node: SimNode, group: GroupId, config: GroupConfig, index: LogIndex, term: Term
@@ -362,41 +332,6 @@ class Checks:
                     f"{node.id} commits entry {index} of group {group}, durable only on "
                     f"{list(filter(has, half))} of {list(half)}"
                 )
-
-    @staticmethod
-    def _committed(group: GroupId, record: GroupRecord, entry: Entry, term: Term) -> None:
-        record.committed.append((entry.term, term))
-        if entry.kind is EntryKind.CONFIG:
-            record.config = confchange.decode(entry.payload)
-        if entry.kind is EntryKind.COMMAND:
-            last = commands.last_revision(entry.payload)
-            if last <= record.last_revision:
-                raise Violation(f"group {group}: revision {last} after {record.last_revision}")
-            record.last_revision = last
-
-    def _applied(self, node: SimNode, group: GroupId, host: ShardHost, entry: Entry) -> None:
-        record = self._groups[group]
-        if entry.index > len(record.committed):
-            raise Violation(
-                f"{node.id} applies entry {entry.index} of group {group}, which no leader has "
-                f"committed"
-            )
-        term = record.committed[entry.index - 1][0]
-        if term != entry.term or record.payload(entry.index, term) != entry.payload:
-            raise Violation(
-                f"{node.id} applies entry {entry.index} of term {entry.term} in group "
-                f"{group}; committed was one of term {term}, or another payload"
-            )
-        if not self._durable[host.core.replica, group].has(entry.index, entry.term):
-            raise Violation(
-                f"{node.id} applies entry {entry.index} of group {group} before its own disk has it"
-            )
-
-    def _state(self, node: SimNode, group: GroupId, index: LogIndex, fingerprint: int) -> None:
-        if self._groups[group].states.setdefault(index, fingerprint) != fingerprint:
-            raise Violation(
-                f"{node.id} has another state than others after entry {index} of group {group}"
-            )
 
 
 def _replace(owner: object, name: str, function: Callable[..., object]) -> None:

@@ -133,14 +133,16 @@ class SimClient:
                 self._swapping = b"count%d" % self.rng.randrange(2)
                 self.ask([(self._swapping, Get())])
             case "put":
-                self.ask([(key, Put(self._new_value())), *self._company(key)])
+                self.ask([(key, Put(self._new_value())), *self._more_commands(key)])
             case "delete":
-                self.ask([(key, Delete()), *self._company(key)])
+                self.ask([(key, Delete()), *self._more_commands(key)])
             case _:
                 expected = self.rng.choice([None, self._recent(key), self._recent(key)])
-                self.ask([(key, CompareAndSwap(expected, self._new_value())), *self._company(key)])
+                self.ask(
+                    [(key, CompareAndSwap(expected, self._new_value())), *self._more_commands(key)]
+                )
 
-    def _company(self, key: bytes) -> list[tuple[bytes, Action]]:
+    def _more_commands(self, key: bytes) -> list[tuple[bytes, Action]]:
         """More commands for the same batch, on other keys of the shard."""
         shards, shard = self.swarm.shards, shard_of(key, self.swarm.shards)
         keys = [b"k%d" % number for number in range(self.swarm.keys)]
@@ -150,7 +152,8 @@ class SimClient:
 
     def _new_value(self) -> bytes:
         self._numbers += 1
-        return b"%s-%d" % (self.name.encode(), self._numbers)
+        value = b"%s-%d" % (self.name.encode(), self._numbers)
+        return value.ljust(self.swarm.value_bytes_min, b".")
 
     def _recent(self, key: bytes) -> bytes | None:
         """A value that the key had, as far as anybody was told lately."""
@@ -173,7 +176,7 @@ class SimClient:
 
     def ask(self, actions: list[tuple[bytes, Action]]) -> None:
         shard = shard_of(actions[0][0], self.swarm.shards)
-        give_up_at = self.world.now + GIVE_UP_S * self.swarm.pace
+        give_up_at = self.world.now + GIVE_UP_S * self.swarm.time_scale
         if isinstance(actions[0][1], Get):
             request = requests.ReadRequest(
                 1, shard, requests.ReadMode.LINEARIZABLE, [actions[0][0]], Revision(0)
@@ -218,7 +221,7 @@ class SimClient:
             self.world.note(self.name, f"-> {target} {call.actions} seq {call.seq}")
         self._send(call, self.network.nodes[target])
         number = call.attempts
-        self.world.after(ATTEMPT_S * self.swarm.pace, lambda: self._overdue(call, number))
+        self.world.after(ATTEMPT_S * self.swarm.time_scale, lambda: self._overdue(call, number))
 
     def _send(self, call: Call, node: SimNode) -> None:
         if self.network.conditions.loss and self.rng.random() < self.network.conditions.loss:
@@ -296,6 +299,8 @@ class SimClient:
             self._give_up(call)
         elif not error.retryable:
             raise Violation(f"{self.name} is refused: {type(error).__name__}: {error}")
+        elif call.attempts >= self.swarm.attempts_max:
+            self._give_up(call)
         elif number == call.attempts:
             self.world.after(0.02 + 0.1 * self.rng.random(), self._again(call, number))
 

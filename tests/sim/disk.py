@@ -47,7 +47,7 @@ class Fault(Enum):
     SYNC = "sync"
     DIRECTORY_SYNC = "sync a directory"
     WRITE = "write"
-    NAME = "create, rename or remove"
+    METADATA = "create, rename or remove"
 
 
 @dataclass(eq=False)
@@ -141,6 +141,8 @@ class SimDisk:
         """An operation failed with EIO since the process started."""
         self.has_refused = False
         """An operation found no room since the process started."""
+        self.refusals = 0
+        """Operations that found no room, ever."""
         self.writes_lost = 0
         """Unsynced ones that a power cut undid, at least in part."""
 
@@ -151,7 +153,7 @@ class SimDisk:
     # -- Files ------------------------------------------------------------------------------
 
     def create(self, path: Path) -> int:
-        self._step(Fault.NAME)
+        self._step(Fault.METADATA)
         inode = Inode()
         self._change(str(path.parent), {str(path): inode})
         return self._opened(inode)
@@ -193,12 +195,12 @@ class SimDisk:
         del self._fds[fd]
 
     def rename(self, old: Path, new: Path) -> None:
-        self._step(Fault.NAME)
+        self._step(Fault.METADATA)
         inode = self.inode(str(old))
         self._change(str(old.parent), {str(old): None, str(new): inode})
 
     def remove(self, path: Path) -> None:
-        self._step(Fault.NAME)
+        self._step(Fault.METADATA)
         self.inode(str(path))
         self._change(str(path.parent), {str(path): None})
 
@@ -229,6 +231,7 @@ class SimDisk:
 
     def no_room(self) -> OSError:
         self.has_refused = True
+        self.refusals += 1
         return OSError(errno.ENOSPC, "no space left on the simulated disk")
 
     def process_died(self) -> None:

@@ -57,7 +57,7 @@ def _row_hash(key: bytes, value: bytes) -> int:
 
 
 class SimEngine(HashedEngine):
-    """What one process sees. ``survivor`` tells what its next life finds."""
+    """What one process sees. ``after_crash`` tells what its next life finds."""
 
     def __init__(self, disk: SimDisk, stored: MemoryEngine) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ class SimEngine(HashedEngine):
         if self._disk.is_full:
             raise DiskFull("no room for the simulated engine") from self._disk.no_room()
 
-    def survivor(self, rng: random.Random) -> MemoryEngine:
+    def after_crash(self, rng: random.Random) -> MemoryEngine:
         """What was flushed, and maybe some of what came after."""
         self._keep(rng.choice((0, 0, rng.randint(0, len(self._unflushed)))))
         return self._stored

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from kvstore.ids import ReplicaId
     from kvstore.server.shard_host import ShardHost
-    from sim.network import Network
+    from sim.network import Link, Network
     from sim.node import SimNode
     from sim.swarm import Swarm
 
@@ -47,8 +47,12 @@ class Nemesis:
             return
         for name, share, fault in self._faults:
             if self.rng.random() < share and fault(self.rng.choice(self.nodes)):
-                self.done[name] = self.done.get(name, 0) + 1
+                self._count(name)
         self.world.after(STEP_S, self.act)
+
+    def _count(self, name: str) -> None:
+        """A fault bit. Those that show later whether they did count themselves."""
+        self.done[name] = self.done.get(name, 0) + 1
 
     def heal(self, outsiders: Collection[SimNode] = ()) -> None:
         """No more harm: cables are plugged in, disks have room, whoever is dead is started.
@@ -72,8 +76,10 @@ class Nemesis:
             if node.is_refused:
                 node.repair()
                 node.start()
-        for node in self.nodes:
-            self.network.news_of(node, is_dead=not node.is_up, share=1.0)
+        for node in whole:
+            for other in whole:
+                if other is not node and other.id not in node.connected_since:
+                    node.later(0.0, _connecting(node, other))
 
     def cut_off(self, outsiders: Collection[SimNode]) -> None:
         """One of the ways in which a few nodes are no part of the cluster any more."""
@@ -95,7 +101,7 @@ class Nemesis:
         self.network.cut([(a, b), (b, a)], is_holding=False)
 
     def _soon(self, *seconds: float) -> float:
-        return self.rng.choice(seconds) * self.swarm.pace
+        return self.rng.choice(seconds) * self.swarm.time_scale
 
     # -- processes ----------------------------------------------------------------------------
 
@@ -105,7 +111,7 @@ class Nemesis:
         self._start_later(node)
         return was_up
 
-    def _stops(self, node: SimNode) -> bool:
+    def _graceful_stops(self, node: SimNode) -> bool:
         if not node.is_up:
             return False
         node.later(0.0, node.stop)
@@ -114,13 +120,18 @@ class Nemesis:
 
     def _power_cuts(self, node: SimNode) -> bool:
         """A dead process's machine may lose its power too."""
-        node.crash("by a power cut", power=True)
-        self._start_later(node)
-        return True
+        was_up = node.is_up
+        self._cut_power(node)
+        return was_up
 
-    def _blackouts(self, _: SimNode) -> bool:
+    def _cut_power(self, node: SimNode) -> None:
+        if not self.is_over:
+            node.crash("by a power cut", power=True)
+            self._start_later(node)
+
+    def _cluster_power_cuts(self, _: SimNode) -> bool:
         for node in self.nodes:
-            node.crash("in a blackout", power=True)
+            node.crash("in a power cut of all", power=True)
             self._start_later(node)
         return True
 
@@ -162,6 +173,8 @@ class Nemesis:
 
         def look() -> None:
             if not node.is_up:
+                if self.rng.random() < 0.3 and self.swarm.crash_points and not self.is_over:
+                    self._arm(node, 15)  # Once more, in the middle of its recovery.
                 self._start(node)
             elif not self.is_over and (node.disk.crash_in is not None or node.is_stopping):
                 self.world.after(0.5, look)
@@ -182,19 +195,42 @@ class Nemesis:
     def _partitions(self, _: SimNode) -> bool:
         names = [node.id for node in self.nodes]
         side = {name for name in names if self.rng.random() < 0.5}
-        links = {(a, b) for a in side for b in names if b not in side}
+        links: set[Link] = {(a, b) for a in side for b in names if b not in side}
         kind = self.rng.choice(("both", "one way", "bridge", "bridge"))
         if kind == "bridge" and len(names) > 2:
             a, b = self.rng.sample(names, 2)
             links = {(a, b)}
         if kind != "one way":
             links |= {(b, a) for a, b in links}
+        self._cut(links, kind)
+        return bool(links)
+
+    def _isolated_leaders(self, node: SimNode) -> bool:
+        """A leader is cut off from most, and one of the others is started anew at once.
+
+        What the leader has promised, and what it was promised, must outlast that.
+        """
+        led = [(leader, h) for leader in self.nodes for h in leader.known_hosts() if h.is_leader]
+        if not led or len(self.nodes) < 3:
+            return False
+        leader, _ = self.rng.choice(led)
+        others = [other for other in self.nodes if other is not leader]
+        lost = self.rng.sample(others, self.rng.randint(len(self.nodes) // 2, len(others)))
+        links: set[Link] = {(leader.id, other.id) for other in lost}
+        if self.rng.random() < 0.7:
+            links |= {(b, a) for a, b in links}
+        self._cut(links, "leader")
+        if node is not leader and self.rng.random() < 0.5:
+            node.crash("as its leader is cut off")
+            self.world.after(0.01, lambda: self._start(node))
+        return True
+
+    def _cut(self, links: set[Link], kind: str) -> None:
+        """Cut for a while; what is sent meanwhile is lost, or held until then."""
         is_holding = self.rng.random() < 0.3
-        self.world.note(
-            "",
-            f"cut ({kind}{', holding' if is_holding else ''}): "
-            f"{' '.join(f'{a}>{b}' for a, b in sorted(links))}",
-        )
+        held = ", holding" if is_holding else ""
+        told = " ".join(f"{a}>{b}" for a, b in sorted(links))
+        self.world.note("", f"cut ({kind}{held}): {told}")
         self.network.cut(links, is_holding=is_holding)
 
         def mend() -> None:
@@ -202,40 +238,61 @@ class Nemesis:
                 self.network.mend(sorted(links))
 
         self.world.after(self._soon(0.3, 1.5, 4.0), mend)
-        return bool(links)
+
+    def install_begins(self, node: SimNode) -> None:
+        """A node is about to put a snapshot in force: a bad moment for much."""
+        if self.is_over or self.rng.random() >= self.swarm.install_faults:
+            return
+        self._count("install_faults")
+        match self.rng.choice(("crash", "crash", "full disk", "transfer")):
+            case "crash":
+                self._arm(node, 8)
+                self._watch_over(node)
+            case "full disk":
+                self._full_disks(node)
+            case _:
+                self._transfers(node)
 
     # -- disks --------------------------------------------------------------------------------
 
     def _full_disks(self, node: SimNode) -> bool:
         node.disk.is_full = True
+        refusals = node.disk.refusals
         self.world.note(node.id, "has a full disk")
 
         def free() -> None:
+            if node.disk.refusals > refusals:
+                self._count("full_disks")
             node.disk.is_full = False
             self.world.note(node.id, "has room on its disk")
             self._start(node)
 
         self.world.after(self._soon(0.5, 3.0), free)
-        return True
+        return False
 
     def _failed_syncs(self, node: SimNode) -> bool:
-        return self._fail(node, Fault.SYNC)
+        return self._fail(node, Fault.SYNC, "failed_syncs")
 
     def _failed_operations(self, node: SimNode) -> bool:
-        return self._fail(node, self.rng.choice((Fault.WRITE, Fault.NAME, Fault.DIRECTORY_SYNC)))
+        kinds = (Fault.WRITE, Fault.METADATA, Fault.DIRECTORY_SYNC)
+        return self._fail(node, self.rng.choice(kinds), "failed_operations")
 
-    def _fail(self, node: SimNode, fault: Fault) -> bool:
-        """The next operation of a kind fails; the process that it ends may take the power along."""
+    def _fail(self, node: SimNode, fault: Fault, name: str) -> bool:
+        """The next operation of a kind fails; the power may go with the process, or soon after."""
         node.disk.fault = fault
 
         def look() -> None:
+            if node.disk.fault is None:
+                self._count(name)
             node.disk.fault = None
             if not node.is_up and self.rng.random() < 0.5:
                 node.disk.lose_power()
+            elif not node.is_up:
+                self.world.after(self.rng.random(), lambda: self._cut_power(node))
             self._start(node)
 
         self.world.after(1.0, look)
-        return node.is_up
+        return False
 
     def _flipped_bits(self, node: SimNode) -> bool:
         """A bit of a node's log is flipped; it refuses to start, and is repaired after a while."""
@@ -322,14 +379,23 @@ class Nemesis:
         def change(host: ShardHost, now: float) -> None:
             if all(map(self._is_whole, (*everybody, *host.core.config.voters))):
                 host.core.propose_config(voters, learners, now)
+                self._count("membership_changes")
 
-        return self._as_leader(change)
+        for _times in range(self.rng.choice((1, 1, 3))):
+            self._as_leader(change)
+        return False
 
     def _transfers(self, node: SimNode) -> bool:
         replica = replica_id(1 + self.nodes.index(node), node.data_life)
-        return self._as_leader(lambda host, now: host.core.transfer_leadership(replica, now))
 
-    def _false_alarms(self, node: SimNode) -> bool:
+        def transfer(host: ShardHost, now: float) -> None:
+            host.core.transfer_leadership(replica, now)
+            self._count("transfers")
+
+        self._as_leader(transfer)
+        return False
+
+    def _spurious_suspicions(self, node: SimNode) -> bool:
         about = self.rng.choice(self.nodes)
         if not node.is_up or about is node:
             return False
@@ -346,16 +412,20 @@ class Nemesis:
             node.later(0.0, lambda: alarm(about.id))
         return True
 
-    def _as_leader(self, ask: Callable[[ShardHost, float], object]) -> bool:
+    def _as_leader(self, ask: Callable[[ShardHost, float], None]) -> None:
         """Ask every leader there is; one that may not now says so."""
-        led = [(node, h) for node in self.nodes for h in node.known_hosts() if h.is_leader]
-        for node, host in led:
-            node.later(0.0, _asking(node, host, ask))
-        return bool(led)
+        for node in self.nodes:
+            for host in node.known_hosts():
+                if host.is_leader:
+                    node.later(0.0, _asking(node, host, ask))
+
+
+def _connecting(node: SimNode, other: SimNode) -> Callable[[], None]:
+    return lambda: node.peer_connected(other.id)
 
 
 def _asking(
-    node: SimNode, host: ShardHost, ask: Callable[[ShardHost, float], object]
+    node: SimNode, host: ShardHost, ask: Callable[[ShardHost, float], None]
 ) -> Callable[[], None]:
     def run() -> None:
         try:

@@ -91,7 +91,7 @@ class Network:
         """As :class:`kvstore.net.transport.PeerTransport` has it."""
         conditions, rng = self.conditions, self.world.rng
         messages = decode_messages(frame[HEADER_BYTES:])
-        source.checks.sent(messages)
+        source.checks.sent(source, messages)
         is_held = (source.id, target) in self._held
         if (self.is_cut(source.id, target) and not is_held) or rng.random() < conditions.loss:
             self.frames_lost += 1
@@ -136,7 +136,7 @@ class Network:
 
     # -- news of each other -------------------------------------------------------------------
 
-    def news_of(self, node: SimNode, *, is_dead: bool, share: float) -> None:
+    def notify(self, node: SimNode, *, is_dead: bool, share: float) -> None:
         """Some of the others notice that a process died, or is back."""
         for other in self.nodes.values():
             if other is node or not other.is_up or self.world.rng.random() >= share:
@@ -144,6 +144,14 @@ class Network:
             if self.is_cut(node.id, other.id) or self.is_cut(other.id, node.id):
                 continue
             other.later(0.005 * self.world.rng.random(), _telling(other, node.id, is_dead))
+
+    def introduce(self, node: SimNode, *, share: float) -> None:
+        """A process that has just started connects to the others, or to most of them."""
+        for other in self.nodes.values():
+            if other is node or not other.is_up or self.world.rng.random() >= share:
+                continue
+            if not (self.is_cut(node.id, other.id) or self.is_cut(other.id, node.id)):
+                node.later(0.005 * self.world.rng.random(), _telling(node, other.id, False))
 
 
 def _telling(node: SimNode, about: NodeId, is_dead: bool) -> Callable[[], None]:

@@ -48,7 +48,7 @@ TICK_S_MIN = 0.02
 UPKEEP_S = 0.5
 BALANCE_S = 2.0
 HAND_OVER_S = 1.0
-GATHER_S = 0.002
+BATCHING_S_MAX = 0.002
 """At most so long do inputs gather before the loop's iteration ends."""
 
 
@@ -93,6 +93,8 @@ class SimNode:
         self.asleep_since: float | None = None
         self.wall_ahead_ms = 0.0
         self.connected_since: dict[NodeId, float] = {}
+        self.on_install: Callable[[SimNode], None] = lambda node: None
+        """Told when a snapshot is about to be put in force."""
         self.may_be_damaged = False
         """Bits of its disk were flipped, or a sync failed: only then may it refuse to start."""
         self.is_refused = False
@@ -151,8 +153,8 @@ class SimNode:
         try:
             action()
             if self.life == life and not self.loop.is_idle:
-                if self.rng.random() < self.swarm.gather_share:
-                    self.later(self.rng.random() * GATHER_S, self.loop.drain)
+                if self.rng.random() < self.swarm.batching_share:
+                    self.later(self.rng.random() * BATCHING_S_MAX, self.loop.drain)
                 else:
                     self.loop.drain()
         except DiskCrash as crash:
@@ -198,7 +200,8 @@ class SimNode:
             self.crash("because its disk is damaged")
         else:
             self.may_be_damaged = False
-            self.network.news_of(self, is_dead=False, share=0.9)
+            self.network.notify(self, is_dead=False, share=0.9)
+            self.network.introduce(self, share=0.9)
             self.later(0.0, self._tick)
             self.later(UPKEEP_S, self._upkeep)
             if self.swarm.balances_leaders:
@@ -279,7 +282,7 @@ class SimNode:
             may_lead=lambda: not self.admission.disk_full,
         )
         for host in hosts.values():
-            self.checks.watch(self, host)
+            self.checks.watch(self, host, on_install=lambda: self.on_install(self))
 
     def known_hosts(self) -> list[ShardHost]:
         """Its groups while it runs."""
@@ -323,11 +326,11 @@ class SimNode:
         self.world.note(self.id, f"dies {why}" + (", power lost" if power else ""))
         self.is_up = False
         self.life += 1
-        self.stored = self.engine.survivor(self.rng)
+        self.stored = self.engine.after_crash(self.rng)
         self.disk.process_died()
         if power:
             self.disk.lose_power()
-        self.network.news_of(self, is_dead=True, share=self.swarm.news_share)
+        self.network.notify(self, is_dead=True, share=self.swarm.notice_share)
 
     def die(self, error: BaseException) -> None:
         """What ``on_fatal`` is: only a disk that has just failed may bring it about."""
@@ -359,7 +362,7 @@ class SimNode:
     def _tick(self) -> None:
         self.driver.guarded(self.driver.tick)
         # In a slow cluster a tick serves for several: nothing is due in between.
-        beats_skipped_s = TICK_INTERVAL_S * (self.swarm.pace - 1.0)
+        beats_skipped_s = TICK_INTERVAL_S * (self.swarm.time_scale - 1.0)
         delay_s = max(TICK_S_MIN, self.driver.until_tick_s()) + beats_skipped_s
         self.later(delay_s / self.clock_rate, self._tick)
 
@@ -367,11 +370,11 @@ class SimNode:
         self.disk_watch.check()
         run_coroutine(self.keeper.check())
         self.rejoin.check()
-        self.later(UPKEEP_S * self.swarm.pace, self._upkeep)
+        self.later(UPKEEP_S * self.swarm.time_scale, self._upkeep)
 
     def _spread(self) -> None:
         self.balance.check()
-        self.later(BALANCE_S * self.swarm.pace, self._spread)
+        self.later(BALANCE_S * self.swarm.time_scale, self._spread)
 
     def flush(self) -> None:
         """As if the log had outgrown its bound."""

@@ -75,6 +75,8 @@ class Run:
             for client in callers(f"c{number}", self.network, self.history, self.swarm)
         ]
         self.nemesis = Nemesis(self.network, self.swarm)
+        for node in self.nodes:
+            node.on_install = self.nemesis.install_begins
 
     def disturb(self) -> None:
         """The safety phase: whatever happens, nothing that is promised is broken."""
@@ -88,22 +90,26 @@ class Run:
 
     def heal(self) -> None:
         """The liveness phase: every client is served, every replica catches up, all is quiet."""
-        pace = self.swarm.pace
+        time_scale = self.swarm.time_scale
         if self._heal_a_core():
             self._serve_everybody()
         self.nemesis.heal()
-        self.world.run(CALM_S * pace)
+        self.world.run(CALM_S * time_scale)
         for client in self.clients:
             client.is_stopped = True
         self.world.run_until(
-            lambda: all(client.call is None for client in self.clients), 10.0 * pace, "calls end"
+            lambda: all(client.call is None for client in self.clients),
+            10.0 * time_scale,
+            "calls end",
         )
         self._serve_everybody()
-        self.world.run_until(self._are_equal, PROGRESS_S * pace, "all members hold the same")
+        self.world.run_until(self._are_equal, PROGRESS_S * time_scale, "all members hold the same")
         if self.nemesis.done.get("flipped_bits"):
             what = "everybody votes again, the repaired too"
             self.world.run_until(
-                lambda: self.nemesis.is_restored() and self._are_equal(), PROGRESS_S * pace, what
+                lambda: self.nemesis.is_restored() and self._are_equal(),
+                PROGRESS_S * time_scale,
+                what,
             )
         self._demand_quiet()
 
@@ -121,12 +127,12 @@ class Run:
             outsiders = rng.sample(self.nodes, rng.randint(1, (swarm.nodes - 1) // 2))
             self.nemesis.heal(outsiders)
             self.nemesis.cut_off(outsiders)
-        self.world.run(CALM_S * swarm.pace)
+        self.world.run(CALM_S * swarm.time_scale)
         return True
 
     def _demand_quiet(self) -> None:
         """Where nothing happens, nobody stands for election and no leader changes."""
-        pace = self.swarm.pace
+        time_scale = self.swarm.time_scale
 
         def leaders() -> list[tuple[object, ...]]:
             hosts = [host for node in self.nodes for host in node.driver.hosts.values()]
@@ -134,7 +140,7 @@ class Run:
 
         for _ in range(QUIET_TRIES):
             before = leaders()
-            self.world.run(QUIET_S * pace)
+            self.world.run(QUIET_S * time_scale)
             if leaders() == before:
                 return
         raise Violation(f"elections go on and on in peace: {before}, then {leaders()}")
@@ -159,7 +165,7 @@ class Run:
             return client.answered > 0
 
         self.world.run_until(
-            is_answered, PROGRESS_S * self.swarm.pace, f"{action} of {key!r} is answered"
+            is_answered, PROGRESS_S * self.swarm.time_scale, f"{action} of {key!r} is answered"
         )
 
     def _are_equal(self) -> bool:
@@ -174,7 +180,10 @@ class Run:
         leader = next((host for _, host in hosts if host.is_leader), None)
         if leader is None:
             return False
-        following = members(leader.core.status(0.0).config)
+        config = leader.core.config
+        if config.voters_outgoing:
+            return False  # A change was begun and is not ended.
+        following = members(config)
         prefix = shard_range(leader.shard)[0][:2]
         states = {
             (host.core.applied_index, node.engine.fingerprint(prefix))

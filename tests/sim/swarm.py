@@ -37,7 +37,7 @@ class Swarm:
 
     nodes: int
     shards: int
-    pace: float
+    time_scale: float
     """How slow this cluster is: its timeouts, its clients and its misfortunes alike."""
     seconds: float
     conditions: Conditions
@@ -51,28 +51,34 @@ class Swarm:
     write_s_max: float
     thread_s_max: float
     clock_drift: float
-    news_share: float
+    notice_share: float
     """How many of the others notice when a process dies."""
-    gather_share: float
+    batching_share: float
     """Of iterations that wait for more input before they end."""
     callers: int
     """Calls of one client at a time."""
+    attempts_max: int
+    """After so many a call is given up."""
+    value_bytes_min: int
+    install_faults: float
+    """How often the moment of putting a snapshot in force is chosen for a fault."""
     balances_leaders: bool
     heals_a_core_first: bool
     """Progress is demanded first while a minority stays outside, or one link stays cut."""
     limits_of: dict[NodeId, LimitsConfig] = field(default_factory=dict)
     """Where a node's configuration differs from the others'."""
     kills: float = 0.0
-    stops: float = 0.0
+    graceful_stops: float = 0.0
     """Asked to, in good order."""
     power_cuts: float = 0.0
-    blackouts: float = 0.0
+    cluster_power_cuts: float = 0.0
     """All nodes at once."""
     crash_points: float = 0.0
     """A node is to die within its next file operations."""
     crash_loops: float = 0.0
     pauses: float = 0.0
     partitions: float = 0.0
+    isolated_leaders: float = 0.0
     membership_changes: float = 0.0
     transfers: float = 0.0
     clock_jumps: float = 0.0
@@ -82,7 +88,7 @@ class Swarm:
     failed_operations: float = 0.0
     """Writes, changes of names, syncs of directories."""
     flipped_bits: float = 0.0
-    false_alarms: float = 0.0
+    spurious_suspicions: float = 0.0
     """News of a peer's death or return that is not true, or an election without need."""
 
     @property
@@ -107,13 +113,14 @@ class Swarm:
 
 RATES = {
     "kills": (0.05, 0.5),
-    "stops": (0.05, 0.3),
+    "graceful_stops": (0.05, 0.3),
     "power_cuts": (0.05, 0.5),
-    "blackouts": (0.02, 0.1),
+    "cluster_power_cuts": (0.02, 0.1),
     "crash_points": (0.1, 1.0),
     "crash_loops": (0.02, 0.1),
     "pauses": (0.05, 0.5),
     "partitions": (0.05, 0.5),
+    "isolated_leaders": (0.05, 0.5),
     "membership_changes": (0.1, 2.0),
     "transfers": (0.1, 1.0),
     "clock_jumps": (0.05, 1.0),
@@ -122,7 +129,7 @@ RATES = {
     "failed_syncs": (0.02, 0.2),
     "failed_operations": (0.02, 0.2),
     "flipped_bits": (0.02, 0.1),
-    "false_alarms": (0.1, 2.0),
+    "spurious_suspicions": (0.1, 2.0),
 }
 """How often each fault comes when it is on, from and to."""
 
@@ -133,45 +140,50 @@ QUIET_SHARE = 0.05
 
 def draw(rng: random.Random) -> Swarm:
     """The circumstances of one seed."""
-    pace = rng.choice((1.0, 1.0, 2.0, 3.0, 6.0))
+    time_scale = rng.choice((1.0, 1.0, 2.0, 3.0, 6.0))
     swarm = Swarm(
         nodes=rng.choice((3, 3, 5, 5, 5, 4, 2, 1)),
         shards=rng.choice((1, 1, 1, 2)),
-        pace=pace,
-        seconds=pace * rng.choice((15.0, 30.0, 50.0)),
+        time_scale=time_scale,
+        seconds=time_scale * rng.choice((15.0, 30.0, 50.0)),
         conditions=_conditions(rng),
-        raft=_raft(rng, pace),
+        raft=_raft(rng, time_scale),
         wal=WalConfig(
-            segment_bytes=rng.choice((16, 64, 256)) * KIB,
+            segment_bytes=rng.choice((4, 16, 64, 256)) * KIB,
             live_bytes_max=rng.choice((16, 128, 4096)) * KIB,
             reserve_bytes=8 * KIB,
         ),
         limits=LimitsConfig(
-            session_ttl_s=rng.choice((2.0 * pace, 3600.0, 3600.0)),
+            session_ttl_s=rng.choice((2.0 * time_scale, 3600.0, 3600.0)),
             sessions_per_shard_max=rng.choice((2, 10_000, 10_000)),
-            request_timeout_s=pace * rng.choice((1.0, 10.0)),
+            request_timeout_s=time_scale * rng.choice((0.3, 1.0, 10.0)),
         ),
         clients=rng.randint(2, 6),
         keys=rng.randint(1, 8),
-        think_s_max=pace * rng.choice((0.4, 1.0, 4.0)),
+        think_s_max=time_scale * rng.choice((0.4, 1.0, 4.0)),
         batch_max=rng.choice((1, 1, 3)),
         write_s_max=rng.choice((0.0005, 0.005, 0.05)),
         thread_s_max=rng.choice((0.001, 0.02, 0.3)),
         clock_drift=rng.choice((0.0, 0.01, 0.04)),
-        news_share=rng.choice((0.0, 0.5, 1.0)),
-        gather_share=rng.choice((0.0, 0.0, 0.2, 0.7)),
+        notice_share=rng.choice((0.0, 0.5, 1.0)),
+        batching_share=rng.choice((0.0, 0.0, 0.2, 0.7)),
         callers=rng.choice((1, 1, 3)),
+        attempts_max=rng.choice((1, 1000, 1000, 1000)),
+        value_bytes_min=rng.choice((0, 0, 0, 0, 0, 5000)),
+        install_faults=rng.choice((0.0, 0.0, 0.5)),
         balances_leaders=rng.random() < 0.5,
         heals_a_core_first=rng.random() < 0.5,
     )
     if not swarm.raft.lease_reads and rng.random() < 0.2:
         swarm.clock_drift = 0.25  # nothing but leases rests on how fast clocks are
+    if swarm.value_bytes_min:  # in pieces that let a snapshot end in time
+        swarm.raft = replace(swarm.raft, snapshot_chunk_bytes=256 * KIB)
     if rng.random() < 0.2:
         odd = NodeId(f"n{rng.randint(1, swarm.nodes)}")
         swarm.limits_of[odd] = replace(
-            swarm.limits, session_ttl_s=4.0 * pace, sessions_per_shard_max=3
+            swarm.limits, session_ttl_s=4.0 * time_scale, sessions_per_shard_max=3
         )
-    strength = rng.choice((0.3, 1.0, 1.0)) / pace
+    strength = rng.choice((0.3, 1.0, 1.0)) / time_scale
     if rng.random() < QUIET_SHARE:
         strength = 0.0
     for name, (low, high) in RATES.items():
@@ -194,11 +206,11 @@ def _conditions(rng: random.Random) -> Conditions:
     )
 
 
-def _raft(rng: random.Random, pace: float) -> RaftConfig:
+def _raft(rng: random.Random, time_scale: float) -> RaftConfig:
     return RaftConfig(
-        heartbeat_interval_s=0.2 * pace,
-        election_timeout_s_min=0.5 * pace,
-        election_timeout_s_max=2.0 * pace,
+        heartbeat_interval_s=0.2 * time_scale,
+        election_timeout_s_min=0.5 * time_scale,
+        election_timeout_s_max=2.0 * time_scale,
         lease_reads=rng.random() < 0.4,
         log_bytes_max=rng.choice((600, 4000, 8 * MIB)),
         append_bytes_max=rng.choice((200, 2000, MIB)),

@@ -80,7 +80,7 @@ def test_no_promise_leaves_before_the_disk_has_it(
     promise: VoteResponse | AppendResponse | SnapshotResponse,
 ) -> None:
     with pytest.raises(Violation):
-        Checks().sent([(GROUP, promise)])
+        Checks().sent(Run(7_000).nodes[0], [(GROUP, promise)])
 
 
 def test_a_cut_link_drops_or_holds_and_two_cuts_need_two_mends() -> None:

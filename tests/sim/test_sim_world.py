@@ -125,7 +125,7 @@ def test_any_operation_may_fail_once(fault: Fault) -> None:
     path, fd = file_of(disk, b"x")
     operations: dict[Fault, Callable[[], object]] = {
         Fault.WRITE: lambda: disk.write(fd, [b"y"], 0),
-        Fault.NAME: lambda: disk.rename(path, path.with_name("other")),
+        Fault.METADATA: lambda: disk.rename(path, path.with_name("other")),
         Fault.DIRECTORY_SYNC: lambda: disk.sync_directory(path.parent),
     }
     disk.fault = fault
@@ -157,7 +157,7 @@ def test_the_engine_keeps_a_beginning_of_what_was_not_flushed() -> None:
             engine.write(batch)
             if number == 2:
                 engine.flush()
-        kept = engine.survivor(random.Random(seed)).scan(b"", b"z", 99, 1 << 20)
+        kept = engine.after_crash(random.Random(seed)).scan(b"", b"z", 99, 1 << 20)
         assert [key for key, _ in kept] == [b"key%d" % number for number in range(len(kept))]
         assert 3 <= len(kept) <= 6
 
