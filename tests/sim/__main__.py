@@ -39,7 +39,14 @@ class Totals:
     """All seeds so far."""
 
     seeds: int = 0
+    fresh: int = 0
+    """Those that are no kept ones."""
     seconds: float = 0.0
+    unscaled_s: float = 0.0
+    """``seconds`` as they would be at the default timeouts; see :class:`sim.swarm.Swarm`."""
+    five_node_s: float = 0.0
+    """Of five nodes at the default timeouts, and what they took of one core."""
+    five_node_cpu_s: float = 0.0
     events: int = 0
     calls: int = 0
     retries: int = 0
@@ -51,6 +58,12 @@ class Totals:
     def add(self, result: Result) -> None:
         self.seeds += 1
         self.seconds += result.seconds
+        swarm = result.swarm
+        assert swarm is not None
+        self.unscaled_s += result.seconds / swarm.time_scale
+        if (swarm.nodes, swarm.time_scale) == (5, 1.0):
+            self.five_node_s += result.seconds
+            self.five_node_cpu_s += result.cpu_s
         self.events += result.events
         self.calls += result.calls
         self.retries += result.retries
@@ -119,14 +132,17 @@ def show_failure(console: Console, result: Result, *, whole: bool = False) -> No
 
 
 def summary(totals: Totals, elapsed_s: float) -> str:
-    """Two lines for people."""
-    hours = totals.seconds / 3600
+    """A few lines for people."""
+    hours, unscaled = totals.seconds / 3600, totals.unscaled_s / 3600
+    five = totals.five_node_s / totals.five_node_cpu_s if totals.five_node_cpu_s else 0.0
     faults = ", ".join(f"{number} {name}" for name, number in sorted(totals.faults.items()))
     return (
         f"{totals.seeds} seeds, {hours:.1f} simulated hours in {elapsed_s:.0f} s "
-        f"({totals.seeds / elapsed_s:.1f} seeds/s, {totals.seconds / elapsed_s:.0f} times real "
-        f"time): {totals.calls} calls, {totals.retries} retries, {totals.elections} elections, "
-        f"{totals.installs} snapshots\n{faults}"
+        f"({totals.seeds / elapsed_s:.1f} seeds/s): {totals.calls} calls, {totals.retries} "
+        f"retries, {totals.elections} elections, {totals.installs} snapshots\n"
+        f"some clusters are slow, timeouts and all; at the default ones that is {unscaled:.1f} "
+        f"hours; {five:.0f} simulated seconds of five nodes a second of one core\n"
+        f"{faults}"
     )
 
 
@@ -190,13 +206,17 @@ def _main(
         TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[figures]}"),
         TimeRemainingColumn(), console=Console(stderr=True), transient=True,
     ) as progress:  # fmt: skip
-        task = progress.add_task(f"seeds from {first}", total=seeds, figures="")
+        total = None if seeds is None else seeds + (len(kept_seeds()) if kept else 0)
+        task = progress.add_task(f"seeds from {first}", total=total, figures="")
         for row, end in ((chosen, float("inf")), (fresh, until)):
             for result in run_seeds(row, until=end, keep_going=keep_going):
                 totals.add(result)
+                totals.fresh += row is fresh
                 elapsed_s = time.monotonic() - began
                 figures = f"{totals.seeds / elapsed_s:.1f}/s, {totals.seconds / 3600:.1f} sim. h"
                 progress.update(task, advance=1, figures=figures)
+            if totals.failed and not keep_going:
+                break
     elapsed_s = time.monotonic() - began
     for failed in totals.failed[:3]:
         show_failure(console, failed)
@@ -210,6 +230,8 @@ def _main(
             "elapsed_s": elapsed_s,
         }
         Path(json_path).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    if totals.fresh == 0 and not totals.failed:
+        raise click.ClickException("no fresh seed was run: more time is needed")
     sys.exit(1 if totals.failed else 0)
 
 

@@ -29,7 +29,7 @@ from sim.disk import DiskCrash, SimDisk
 from sim.engine import SimEngine
 from sim.log import SimLog
 from sim.loop import SimLoop, Thread, run_coroutine
-from sim.world import Violation
+from sim.world import Violation, place_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -163,7 +163,8 @@ class SimNode:
             raise
         except Exception as error:
             if self.life == life:  # else it is how the driver says that the node has died
-                raise Violation(f"{self.id} fails: {type(error).__name__}: {error}") from error
+                told = f"{self.id} fails: {type(error).__name__}: {error}{place_of(error)}"
+                raise Violation(told) from error
         if self.is_up and self.life == life:
             self.checks.after_iteration(self)
 
@@ -198,6 +199,11 @@ class SimNode:
             self.world.note(self.id, f"refuses to start: {error}")
             self.is_refused = True
             self.crash("because its disk is damaged")
+        except Violation:
+            raise
+        except Exception as error:
+            told = f"{self.id} fails to start: {type(error).__name__}: {error}{place_of(error)}"
+            raise Violation(told) from error
         else:
             self.may_be_damaged = False
             self.network.notify(self, is_dead=False, share=0.9)

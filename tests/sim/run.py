@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from zlib import crc32
@@ -17,7 +18,7 @@ from sim.nemesis import Nemesis
 from sim.network import Network
 from sim.node import SimNode
 from sim.swarm import Swarm, draw
-from sim.world import Violation, World
+from sim.world import Violation, World, place_of
 
 if TYPE_CHECKING:
     from kvstore.ids import GroupId
@@ -43,6 +44,8 @@ class Result:
     swarm: Swarm | None = None
     seconds: float = 0.0
     """Of simulated time."""
+    cpu_s: float = 0.0
+    """What that took of one core; differs from run to run."""
     events: int = 0
     calls: int = 0
     retries: int = 0
@@ -246,7 +249,9 @@ class Run:
 
 def run_seed_twice_at_times(seed: int) -> Result:
     """As :func:`run_seed`; of some seeds it is checked that they repeat themselves."""
+    began = time.process_time()
     result = run_seed(seed)
+    result.cpu_s = time.process_time() - began
     if seed % REPEATED_EVERY == 0 and not result.failure:
         again = run_seed(seed)
         if (again.digest, again.events) != (result.digest, result.events):
@@ -265,5 +270,5 @@ def run_seed(seed: int, *, tracing: bool = False) -> Result:
     except Violation as violation:
         failure = str(violation)
     except Exception as error:  # noqa: BLE001  a mutant may fail in any way, in any place
-        failure = f"{type(error).__name__}: {error}"
+        failure = f"{type(error).__name__}: {error}{place_of(error)}"
     return run.result(seed, failure)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import random
+import traceback
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -12,6 +13,13 @@ if TYPE_CHECKING:
 
 class Violation(AssertionError):
     """What must never happen has happened."""
+
+
+def place_of(error: Exception) -> str:
+    """Where ``error`` was raised, as words to add to what it says."""
+    *_, frame = traceback.extract_tb(error.__traceback__)
+    folder, _, name = frame.filename.rpartition("/")
+    return f" ({folder.rpartition('/')[2]}/{name}:{frame.lineno}, {frame.name})"
 
 
 EVENTS_MAX = 5_000_000
