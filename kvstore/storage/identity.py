@@ -21,7 +21,7 @@ from kvstore.errors import CorruptionError, DataDirectoryError, Refused
 from kvstore.storage import identity_file
 from kvstore.storage.files import OsFiles
 from kvstore.storage.identity_file import IDENTITY_FILE, Content, Owner, Pin
-from kvstore.storage.segment_files import segment_name
+from kvstore.storage.segment_files import segment_name, segment_paths
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -85,9 +85,14 @@ class Identity:
 
         Raises:
             CorruptionError: it is gone. What was promised with it is not known any more.
+            DataDirectoryError: its directory cannot be looked into.
         """
         directory = self._data_dir / LOG_DIRECTORY
-        if self._content.log_begun and not any(directory.glob("*.wal")):
+        try:
+            is_there = bool(segment_paths(directory))
+        except OSError as error:
+            raise DataDirectoryError(f"{directory} cannot be read: {error}") from error
+        if self._content.log_begun and not is_there:
             raise CorruptionError(
                 "the log is gone, and with it votes and entries",
                 file=str(directory / segment_name(1)),

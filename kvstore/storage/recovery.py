@@ -12,7 +12,9 @@ The end is then mended by :mod:`kvstore.storage.mending`.
 from __future__ import annotations
 
 import asyncio
+import errno
 import secrets
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, cast
 
 import aiofiles
@@ -31,17 +33,23 @@ from kvstore.storage.segment_files import (
     Segment,
     SegmentFiles,
     segment_name,
+    segment_paths,
 )
 from kvstore.storage.segments import Segments
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from kvstore.config import WalConfig
     from kvstore.ids import GroupId
     from kvstore.storage.files import Files
     from kvstore.storage.replay import RecoveredLog
+
+
+_LOSSES = (errno.EIO, errno.EBADMSG, errno.EUCLEAN, errno.EISDIR)
+"""The disk failed, or the file system is broken, or there is a directory in a file's place.
+Any other error (a missing permission, too many open files) says nothing about the data."""
 
 
 class _Reader:
@@ -237,10 +245,14 @@ async def recover(
 
 def _look(directory: Path, made: SegmentFiles) -> list[tuple[int, Path]]:
     """The segments in ``directory``, in order; none may be missing between two others."""
-    directory.mkdir(parents=True, exist_ok=True)
-    made.look_around()
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        made.look_around()
+        paths = segment_paths(directory)
+    except OSError as error:
+        raise DataDirectoryError(f"{directory} cannot be used: {error}") from error
     found: list[tuple[int, Path]] = []
-    for path in sorted(directory.glob("*.wal")):
+    for path in paths:
         name = SEGMENT_NAME.fullmatch(path.name)
         if name is None:
             raise CorruptionError("this is no segment's name", file=str(path), offset=0)
@@ -252,18 +264,29 @@ def _look(directory: Path, made: SegmentFiles) -> list[tuple[int, Path]]:
     return found
 
 
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _LOSSES:
+            raise CorruptionError(f"cannot be read: {error}", file=str(path), offset=0) from error
+        raise DataDirectoryError(f"{path} cannot be read: {error}") from error
+
+
 async def _read_all(
     recovery: Recovery, paths: list[tuple[int, Path]], progress: Callable[[int, int], None]
 ) -> None:
-    total = sum(path.stat().st_size for _, path in paths)
+    total = 0
+    for _, path in paths:
+        with _reading(path):
+            total += path.stat().st_size
     done = 0
     for number, path in paths:
         progress(done, total)
-        try:
+        with _reading(path):
             async with aiofiles.open(path, "rb") as file:
                 data = await file.read()
-        except OSError as error:
-            raise CorruptionError(f"cannot be read: {error}", file=str(path), offset=0) from error
         await asyncio.to_thread(recovery.read, number, path, data)
         done += len(data)
     progress(done, total)

@@ -51,6 +51,8 @@ MEMTABLES_MAX = 4
 _DAMAGED_BLOCK = re.compile(r" in (\S+) offset (\d+)")
 _FILE_TOO_SHORT = re.compile(r"(\S+\.sst)\. Expected \d+, actual size (\d+)")
 _ANY_FILE = re.compile(r"(/\S*/(?:\d+\.sst|MANIFEST-\d+|CURRENT))\b")
+_NO_ACCESS = ("Permission denied", "Operation not permitted", "Too many open files")
+"""What says nothing about the data."""
 _NO_ROOM = ("No space left on device", "Disk quota exceeded", "Space limit reached")
 
 
@@ -252,9 +254,14 @@ class RocksEngine:
             return self._damage(error)
         return Internal(f"the engine failed: {text}")
 
-    def _damage(self, error: Exception) -> CorruptionError:
-        """What a failed read means: the disk does not give back what was written to it."""
+    def _damage(self, error: Exception) -> CorruptionError | Internal:
+        """What a failed read means: the disk does not give back what was written to it.
+
+        Unless the reason is another one, which must not be answered by a repair.
+        """
         text = _in_one_line(error)
+        if any(reason in text for reason in _NO_ACCESS):
+            return Internal(f"the engine cannot be read: {text}")
         place = _DAMAGED_BLOCK.search(text) or _FILE_TOO_SHORT.search(text)
         if place:
             return CorruptionError(text, file=place[1], offset=int(place[2]))
@@ -263,6 +270,8 @@ class RocksEngine:
 
     def _open_error(self, error: Exception) -> KVError:
         text = _in_one_line(error)
+        if any(reason in text for reason in _NO_ACCESS):
+            return DataDirectoryError(f"{self._path} cannot be opened: {text}")
         if "LOCK" in text:
             return DataDirectoryError(f"{self._path} is in use by another process: {text}")
         if "No such file" in text:

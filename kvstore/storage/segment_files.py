@@ -41,6 +41,18 @@ def segment_name(number: int) -> str:
     return f"{number:016d}.wal"
 
 
+def segment_paths(directory: Path) -> list[Path]:
+    """The files in ``directory`` that are named as segments, in order; none if it is not there.
+
+    Raises:
+        OSError: it cannot be looked into, which says nothing about what is there.
+    """
+    try:
+        return sorted(path for path in directory.iterdir() if path.name.endswith(".wal"))
+    except FileNotFoundError:
+        return []
+
+
 def batch_bytes(body_bytes: int) -> int:
     """How much of a segment a batch takes whose records have ``body_bytes``."""
     return BATCH_HEAD_BYTES + body_bytes + len(BATCH_END)

@@ -146,6 +146,21 @@ def test_a_log_of_another_node_is_no_damage_but_a_mistake(config: NodeConfig) ->
         examine(config)
 
 
+@pytest.mark.parametrize("part", ["wal", "wal/0000000000000001.wal", "identity.json"])
+def test_what_cannot_be_looked_at_is_not_known_to_be_lost(config: NodeConfig, part: str) -> None:
+    """As with a missing permission; a link to itself cannot be read by root either."""
+    used(config, *VOTES)
+    identity = open_data_directory(config)
+    identity.begin_log()
+    identity.release()
+    path = config.data_dir / part
+    path.rename(config.data_dir.with_name("elsewhere"))
+    path.symlink_to(path)
+    with pytest.raises(DataDirectoryError, match=f"{path} cannot be read: ") as caught:
+        examine(config)
+    assert repair.advice(caught.value) == ""
+
+
 def test_an_engine_that_fails_is_no_proof_of_damage(
     config: NodeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

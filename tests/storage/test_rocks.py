@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from kvstore.config import EngineConfig
 from kvstore.errors import CorruptionError, DataDirectoryError, DiskFull, Internal
+from kvstore.storage import rocks
 from kvstore.storage.memory import MemoryEngine
 from kvstore.storage.rocks import RocksEngine
 
@@ -322,3 +323,19 @@ def test_failures_keep_their_kind(
         for read in (engine.get, engine.get_many, lambda key: engine.snapshot_rows(key, key)):
             with pytest.raises(CorruptionError):
                 read(b"")
+
+
+@pytest.mark.parametrize(
+    "reason", ["lock: /engine/LOCK: Permission denied", "/engine/000012.sst: Too many open files"]
+)
+def test_what_may_not_be_opened_is_neither_damaged_nor_in_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: str
+) -> None:
+    def fails(*_: object) -> None:
+        raise Exception(f"IO error: while open a file for {reason}")
+
+    monkeypatch.setattr(rocks, "Rdict", fails)
+    with pytest.raises(DataDirectoryError, match=f"cannot be opened: .*{reason}") as caught:
+        RocksEngine(tmp_path / "engine", EngineConfig())
+    assert not caught.value.is_repairable
+    assert "in use" not in str(caught.value)
