@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shlex
 import time
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from kvstore.cli import output
 from kvstore.cli.exits import Exit
 from kvstore.cli.options import Command, Settings
 from kvstore.cli.progress import progress
+from kvstore.cli.stakes import stakes
 from kvstore.errors import InvalidArgument, KVError
 
 if TYPE_CHECKING:
@@ -40,7 +42,7 @@ def repair_options(command: F) -> F:
     """The options that every form of the command has."""
     for option in (
         click.option("--discard", is_flag=True, help="Remove the old data instead of keeping it."),
-        click.option("--force", is_flag=True, help="Also if nothing is wrong with the data."),
+        click.option("--force", is_flag=True, help="Also if nothing is wrong, or the others need the data."),
         click.option("--yes", is_flag=True, help="Do not ask."),
     ):
         command = option(command)
@@ -64,7 +66,8 @@ def repair(settings: Settings, /, config_file: Path, **chosen: bool) -> int:
     Run it on the node's machine while the node is stopped. What is wrong is looked for as at
     a start; a healthy node is left alone. The old data is moved aside, and at its next start
     the node joins its shards anew: first without a vote, then, when it has everything, as
-    the voter it was. For that a majority of every shard's replicas must be alive elsewhere.
+    the voter it was. For that a majority of every shard's replicas must be alive elsewhere;
+    where another repaired node has no vote yet, this one is not repaired.
     """
     start = f"kv node start --config {shlex.quote(str(config_file))}"
     return repair_data(settings, config.load(config_file), Chosen(**chosen), start=start)
@@ -80,13 +83,15 @@ def repair_data(settings: Settings, node: NodeConfig, chosen: Chosen, *, start: 
         start: The command that starts the node afterwards.
 
     Raises:
-        InvalidArgument: nothing is wrong with the data, or the node could never come back.
+        InvalidArgument: nothing is wrong with the data, or the node could never come back, or
+            the others need its data.
         StartupError: the node runs, or the directory cannot be used or changed.
     """
     from kvstore.server.repair import opened
 
     with opened(node) as held:
         found = _examine(held, node, chosen, start)
+        _look_at_the_others(node, chosen)
         if not chosen.yes:
             _explain(node, found, chosen)
             if not click.confirm(f"Repair {node.node_id}?", err=True):
@@ -114,6 +119,22 @@ def _examine(held: Repair, node: NodeConfig, chosen: Chosen, start: str) -> str:
             "--force repairs it nevertheless"
         )
     return "nothing is wrong"
+
+
+def _look_at_the_others(node: NodeConfig, chosen: Chosen) -> None:
+    """Refuse, without ``--force``, to give up what the other nodes cannot do without."""
+    from kvstore.cli.survey import survey_cluster
+
+    with progress("Asking the other nodes"):
+        survey = asyncio.run(survey_cluster(node.cluster))
+    loss, risk = stakes(survey.view, node.node_id)
+    if loss and not chosen.force:
+        raise InvalidArgument(
+            f"{loss}. Wait until kv status shows no learner there, or restore the data of "
+            f"{node.node_id} from a copy; --force repairs nevertheless"
+        )
+    for said in filter(None, (loss, risk)):
+        output.note(f"kv: warning: {said}")
 
 
 def _explain(node: NodeConfig, found: str, chosen: Chosen) -> None:

@@ -59,6 +59,11 @@ def test_it_explains_and_asks(kv: Kv, config_file: str, tmp_path: Path) -> None:
     assert "removed for good" in accepted.err
 
 
+def test_it_says_who_does_not_answer_even_if_nobody_is_asked(kv: Kv, config_file: str) -> None:
+    done = kv("repair", "--config", config_file, "--yes")
+    assert "kv: warning: no answer from n2 and n3: n1 cannot come back" in done.err
+
+
 def test_nobody_to_ask(kv: Kv, config_file: str, tmp_path: Path) -> None:
     done = kv("repair", "--config", config_file, stdin=b"")
     assert done.code == 130

@@ -215,6 +215,34 @@ async def test_the_old_disk_is_turned_away_when_it_is_brought_back(
     await load.check()
 
 
+async def test_the_last_copy_of_a_majority_is_not_given_up(cluster: RunningCluster) -> None:
+    repaired, damaged, away = cluster.nodes
+    async with Load(cluster) as load:
+        await load.go_on(100)
+    await cluster.stop()
+    segment = damaged.files.data_dir / "wal" / "0000000000000001.wal"
+    whole = segment.read_bytes()
+    flip_a_byte(damaged)
+    await repair(repaired, "--force")
+    # Without a majority of the others it stays without a vote.
+    repaired.start()
+
+    async def answers() -> bool:
+        return (await cluster.survey()).view.reachable == 1
+
+    await wait_for(answers, "the repaired node answers")
+    command = ("repair", "--config", str(damaged.files.config_file), "--yes")
+    line = await refusal(damaged, *command)
+    assert "repaired and still without a vote in shards 0, 1, 2, 3: n1;" in line
+    assert "restore the data of n2 from a copy" in line
+    assert list(damaged.files.data_dir.glob("damaged-*")) == []
+    segment.write_bytes(whole)
+    damaged.start()
+    await cluster.restart(away)
+    await assert_whole(cluster)
+    await load.check()
+
+
 async def test_what_is_not_repaired(cluster: RunningCluster) -> None:
     node = cluster.node("n3")
     command = ("repair", "--config", str(node.files.config_file), "--yes")
