@@ -42,7 +42,7 @@ def repair_options(command: F) -> F:
     """The options that every form of the command has."""
     for option in (
         click.option("--discard", is_flag=True, help="Remove the old data instead of keeping it."),
-        click.option("--force", is_flag=True, help="Also if nothing is wrong, or the others need the data."),
+        click.option("--force", is_flag=True, help="Also if nothing is wrong, or others need it."),
         click.option("--yes", is_flag=True, help="Do not ask."),
     ):
         command = option(command)
