@@ -87,6 +87,7 @@ async def _check_data(
         rng=random.Random(0),
         now=0.0,
         life=life,
+        installed_index=snapshots.installed_index,
     )
     return not is_blank
 

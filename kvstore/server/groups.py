@@ -27,10 +27,10 @@ from kvstore.server.shard_host import ShardHost
 from kvstore.sharding.ring import belongs_to
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from kvstore.config import NodeConfig
-    from kvstore.ids import NodeId
+    from kvstore.ids import LogIndex, NodeId
     from kvstore.kv.engine import Engine
     from kvstore.sharding.shard_map import ShardMap
     from kvstore.storage.wal import RecoveredLog
@@ -59,12 +59,14 @@ def recover_hosts(
     rng: random.Random,
     now: float,
     life: int = 0,
+    installed_index: Callable[[GroupId], LogIndex],
 ) -> tuple[dict[GroupId, ShardHost], list[bytes]]:
     """A host for each state machine, and the records that the log must still note.
 
     In a later ``life`` than the first of its data the node is none of the founding members:
     its replicas have ids of their own, and no part in their groups until a leader has given
-    them one (:mod:`kvstore.server.rejoin`).
+    them one (:mod:`kvstore.server.rejoin`). ``installed_index`` tells where the last snapshot
+    stands that a group has installed.
 
     Raises:
         CorruptionError: entries are missing that only the log could have had.
@@ -75,7 +77,7 @@ def recover_hosts(
         shard = shard_of_group(group)
         replicas = shard_map.replicas_of(shard)
         initial = GroupConfig(voters=tuple(sorted(replica.id for replica in replicas)))
-        recovered = recover_group(group, initial, machine, engine, logs.get(group))
+        recovered = recover_group(group, initial, machine, engine, logs.get(group), installed_index)
         marks += marks_missing(group, recovered.base, logs.get(group))
         core = RaftCore(
             replica=next(

@@ -245,6 +245,7 @@ class Node:
             rng=self._rng,
             now=self._clock(),
             life=identity.life,
+            installed_index=snapshots.installed_index,
         )
         if marks:
             wal.append(marks, lambda: None)

@@ -9,8 +9,11 @@ one consistent state in them:
   or the mark would not be there: they are applied again at once;
 * the rest of the log is the core's to judge: a leader will say what is committed.
 
-If the engine is ahead of the whole log (it was replaced by a snapshot just before the crash)
-the log is obsolete and the engine's state is the base.
+If the engine is ahead of the whole log or contradicts it, and stands where a snapshot was
+installed, the crash came before the log could say so: the log is obsolete and the engine's
+state is the base. Without such a snapshot the log is an older one than it was, or its end is
+lost, for no entry is applied before it is durable in the log: refused, because votes and
+acknowledged entries are gone with it.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from kvstore.raft.messages import Entry, EntryKind, GroupConfig, HardState, Snap
 from kvstore.storage import records
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from kvstore.kv.engine import Engine, WriteBatch
     from kvstore.kv.state_machine import StateMachine
@@ -43,14 +46,20 @@ def recover_group(
     machine: StateMachine,
     engine: Engine,
     recovered: RecoveredLog | None,
+    installed_index: Callable[[GroupId], LogIndex],
 ) -> RecoveredGroup:
     """Bring ``machine`` up to the log's mark and say from where the core goes on.
+
+    ``installed_index`` tells where the group's last installed snapshot stands, 0 for nowhere.
 
     Raises:
         CorruptionError: entries are missing that only the log could have had.
     """
     hard_state, mark, entries = _from_log(recovered)
-    if _is_obsolete(machine, entries):
+    end = recovered.end if recovered is not None else 0
+    if machine.applied_index > end or _contradicts(machine, entries):
+        if machine.applied_index != installed_index(group):
+            raise _older(group, machine.applied_index, end)
         entries = ()
     if mark is not None:
         _replay(group, machine, engine, [e for e in entries if e.index <= mark.index], mark)
@@ -107,15 +116,12 @@ def _from_log(
     return HardState(Term(recovered.term), ReplicaId(recovered.vote)), mark, entries
 
 
-def _is_obsolete(machine: StateMachine, entries: Sequence[Entry]) -> bool:
-    """Whether the engine's state cannot have come from this log: a snapshot replaced it."""
+def _contradicts(machine: StateMachine, entries: Sequence[Entry]) -> bool:
+    """Whether the engine's last entry is another one than that of the log."""
     if not entries:
         return False
-    applied = machine.applied_index
-    if applied > entries[-1].index:
-        return True
-    offset = applied - entries[0].index
-    return offset >= 0 and entries[offset].term != machine.applied_term
+    offset = machine.applied_index - entries[0].index
+    return 0 <= offset < len(entries) and entries[offset].term != machine.applied_term
 
 
 def _state_as_base(machine: StateMachine, initial: GroupConfig) -> SnapshotMeta:
@@ -158,6 +164,15 @@ def _apply(machine: StateMachine, entry: Entry, batch: WriteBatch) -> None:
             machine.apply_config(entry.index, entry.term, entry.payload, batch)
         case EntryKind.NOOP:
             machine.apply_noop(entry.index, entry.term, batch)
+
+
+def _older(group: GroupId, applied: int, end: int) -> CorruptionError:
+    return CorruptionError(
+        f"group {group}: entry {applied} was applied from this log, which does not have it (it "
+        f"ends at {end}): it is an older copy, or its end is lost",
+        file="write-ahead log",
+        offset=0,
+    )
 
 
 def _missing(group: GroupId, first: int, last: int) -> CorruptionError:

@@ -3,14 +3,15 @@
 What arrives is gathered in ``g<group>.staging``; at its end it is checked as a whole. To
 install it is first to give it a manifest, ``g<group>.manifest``: from then on it *will* be in
 force. Whatever interrupts the installation, the next start does it again from its beginning.
-The manifest goes away when the engine holds all of it durably. So a crash leaves one of these:
+When the engine holds all of it durably the manifest is renamed to ``g<group>.installed``,
+which says why an engine may be ahead of the log. So a crash leaves one of these:
 
 =================  =====================  ===============================================
 staging            manifest               state of the shard; what the next start does
 =================  =====================  ===============================================
 any part or none   none                   the old one; removes the part
 complete           there                  old, half or new; installs again
-complete or none   none, again            the new one; removes the rest
+complete or none   renamed                the new one; removes the rest
 =================  =====================  ===============================================
 
 Nothing is applied to a shard while its manifest is there (``ShardHost.installing``; if the
@@ -28,7 +29,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from kvstore.errors import DiskFull, Internal
-from kvstore.ids import GroupId, ShardId, shard_of_group
+from kvstore.ids import GroupId, LogIndex, ShardId, shard_of_group
 from kvstore.kv.engine import Engine, shard_range
 from kvstore.raft.messages import SnapshotMeta
 from kvstore.storage import snapshot_stream
@@ -175,7 +176,7 @@ class SnapshotStorage:
                 self._promise(group)
             self._write_rows(shard, staging)
             self._engine.flush()
-            self._files.remove(manifest)
+            self._files.rename(manifest, self._installed_path(group))
             self._files.sync_directory(self._directory)
         except OSError as error:
             raise _disk_error(group, error) from error
@@ -222,6 +223,19 @@ class SnapshotStorage:
             self.install(group, shard_of_group(group))
             self.discard(group)
         return pending
+
+    def installed_index(self, group: GroupId) -> LogIndex:
+        """Where the last snapshot of ``group`` that was installed stands, 0 if there is none.
+
+        Raises:
+            CorruptionError: the file that says so is damaged or of a newer format.
+        """
+        path = self._installed_path(group)
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            return LogIndex(0)
+        return Manifest.decode(data, str(path)).meta.index
 
     # -- steps ------------------------------------------------------------------------------
 
@@ -290,6 +304,9 @@ class SnapshotStorage:
 
     def _manifest_path(self, group: GroupId) -> Path:
         return self._directory / f"g{group}.manifest"
+
+    def _installed_path(self, group: GroupId) -> Path:
+        return self._directory / f"g{group}.installed"
 
 
 def _disk_error(group: GroupId, error: OSError) -> DiskFull | Internal:

@@ -70,6 +70,13 @@ def cut(path: Path, size: int) -> None:
     path.write_bytes(path.read_bytes()[:size])
 
 
+def lose_the_end(log: Path) -> None:
+    """As a disk does that lied about its syncs, or an older copy: no trace of what followed."""
+    data = log.read_bytes()
+    half = len(data.rstrip(b"\0")) // 2
+    log.write_bytes(data[:half] + bytes(len(data) - half))
+
+
 def one(directory: Path, pattern: str) -> Path:
     return max(directory.glob(pattern), key=lambda path: path.stat().st_size)
 
@@ -97,6 +104,10 @@ START_DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "the engine emptied": (lambda at: cut(one(at, "engine/MANIFEST-*"), 60), "/engine"),
     "the log flipped": (lambda at: flip(one(at, "wal/*.wal"), 600), ".wal: offset "),
     "the log cut": (lambda at: cut(one(at, "wal/*.wal"), 600), ".wal: offset "),
+    "the log's end lost": (
+        lambda at: lose_the_end(one(at, "wal/*.wal")),
+        "it is an older copy, or its end is lost",
+    ),
     "the log gone": (lambda at: shutil.rmtree(at / "wal"), ".wal: offset 0: the log is gone"),
     "a snapshot flipped": (
         lambda at: flip(half_installed(at) / "g1.staging", 20),

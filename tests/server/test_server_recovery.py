@@ -43,8 +43,12 @@ def log_of(first: int, last: int, term: int = 1, mark: int = 0, mark_term: int =
     return RecoveredLog(term=term, vote=2, mark=marked, entries=entries, end=last)
 
 
-def recover(machine: StateMachine, engine: FakeEngine, log: RecoveredLog | None) -> RecoveredGroup:
-    return recovery.recover_group(GROUP, INITIAL, machine, engine, log)
+def recover(
+    machine: StateMachine, engine: FakeEngine, log: RecoveredLog | None, *, installed: int = 0
+) -> RecoveredGroup:
+    return recovery.recover_group(
+        GROUP, INITIAL, machine, engine, log, lambda _group: LogIndex(installed)
+    )
 
 
 def indexes(recovered: RecoveredGroup) -> list[int]:
@@ -117,7 +121,7 @@ def test_an_engine_ahead_of_its_mark_but_within_the_log() -> None:
 
 def test_an_engine_ahead_of_the_whole_log_was_replaced_by_a_snapshot() -> None:
     engine = FakeEngine()
-    recovered = recover(machine_at(9, engine), engine, log_of(1, 5, mark=3))
+    recovered = recover(machine_at(9, engine), engine, log_of(1, 5, mark=3), installed=9)
     assert (recovered.base.index, recovered.base.term, recovered.applied_index) == (9, 1, 9)
     assert recovered.entries == ()
     assert recovered.hard_state.vote == 2, "what the log says of votes still holds"
@@ -125,9 +129,20 @@ def test_an_engine_ahead_of_the_whole_log_was_replaced_by_a_snapshot() -> None:
 
 def test_a_log_that_contradicts_the_engine_was_replaced_by_a_snapshot() -> None:
     engine = FakeEngine()
-    recovered = recover(machine_at(4, engine, term=2), engine, log_of(1, 8, term=1))
+    log = log_of(1, 8, term=1)
+    recovered = recover(machine_at(4, engine, term=2), engine, log, installed=4)
     assert (recovered.base.index, recovered.base.term) == (4, 2)
     assert recovered.entries == ()
+
+
+@pytest.mark.parametrize("installed", [0, 8])
+@pytest.mark.parametrize("log", [None, log_of(1, 5, mark=3), log_of(1, 9, term=2)])
+def test_a_log_that_fell_behind_its_engine_is_corruption(
+    log: RecoveredLog | None, installed: int
+) -> None:
+    engine = FakeEngine()
+    with pytest.raises(CorruptionError, match="group 1: entry 9 was applied from this log, which"):
+        recover(machine_at(9, engine), engine, log, installed=installed)
 
 
 def test_the_snapshots_own_configuration_is_kept() -> None:
@@ -138,7 +153,7 @@ def test_the_snapshots_own_configuration_is_kept() -> None:
     machine.flush(into)
     engine.write(into)
     machine.written()
-    assert recover(machine, engine, None).base.config == LATER
+    assert recover(machine, engine, None, installed=1).base.config == LATER
 
 
 def test_entries_under_a_mark_of_another_term_are_obsolete() -> None:

@@ -246,6 +246,7 @@ class SimNode:
             rng=self.rng,
             now=self.clock(),
             life=self.data_life,
+            installed_index=storage.installed_index,
         )
         if marks:
             self.wal.append(marks, lambda: None)

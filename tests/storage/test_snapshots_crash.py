@@ -78,7 +78,7 @@ class FusedFiles(OsFiles):
     def rename(self, old: Path, new: Path) -> None:
         self.fuse.burn()
         super().rename(old, new)
-        self.synced[new] = self.synced.pop(old)
+        self.synced[new] = self.synced.pop(old) if old in self.synced else new.read_bytes()
 
     def remove(self, path: Path) -> None:
         self.fuse.burn()
@@ -192,11 +192,14 @@ def restart(directory: Path, kept: dict[bytes, bytes], *, must_be_new: bool) -> 
             kept = engine.rows()
             continue
         break
-    assert [path.name for path in directory.iterdir()] == []
     rows = engine.rows()
     assert {key: rows.pop(key) for key in NEIGHBOURS} == NEIGHBOURS
     assert rows == NEW or (rows == OLD and not must_be_new)
-    return "new" if rows == NEW else "old"
+    outcome = "new" if rows == NEW else "old"
+    left = {"new": [f"g{GROUP}.installed"], "old": []}
+    assert [path.name for path in directory.iterdir()] == left[outcome]
+    assert storage.installed_index(GROUP) == (META.index if outcome == "new" else 0)
+    return outcome
 
 
 def test_what_was_applied_after_an_installation_is_never_taken_back(tmp_path: Path) -> None:
@@ -219,14 +222,15 @@ def test_a_disk_that_fails_while_staging_leaves_nothing(
     tmp_path: Path, failure: int, expected: type[Exception]
 ) -> None:
     for at in crash_points():
+        directory = tmp_path / str(at)
         fuse = Fuse(at, lambda: OSError(failure, "injected"))
         files = FusedFiles(fuse)
         engine = MemoryEngine()
-        storage = SnapshotStorage(engine, tmp_path / "s", files)
+        storage = SnapshotStorage(engine, directory, files)
         try:
             stage(storage)
         except expected:
-            assert list((tmp_path / "s").iterdir()) == []
+            assert list(directory.iterdir()) == []
             stage(storage)  # there is room again
             storage.install(GROUP, SHARD)
             assert dict(engine.snapshot_rows(b"", b"\xff")) == NEW
