@@ -49,7 +49,7 @@ def load_machines(shard_map: ShardMap, own: NodeId, engine: Engine) -> dict[Grou
     }
 
 
-def recover_hosts(
+def recover_hosts(  # noqa: PLR0913  all that a start has found, each by name
     config: NodeConfig,
     shard_map: ShardMap,
     engine: Engine,
