@@ -157,7 +157,8 @@ def _check_later(node: NodeId, pin: Pin, known: Pin) -> None:
     if pin.life < known.life:
         raise Refused(
             f"{node} was repaired and lives on in another data directory (life {known.life}); "
-            f"this one, of life {pin.life}, was given up for good: do not start it"
+            f"this one, of life {pin.life}, was given up for good: do not start it; if the other "
+            "is lost too, repair the node again: kv repair --config FILE, on its machine"
         )
     if pin.life == known.life:
         raise Refused(

@@ -23,7 +23,9 @@ way round. Everything in this module blocks.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import pwd
 import re
 import shutil
 from dataclasses import dataclass, replace
@@ -34,7 +36,7 @@ from kvstore.errors import CorruptionError, DataDirectoryError, StartupError
 from kvstore.ids import LIFE_MAX
 from kvstore.storage import identity_file
 from kvstore.storage.files import Files, OsFiles, write_file_atomically
-from kvstore.storage.identity import Identity, lock, new_data_id
+from kvstore.storage.identity import LOCK_FILE, Identity, lock, new_data_id
 from kvstore.storage.identity_file import IDENTITY_FILE, Content, Owner, Pin
 
 if TYPE_CHECKING:
@@ -103,7 +105,17 @@ class Renewal:
             return DataDirectoryError(
                 f"data directory {self._data_dir} holds {parts[0]} but no {IDENTITY_FILE}"
             )
-        return DataDirectoryError(f"data directory {self._data_dir} is empty: what it held is lost")
+        strangers = sorted(entry.name for entry in self._data_dir.iterdir() if _is_strange(entry))
+        state = f"holds {strangers[0]} but nothing of a node" if strangers else "is empty"
+        return DataDirectoryError(f"data directory {self._data_dir} {state}: what it held is lost")
+
+    def _check_movable(self) -> None:
+        for path in (self._data_dir / part for part in self._parts()):
+            if os.path.ismount(path):
+                raise DataDirectoryError(
+                    f"{path} is a mount point and cannot be moved aside: unmount it, repair, and "
+                    "give the node an empty file system there"
+                )
 
     def _parts(self) -> list[str]:
         return [part for part in PARTS if os.path.lexists(self._data_dir / part)]
@@ -115,7 +127,8 @@ class Renewal:
             wall_s: the wall clock, whole seconds since the Unix epoch.
 
         Raises:
-            StartupError: the clock cannot be right.
+            StartupError: the clock cannot be right, or the data cannot be moved; nothing was
+                changed.
             OSError: the disk fails; repair again.
         """
         content = self._content
@@ -134,6 +147,7 @@ class Renewal:
         life = max([wall_s, *(life + 1 for life in self._lives())])
         if life > LIFE_MAX:
             raise StartupError(f"the clock says {wall_s} s since 1970; set it, then repair again")
+        self._check_movable()
         path = self._data_dir / IDENTITY_FILE
         aside = ""
         if self._parts() or path.exists():
@@ -184,6 +198,7 @@ def open_renewal(data_dir: Path, owner: Owner, files: Files | None = None) -> Re
     Raises:
         DataDirectoryError: in use by another process, somebody else's, or unreadable.
     """
+    _check_user(data_dir)
     lock_fd = lock(data_dir)
     renewal = Renewal(data_dir, lock_fd, owner, files or OsFiles())
     try:
@@ -192,6 +207,30 @@ def open_renewal(data_dir: Path, owner: Owner, files: Files | None = None) -> Re
         renewal.release()
         raise
     return renewal
+
+
+def _check_user(data_dir: Path) -> None:
+    """What root makes here the node of another user could not open at its next start."""
+    for path in (data_dir / name for name in (IDENTITY_FILE, *PARTS)):
+        with contextlib.suppress(OSError):
+            uid = path.stat().st_uid
+            if uid != os.geteuid():
+                raise DataDirectoryError(
+                    f"{path} belongs to user {_user_name(uid)}: repair as that user, else the "
+                    "node cannot open what the repair makes"
+                )
+
+
+def _user_name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def _is_strange(entry: Path) -> bool:
+    ours = entry.name in (LOCK_FILE, IDENTITY_FILE + ".new")
+    return not (ours or _SET_ASIDE.fullmatch(entry.name))
 
 
 def discard(renewed: Renewed) -> None:

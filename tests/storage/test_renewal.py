@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -169,6 +170,44 @@ def test_somebody_elses_directory_is_left_alone(tmp_path: Path, owner: Owner) ->
         look(tmp_path, owner=owner)
     assert (tmp_path / IDENTITY_FILE).read_bytes() == before
     start(tmp_path).release()
+
+
+@pytest.mark.parametrize("name", [IDENTITY_FILE, "engine"])
+def test_data_of_another_user_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    used(tmp_path)
+    if name != IDENTITY_FILE:
+        (tmp_path / IDENTITY_FILE).unlink()
+        shutil.rmtree(tmp_path / "wal")
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "geteuid", lambda: tmp_path.stat().st_uid + 1)
+        with pytest.raises(DataDirectoryError, match=f"{name} belongs to user .*: repair as that"):
+            look(tmp_path)
+    assert not (tmp_path / "lock").exists()
+    repair(tmp_path)
+
+
+def test_what_cannot_be_moved_is_noticed_before_anything_is_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(os.path, "ismount", lambda path: path.name == "wal")
+        with pytest.raises(DataDirectoryError, match="wal is a mount point and cannot be moved"):
+            repair(tmp_path)
+    start(tmp_path).release()
+    assert list(tmp_path.glob("damaged-*")) == []
+
+
+def test_a_directory_of_other_things_is_not_called_empty(tmp_path: Path) -> None:
+    (tmp_path / "lost+found").mkdir()
+    renewal = look(tmp_path)
+    assert renewal.damage is not None
+    assert "holds lost+found but nothing of a node" in renewal.damage.message
+    renewal.release()
+    repair(tmp_path)
+    assert_fresh(tmp_path)
 
 
 def test_a_running_node_is_left_alone(tmp_path: Path) -> None:
