@@ -77,7 +77,11 @@ def test_a_clients_clock_does_not_matter() -> None:
         ({"node_id": N1}, Refused, "two nodes are called n1"),
         ({"node_id": NodeId("n9")}, Refused, "n9 is no member"),
         ({"data_id": 333}, Refused, "another data directory.*kv repair"),
-        ({"data_id": 333, "life": 0}, Refused, "repaired and lives on.*do not start it; if the other is lost.*kv repair"),
+        (
+            {"data_id": 333, "life": 0},
+            Refused,
+            "repaired and lives on.*do not start it; if the other is lost.*kv repair",
+        ),
         ({"life": 0}, Refused, "repaired and lives on"),
         ({"wall_ms": NOW_MS + 501}, ClockAhead, "n2's clock is 501 ms ahead"),
     ],
