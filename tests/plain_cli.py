@@ -2,13 +2,44 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from typing import TYPE_CHECKING
 
 import click
 
 if TYPE_CHECKING:
-    from typing import NoReturn
+    from typing import Any, NoReturn
+
+
+class WholeNumber(click.IntRange):
+    """A whole number in a range, asked for in words."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            number = int(value)
+        except ValueError:
+            self.fail(f"{value!r} is not a whole number", param, ctx)
+        return super().convert(number, param, ctx)
+
+
+class _Minutes(click.FloatRange):
+    """Neither infinity nor "not a number", which no clock ever reaches."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not (math.isfinite(number) and number > 0):
+            self.fail(f"{str(value)!r} is not a number of minutes above 0", param, ctx)
+        return number
+
+
+MINUTES = _Minutes(0, min_open=True)
+"""How long: a finite number above 0."""
 
 
 def run(command: click.Command) -> NoReturn:

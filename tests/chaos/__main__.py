@@ -15,8 +15,8 @@ import uvloop
 
 from chaos import report
 from chaos.cluster import DidNotStart
-from chaos.run import NotOurs, run_chaos
-from plain_cli import run
+from chaos.run import Unusable, run_chaos
+from plain_cli import MINUTES, WholeNumber, run
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--minutes", type=click.FloatRange(0, min_open=True), default=2.0, show_default=True)
-@click.option("--kills", type=click.IntRange(1), help="Stop earlier, after so many kills.")
-@click.option("--seed", type=click.IntRange(0), help="Which faults, on whom; else a fresh one.")
-@click.option("--nodes", type=click.IntRange(3, 9), default=5, show_default=True)
-@click.option("--clients", type=click.IntRange(1, 64), default=8, show_default=True)
+@click.option("--minutes", type=MINUTES, default=2.0, show_default=True)
+@click.option("--kills", type=WholeNumber(1), help="Stop earlier, after so many kills.")
+@click.option("--seed", type=WholeNumber(0), help="Which faults, on whom; else a fresh one.")
+@click.option("--nodes", type=WholeNumber(3, 9), default=5, show_default=True)
+@click.option("--clients", type=WholeNumber(1, 64), default=8, show_default=True)
 @click.option(
     "--report",
     "directory",
@@ -50,7 +50,7 @@ def main(
         made = uvloop.run(
             _until_terminated(
                 run_chaos(
-                    directory.resolve(),
+                    directory.absolute(),
                     seed=seed,
                     seconds=60 * minutes,
                     kills=kills,
@@ -60,16 +60,21 @@ def main(
                 )
             )
         )
-    except NotOurs as refused:
+    except Unusable as refused:
         raise click.BadParameter(str(refused), param_hint="--report") from None
     except DidNotStart as failure:
         click.echo(f"error: the cluster did not start: {failure}", err=True)
         sys.exit(1)
     except asyncio.CancelledError:
         raise click.Abort from None
-    told = report.write(directory, made)
+    told = report.facts(made)
     click.echo()
     click.echo(report.in_words(told))
+    try:
+        report.write(directory, made, told)
+    except OSError as error:
+        click.echo(f"error: the report could not be written: {error}", err=True)
+        sys.exit(1)
     click.echo(f"{time.monotonic() - began:.0f} s in all; in {directory}: report.md, report.json,")
     click.echo("latency.svg, history.jsonl, and of each node its log and data.")
     sys.exit(1 if told["problems"] else 0)

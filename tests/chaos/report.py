@@ -168,13 +168,11 @@ def _fault_rows(told: dict[str, Any]) -> list[str]:
     ]
 
 
-def write(directory: Path, run: Run) -> dict[str, Any]:
-    """Write all of it into ``directory``; the result is what ``report.json`` holds."""
-    told = facts(run)
+def write(directory: Path, run: Run, told: dict[str, Any]) -> None:
+    """Write all of it into ``directory``; ``told`` are the facts of ``run``."""
     text = json.dumps(told, indent=2) + "\n"
     (directory / "report.json").write_text(text, encoding="utf-8")
     (directory / "report.md").write_text(in_words(told), encoding="utf-8")
     picture = latency_svg(run.history.samples, run.events, run.began, run.ended)
     (directory / "latency.svg").write_text(picture, encoding="utf-8")
     save(directory / "history.jsonl", run.history.operations)
-    return told

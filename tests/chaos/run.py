@@ -26,8 +26,8 @@ MARK = ".chaos"
 """The file that says that a directory may be emptied."""
 
 
-class NotOurs(Exception):
-    """The directory holds something that a run did not make."""
+class Unusable(Exception):
+    """The directory holds something that a run did not make, or cannot be written."""
 
 
 async def run_chaos(
@@ -52,7 +52,7 @@ async def run_chaos(
         say: takes a line of progress now and then.
 
     Raises:
-        NotOurs: nothing was touched.
+        Unusable: says why ``directory`` is no place for a run; none was begun.
         DidNotStart: the cluster is not there.
     """
     await asyncio.to_thread(_make_empty, directory)
@@ -101,8 +101,15 @@ async def run_chaos(
 
 
 def _make_empty(directory: Path) -> None:
+    try:
+        _empty(directory)
+    except OSError as error:
+        raise Unusable(f"{directory} cannot be used: {error.strerror}") from None
+
+
+def _empty(directory: Path) -> None:
     if directory.exists() and any(directory.iterdir()) and not (directory / MARK).exists():
-        raise NotOurs(f"{directory} holds other things: name a new directory")
+        raise Unusable(f"{directory} holds other things: name a new directory")
     for disk in directory.glob("n*/data"):
         if disk.is_mount():  # of a run that was killed
             unmount(disk)

@@ -21,7 +21,7 @@ from chaos.plot import latency_svg
 from chaos.proxy import Link
 from chaos.report import Run, facts, in_words
 from chaos.retries import Retries, Tap
-from chaos.run import NotOurs, run_chaos
+from chaos.run import Unusable, run_chaos
 from chaos.target import Target
 from chaos.verdict import LEDGER_KEYS_MIN, Verdict, check_counters, check_ledger, complaints
 from kvstore.ids import NodeId, ShardId
@@ -118,7 +118,7 @@ def test_a_process_that_ends_by_itself_is_noticed_even_if_it_is_replaced(tmp_pat
 
 async def test_a_directory_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis").write_text("the only copy", encoding="utf-8")
-    with pytest.raises(NotOurs, match="holds other things"):
+    with pytest.raises(Unusable, match="holds other things"):
         await run_chaos(tmp_path, seed=1, seconds=1.0)
     assert (tmp_path / "thesis").read_text(encoding="utf-8") == "the only copy"
 
