@@ -17,17 +17,17 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, TextIO
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from plain_cli import run
+from plain_cli import MINUTES, WholeNumber, run
 from sim.run import Result, run_seed, run_seed_twice_at_times
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
 KEPT_SEEDS = Path(__file__).with_name("kept_seeds.txt")
 TRACE_LINES = 60
@@ -54,6 +54,8 @@ class Totals:
     installs: int = 0
     faults: dict[str, int] = field(default_factory=dict)
     failed: list[Result] = field(default_factory=list)
+    elapsed_s: float = 0.0
+    """Of real time."""
 
     def add(self, result: Result) -> None:
         self.seeds += 1
@@ -131,14 +133,14 @@ def show_failure(console: Console, result: Result, *, whole: bool = False) -> No
     console.print(f"run it again, with its whole trace: make sim SEED={result.seed}", markup=False)
 
 
-def summary(totals: Totals, elapsed_s: float) -> str:
+def summary(totals: Totals) -> str:
     """A few lines for people."""
     hours, unscaled = totals.seconds / 3600, totals.unscaled_s / 3600
     five = totals.five_node_s / totals.five_node_cpu_s if totals.five_node_cpu_s else 0.0
     faults = ", ".join(f"{number} {name}" for name, number in sorted(totals.faults.items()))
     return (
-        f"{totals.seeds} seeds, {hours:.1f} simulated hours in {elapsed_s:.0f} s "
-        f"({totals.seeds / elapsed_s:.1f} seeds/s): {totals.calls} calls, {totals.retries} "
+        f"{totals.seeds} seeds, {hours:.1f} simulated hours in {totals.elapsed_s:.0f} s "
+        f"({totals.seeds / totals.elapsed_s:.1f} seeds/s): {totals.calls} calls, {totals.retries} "
         f"retries, {totals.elections} elections, {totals.installs} snapshots\n"
         f"some clusters are slow, timeouts and all; at the default ones that is {unscaled:.1f} "
         f"hours; {five:.0f} simulated seconds of five nodes a second of one core\n"
@@ -152,63 +154,27 @@ def kept_seeds() -> list[int]:
     return [int(line.partition("#")[0]) for line in lines if line.partition("#")[0].strip()]
 
 
-def _chosen(first: int, number: int | None) -> Iterable[int]:
-    return count(first) if number is None else range(first, first + number)
+def _show_one(seed: int) -> NoReturn:
+    """Its whole trace."""
+    result = run_seed(seed, tracing=True)
+    for line in result.trace:
+        click.echo(line)
+    click.echo(f"seed {seed}: {result.failure or 'holds'}")
+    sys.exit(1 if result.failure else 0)
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--seed", type=click.IntRange(0), help="Run this one and print its whole trace.")
-@click.option("--seeds", type=click.IntRange(1), help="How many to run.")
-@click.option("--first", type=click.IntRange(0), help="The first seed; else fresh ones.")
-@click.option("--minutes", type=click.FloatRange(0, min_open=True), help="Stop after so long.")
-@click.option("--kept", is_flag=True, help="First the seeds that once failed.")
-@click.option("--keep-going", is_flag=True, help="Do not stop at the first failure.")
-@click.option("--json", "json_path", type=click.Path(dir_okay=False), help="Write totals here.")
-def main(
-    seed: int | None,
-    seeds: int | None,
-    first: int | None,
-    minutes: float | None,
-    kept: bool,
-    keep_going: bool,
-    json_path: str | None,
-) -> None:
-    """Run simulated clusters and check that they keep their promises."""
-    with _silence():
-        _main(seed, seeds, first, minutes, kept, keep_going, json_path)
-
-
-def _main(
-    seed: int | None,
-    seeds: int | None,
-    first: int | None,
-    minutes: float | None,
-    kept: bool,
-    keep_going: bool,
-    json_path: str | None,
-) -> NoReturn:
-    console = Console(stderr=False)
-    if seed is not None:
-        result = run_seed(seed, tracing=True)
-        for line in result.trace:
-            click.echo(line)
-        click.echo(f"seed {seed}: {result.failure or 'holds'}")
-        sys.exit(1 if result.failure else 0)
-    if first is None:
-        first = FRESH_SEEDS_FROM + int.from_bytes(os.urandom(4), "big")
-    if seeds is None and minutes is None:
-        seeds = 100
-    chosen = iter(kept_seeds() if kept else [])
+def _run_all(
+    fresh: Iterator[int], kept: list[int], *, seeds: int | None, until: float, keep_going: bool
+) -> Totals:
+    """The kept seeds, whatever time that takes, then the fresh ones, behind a bar of progress."""
     totals, began = Totals(), time.monotonic()
-    until = began + 60 * minutes if minutes is not None else float("inf")
-    fresh = iter(_chosen(first, seeds))
+    total = None if seeds is None else seeds + len(kept)
     with Progress(
         TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[figures]}"),
         TimeRemainingColumn(), console=Console(stderr=True), transient=True,
     ) as progress:  # fmt: skip
-        total = None if seeds is None else seeds + (len(kept_seeds()) if kept else 0)
-        task = progress.add_task(f"seeds from {first}", total=total, figures="")
-        for row, end in ((chosen, float("inf")), (fresh, until)):
+        task = progress.add_task("seeds", total=total, figures="")
+        for row, end in ((iter(kept), float("inf")), (fresh, until)):
             for result in run_seeds(row, until=end, keep_going=keep_going):
                 totals.add(result)
                 totals.fresh += row is fresh
@@ -217,19 +183,58 @@ def _main(
                 progress.update(task, advance=1, figures=figures)
             if totals.failed and not keep_going:
                 break
-    elapsed_s = time.monotonic() - began
-    for failed in totals.failed[:3]:
-        show_failure(console, failed)
-    click.echo(f"seeds {first} on: {summary(totals, elapsed_s)}")
+    totals.elapsed_s = time.monotonic() - began
+    return totals
+
+
+def _write(file: TextIO, totals: Totals) -> None:
+    facts = {name: value for name, value in vars(totals).items() if name != "failed"}
+    facts |= {
+        "violations": [failed.seed for failed in totals.failed],
+        "first_violation": totals.failed[0].failure if totals.failed else "",
+    }
+    file.write(json.dumps(facts, indent=2) + "\n")
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--seed", type=WholeNumber(min=0), help="Run this one and print its whole trace.")
+@click.option("--seeds", type=WholeNumber(min=1), help="How many to run.")
+@click.option("--first", type=WholeNumber(min=0), help="The first seed; else fresh ones.")
+@click.option("--minutes", type=MINUTES, help="Stop after so long.")
+@click.option("--kept", is_flag=True, help="First the seeds that once failed.")
+@click.option("--keep-going", is_flag=True, help="Do not stop at the first failure.")
+@click.option("--json", "json_file", type=click.File("w", lazy=False), help="Write totals here.")
+def main(
+    seed: int | None,
+    seeds: int | None,
+    first: int | None,
+    minutes: float | None,
+    kept: bool,
+    keep_going: bool,
+    json_file: TextIO | None,
+) -> None:
+    """Run simulated clusters and check that they keep their promises."""
+    with _silence():
+        if seed is not None:
+            _show_one(seed)
+        if first is None:
+            first = FRESH_SEEDS_FROM + int.from_bytes(os.urandom(4), "big")
+        if seeds is None and minutes is None:
+            seeds = 100
+        fresh = count(first) if seeds is None else iter(range(first, first + seeds))
+        totals = _run_all(
+            fresh,
+            kept_seeds() if kept else [],
+            seeds=seeds,
+            until=float("inf") if minutes is None else time.monotonic() + 60 * minutes,
+            keep_going=keep_going,
+        )
+        for failed in totals.failed[:3]:
+            show_failure(Console(), failed)
+    click.echo(f"seeds {first} on: {summary(totals)}")
     click.echo(f"{len(totals.failed)} violations")
-    if json_path is not None:
-        facts = {k: v for k, v in vars(totals).items() if k != "failed"}
-        facts |= {
-            "violations": [failed.seed for failed in totals.failed],
-            "first_violation": totals.failed[0].failure if totals.failed else "",
-            "elapsed_s": elapsed_s,
-        }
-        Path(json_path).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    if json_file is not None:
+        _write(json_file, totals)
     if totals.fresh == 0 and not totals.failed:
         raise click.ClickException("no fresh seed was run: more time is needed")
     sys.exit(1 if totals.failed else 0)

@@ -84,7 +84,7 @@ class Durable:
         """Another record is durable.
 
         Raises:
-            Violation: it takes back a term or a vote.
+            Violation: it is a second vote in a term.
         """
         kind, _, index, term = records.peek(record)
         match kind:
@@ -109,6 +109,7 @@ class Durable:
         self.end = min(self.end, index - 1)
 
     def _hard_state(self, term: int, vote: int) -> None:
-        if term < self.term or (term == self.term and self.vote not in (0, vote)):
-            raise Violation(f"wrote term {term}, vote {vote} after {self.term}, {self.vote}")
-        self.term, self.vote = term, vote
+        """On a full disk votes overtake what was appended before them: the highest counts."""
+        if term == self.term and vote != self.vote and 0 not in (vote, self.vote):
+            raise Violation(f"wrote votes for {self.vote} and for {vote} in term {term}")
+        self.term, self.vote = max((self.term, self.vote), (term, vote))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +27,21 @@ def test_a_seed_holds(seed: int) -> None:
     assert result.entries > 0
 
 
+def seeds_with_every_fault() -> list[int]:
+    """A few seeds of at least three nodes, in which every fault is on at least once."""
+    missing, chosen = set(RATES), []
+    for seed in range(1_000):
+        swarm = draw(World(seed).rng)
+        news = missing & set(swarm.faults)
+        if swarm.nodes >= 3 and len(news) >= min(5, len(missing)):
+            chosen.append(seed)
+            missing -= news
+        if not missing:
+            break
+    assert not missing
+    return chosen
+
+
 def traced(seed: int, hash_seed: str) -> bytes:
     """The whole trace, from a process of its own."""
     done = subprocess.run(
@@ -39,7 +55,7 @@ def traced(seed: int, hash_seed: str) -> bytes:
     return done.stdout
 
 
-@pytest.mark.parametrize("seed", [11, 12, 13])
+@pytest.mark.parametrize("seed", seeds_with_every_fault())
 def test_a_seed_repeats_itself_to_the_byte(seed: int) -> None:
     trace = traced(seed, hash_seed="1")
     assert len(trace.splitlines()) > 200
@@ -67,8 +83,25 @@ def test_a_failure_prints_the_trace_and_the_command_that_repeats_it(
     assert result.exit_code == 1
     assert "make sim SEED=5" in result.output
     assert "planted for this test" in result.output
-    assert "all is healed" in result.output or " <- n" in result.output
+    assert re.search(r"^ +[0-9.]+ n\d +<- n\d \w+\(sender=", result.output, re.MULTILINE)
+    assert re.search(r"^seed 5: planted for this test$", result.output, re.MULTILINE)
     assert "1 violations" in result.output
+
+
+def test_after_a_kept_seed_has_failed_no_fresh_one_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sim.run.Run.judge", a_run_that_fails)
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    monkeypatch.setattr("sim.__main__.kept_seeds", lambda: [21])
+    result = CliRunner().invoke(program.main, ["--first", "5", "--seeds", "3", "--kept"])
+    assert result.exit_code == 1
+    assert "make sim SEED=21" in result.output
+    assert "make sim SEED=5" not in result.output
+
+
+def test_a_run_without_a_fresh_seed_is_no_success() -> None:
+    result = CliRunner().invoke(program.main, ["--minutes", "0.000001"])
+    assert result.exit_code == 1
+    assert "no fresh seed was run" in result.output
 
 
 def test_a_few_seeds_end_with_a_summary(tmp_path: Path) -> None:
@@ -83,7 +116,15 @@ def test_a_few_seeds_end_with_a_summary(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--seed", "x"], ["--seeds", "0"], ["--minutes", "-1"], ["--first", "1.5"], ["--what"]],
+    [
+        ["--seed", "x"],
+        ["--seeds", "0"],
+        ["--minutes", "-1"],
+        ["--minutes", "nan"],
+        ["--first", "1.5"],
+        ["--json", "/nonexistent/totals"],
+        ["--what"],
+    ],
 )
 def test_bad_input_is_one_clear_line(arguments: list[str]) -> None:
     result = CliRunner().invoke(program.main, arguments)
