@@ -15,7 +15,7 @@ from kvstore.cli import output
 from kvstore.cli.exits import Exit
 from kvstore.cli.options import Command, Settings
 from kvstore.cli.progress import progress
-from kvstore.errors import InvalidArgument, KVError
+from kvstore.errors import InvalidArgument, KVError, of_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -105,7 +105,7 @@ def _examine(held: Repair, node: NodeConfig, chosen: Chosen, start: str) -> str:
     except (KVError, OSError) as error:
         if not chosen.force:
             raise
-        return str(error)
+        return of_file(error, node.data_dir) if isinstance(error, OSError) else error.message
     if found is not None:
         return found
     if not chosen.force:

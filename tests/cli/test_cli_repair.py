@@ -92,6 +92,21 @@ def test_a_directory_of_another_node(kv: Kv, config_file: str, tmp_path: Path) -
     assert "was made for node n1, the configuration says n2" in done.error_line
 
 
-@pytest.mark.parametrize("arguments", [(), ("--config", "missing.toml")])
-def test_bad_usage(kv: Kv, arguments: tuple[str, ...]) -> None:
-    assert kv("repair", *arguments).code == 2
+def test_bad_usage(kv: Kv) -> None:
+    done = kv("repair")
+    assert done.code == 2
+    assert "'--config'" in done.error_line
+
+
+def test_a_file_that_is_missing_is_named_once(kv: Kv) -> None:
+    done = kv("repair", "--config", "missing.toml")
+    assert done.code == 2
+    assert done.error_line == "kv: missing.toml: cannot be read: No such file or directory"
+
+
+def test_a_data_directory_that_is_a_file(kv: Kv, config_file: str, tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("")
+    for options in ((), ("--force",)):
+        done = kv("repair", "--config", config_file, "--yes", *options)
+        assert done.code == 2
+        assert done.error_line == "kv: data directory data is not a directory"
