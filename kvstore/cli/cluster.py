@@ -24,7 +24,7 @@ from kvstore.cli.options import DIRECTORY_DEFAULT, Command, Group, Settings, who
 from kvstore.cli.progress import progress
 from kvstore.cli.repair import Chosen, repair_data, repair_options
 from kvstore.cli.view import leaders_per_node
-from kvstore.errors import StartupError, Unavailable
+from kvstore.errors import InvalidArgument, StartupError, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -180,6 +180,9 @@ def repair_node(settings: Settings, /, node_id: str, **chosen: bool) -> int:
     loaded = clusters.load(settings.cluster_directory)
     node = loaded.node(node_id)
     with clusters.locked(loaded.directory):
+        if (state := node.state()) is not State.DEAD:
+            advice = f"stop it first: kv cluster kill {node.id}{_where(loaded)}"
+            raise InvalidArgument(f"{node.id} is {state}; {advice}")
         return repair_data(
             settings,
             config.load(node.files.config_file),

@@ -186,7 +186,11 @@ def test_kill_pause_resume_restart(whole: Shell) -> None:
 
 def test_repair(whole: Shell) -> None:
     shell = whole
-    assert "in use by another process" in shell.fails(2, "cluster", "repair", "n2", "--yes")
+    for state, command in (("running", "resume"), ("paused", "pause")):
+        shell.ok("cluster", command, "n2")
+        line = shell.fails(2, "cluster", "repair", "n2", "--yes", "--force")
+        assert line == f"kv: n2 is {state}; stop it first: kv cluster kill n2"
+    shell.ok("cluster", "resume", "n2")
     shell.ok("put", "before", "the repair")
     shell.ok("cluster", "kill", "n2")
     shutil.rmtree(shell.directory / ".kv" / "n2" / "data" / "wal")
