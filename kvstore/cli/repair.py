@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,7 +81,8 @@ def repair_data(settings: Settings, node: NodeConfig, chosen: Chosen, *, start: 
         start: The command that starts the node afterwards.
 
     Raises:
-        InvalidArgument: nothing is wrong with the data, or the node could never come back.
+        InvalidArgument: nothing is wrong with the data, or the node could never come back, or
+            nobody answers.
         StartupError: the node runs, or the directory cannot be used or changed.
     """
     from kvstore.server.repair import opened
@@ -89,7 +91,7 @@ def repair_data(settings: Settings, node: NodeConfig, chosen: Chosen, *, start: 
         found = _examine(held, node, chosen, start)
         if not chosen.yes:
             _explain(node, found, chosen)
-            if not click.confirm(f"Repair {node.node_id}?", err=True):
+            if not _is_agreed(f"Repair {node.node_id}?"):
                 output.note("kv: nothing was changed")
                 return Exit.INTERRUPTED
         renewed = held.renew(int(time.time()), keep=not chosen.discard)
@@ -129,6 +131,35 @@ def _explain(node: NodeConfig, found: str, chosen: Chosen) -> None:
         "",
     ):
         output.note(text)
+
+
+def _is_agreed(question: str) -> bool:
+    """Ask until the answer is yes or no; no word is a no.
+
+    Raises:
+        InvalidArgument: there is nobody to ask.
+    """
+    while True:
+        answer = _answer(f"{question} [y/N] ")
+        if answer in (b"y", b"yes"):
+            return True
+        if answer in (b"n", b"no", b""):
+            return False
+        output.note("Please say y or n.")
+
+
+def _answer(question: str) -> bytes:
+    """The next line of stdin, in lower case."""
+    try:
+        output.ask(question)
+        said = b"" if sys.stdin is None else sys.stdin.buffer.readline()
+    except KeyboardInterrupt:
+        output.note("")  # the question's line ends here
+        raise
+    if not said:
+        output.note("")
+        raise InvalidArgument("a repair needs an answer; --yes repairs without asking")
+    return said.strip().lower()
 
 
 def _write_done(

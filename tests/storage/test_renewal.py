@@ -183,6 +183,28 @@ def test_a_running_node_is_left_alone(tmp_path: Path) -> None:
     held.release()
 
 
+def test_looking_makes_no_directory(tmp_path: Path) -> None:
+    held = look(tmp_path / "data")
+    assert held.damage is not None
+    held.release()
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_directory_that_was_made_since_it_was_missing_is_left_alone(tmp_path: Path) -> None:
+    data_dir = tmp_path / "data"
+    held = look(data_dir)
+    running = start(data_dir)
+    before = (data_dir / IDENTITY_FILE).read_bytes()
+    with pytest.raises(DataDirectoryError, match="in use by another process"):
+        held.renew(NOW_S)
+    running.release()
+    with pytest.raises(DataDirectoryError, match="was made meanwhile"):
+        held.renew(NOW_S)
+    held.release()
+    assert (data_dir / IDENTITY_FILE).read_bytes() == before
+    start(data_dir).release()
+
+
 def test_a_clock_beyond_all_lives_is_refused(tmp_path: Path) -> None:
     used(tmp_path)
     with pytest.raises(StartupError, match="the clock says"):
