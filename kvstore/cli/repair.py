@@ -81,8 +81,7 @@ def repair_data(settings: Settings, node: NodeConfig, chosen: Chosen, *, start: 
         start: The command that starts the node afterwards.
 
     Raises:
-        InvalidArgument: nothing is wrong with the data, or the node could never come back, or
-            nobody answers.
+        InvalidArgument: nothing is wrong with the data, or the node could never come back.
         StartupError: the node runs, or the directory cannot be used or changed.
     """
     from kvstore.server.repair import opened

@@ -62,12 +62,6 @@ def test_it_explains_and_asks(kv: Kv, config_file: str, tmp_path: Path) -> None:
     assert "removed for good" in accepted.err
 
 
-def test_it_asks_until_it_is_told(kv: Kv, config_file: str) -> None:
-    done = kv("repair", "--config", config_file, stdin=b"perhaps\n\xff\nYES\n")
-    assert done.code == 0
-    assert done.err.count("Repair n1? [y/N] ") == 3
-
-
 def test_nobody_to_ask(kv: Kv, config_file: str, tmp_path: Path) -> None:
     for stdin in (b"", b"perhaps\n"):
         done = kv("repair", "--config", config_file, stdin=stdin)
@@ -77,6 +71,12 @@ def test_nobody_to_ask(kv: Kv, config_file: str, tmp_path: Path) -> None:
             "kv: a repair needs an answer; --yes repairs without asking",
         ]
         assert not (tmp_path / "data").exists()
+
+
+def test_it_asks_until_it_is_told(kv: Kv, config_file: str) -> None:
+    done = kv("repair", "--config", config_file, stdin=b"perhaps\n\xff\nYES\n")
+    assert done.code == 0
+    assert done.err.count("Repair n1? [y/N] ") == 3
 
 
 def start_kv(tmp_path: Path, *command: str, **options: Any) -> subprocess.Popen[bytes]:
