@@ -106,6 +106,10 @@ class Renewal:
             self.damage = error
 
     def _without_identity(self) -> DataDirectoryError:
+        if self._lock_fd is None:
+            return DataDirectoryError(
+                f"data directory {self._data_dir} is not there: what it held is lost"
+            )
         parts = self._parts()
         if parts:
             return DataDirectoryError(

@@ -35,11 +35,11 @@ def write_config(tmp_path: Path, *, replicas: int) -> str:
     return path.name
 
 
-def test_an_empty_directory(kv: Kv, config_file: str, tmp_path: Path) -> None:
+def test_a_directory_that_is_not_there(kv: Kv, config_file: str, tmp_path: Path) -> None:
     done = kv("repair", "--config", config_file, "--yes")
     assert done.code == 0
     assert done.out.decode().splitlines() == [
-        "found: data directory data is empty: what it held is lost",
+        "found: data directory data is not there: what it held is lost",
         "n1 is repaired; start it with: kv node start --config n1.toml",
     ]
     assert sorted(entry.name for entry in (tmp_path / "data").iterdir()) == [

@@ -129,14 +129,16 @@ def test_data_without_an_identity(tmp_path: Path) -> None:
     assert_fresh(tmp_path)
 
 
-@pytest.mark.parametrize("exists", [True, False])
-def test_a_wiped_directory_has_nothing_to_set_aside(tmp_path: Path, exists: bool) -> None:
+@pytest.mark.parametrize(("exists", "said"), [(True, "is empty"), (False, "is not there")])
+def test_a_wiped_directory_has_nothing_to_set_aside(
+    tmp_path: Path, exists: bool, said: str
+) -> None:
     data_dir = tmp_path / "data"
     if exists:
         data_dir.mkdir()
     renewal = look(data_dir)
     assert renewal.damage is not None
-    assert "is empty" in renewal.damage.message
+    assert said in renewal.damage.message
     renewal.release()
     assert repair(data_dir) == Renewed(NOW_S, None)
     assert assert_fresh(data_dir).life == NOW_S
