@@ -159,6 +159,16 @@ _WIRE_ERRORS: dict[str, type[KVError]] = {
 }
 
 
+def of_file(error: OSError, path: object) -> str:
+    """The file and what the system says of it, in one line, without the error's number.
+
+    Args:
+        error: of the system.
+        path: what is named if the error itself names nothing.
+    """
+    return f"{error.filename or path}: {error.strerror or error}"
+
+
 def from_wire(
     code: str, message: str, *, may_have_applied: bool = False, leader: str | None = None
 ) -> KVError:

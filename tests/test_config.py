@@ -192,8 +192,10 @@ def test_a_broken_configuration_is_refused_in_one_line(text: str, reason: str) -
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=re.escape(str(tmp_path / "no.toml"))):
-        config.load(tmp_path / "no.toml")
+    path = tmp_path / "no.toml"
+    with pytest.raises(ConfigError) as refused:
+        config.load(path)
+    assert refused.value.message == f"{path}: cannot be read: No such file or directory"
 
 
 def test_a_file_that_is_not_text_is_named(tmp_path: Path) -> None:

@@ -20,11 +20,11 @@ from kvstore.cli.launcher.foreground import run_until_stopped
 from kvstore.cli.launcher.node import STOP_GRACE_S, stop
 from kvstore.cli.launcher.process import State
 from kvstore.cli.launcher.ready import START_TIMEOUT_S, wait_until_led, wait_until_serving
-from kvstore.cli.options import DIRECTORY_DEFAULT, Command, Group, Settings
+from kvstore.cli.options import DIRECTORY_DEFAULT, Command, Group, Settings, whole_number
 from kvstore.cli.progress import progress
 from kvstore.cli.repair import Chosen, repair_data, repair_options
 from kvstore.cli.view import leaders_per_node
-from kvstore.errors import StartupError, Unavailable
+from kvstore.errors import InvalidArgument, StartupError, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,14 +39,17 @@ def cluster() -> None:
 
 
 @cluster.command(cls=Command)
-@click.option("--nodes", type=int, metavar="N", help="How many processes.  [default: 3]")
-@click.option("--shards", type=int, metavar="N", help="A power of two.  [default: 8]")
+@click.option("--nodes", type=whole_number(), metavar="N", help="How many processes.  [default: 3]")
+@click.option("--shards", type=whole_number(), metavar="N", help="A power of two.  [default: 8]")
 @click.option(
-    "--replicas", type=int, metavar="N", help="Copies of each shard.  [default: 3, or --nodes]"
+    "--replicas",
+    type=whole_number(),
+    metavar="N",
+    help="Copies of each shard.  [default: 3, or --nodes]",
 )
 @click.option(
     "--base-port",
-    type=int,
+    type=whole_number(),
     metavar="PORT",
     help="Node i listens on PORT + i; 0 looks for free ports.  [default: 7400]",
 )
@@ -177,6 +180,9 @@ def repair_node(settings: Settings, /, node_id: str, **chosen: bool) -> int:
     loaded = clusters.load(settings.cluster_directory)
     node = loaded.node(node_id)
     with clusters.locked(loaded.directory):
+        if (state := node.state()) is not State.DEAD:
+            advice = f"stop it first: kv cluster kill {node.id}{_where(loaded)}"
+            raise InvalidArgument(f"{node.id} is {state}; {advice}")
         return repair_data(
             settings,
             config.load(node.files.config_file),
@@ -199,7 +205,9 @@ def status(settings: Settings) -> None:
 @cluster.command(cls=Command)
 @click.argument("node_id", metavar="NODE")
 @click.option("-f", "--follow", is_flag=True, help="Go on with what is written from now on.")
-@click.option("-n", "--lines", type=click.IntRange(min=0), help="Only so many from the end.")
+@click.option(
+    "-n", "--lines", type=whole_number(at_least=0), metavar="N", help="Only so many from the end."
+)
 @click.pass_obj
 def logs(settings: Settings, node_id: str, follow: bool, lines: int | None) -> None:
     """Print what a node has written to its log."""

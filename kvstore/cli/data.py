@@ -13,7 +13,7 @@ import click
 from kvstore.cli import output
 from kvstore.cli.endpoints import resolve
 from kvstore.cli.exits import Exit
-from kvstore.cli.options import Command, Settings
+from kvstore.cli.options import Command, Settings, whole_number
 from kvstore.cli.text import for_terminal, from_argument, json_value, readable
 from kvstore.client import connect
 from kvstore.config import LimitsConfig
@@ -133,7 +133,7 @@ async def _delete(settings: Settings, keys: tuple[bytes, ...]) -> int:
 
 @click.command(cls=Command)
 @click.argument("prefix", type=from_argument, default=b"")
-@click.option("--limit", type=click.IntRange(min=0), metavar="N", help="At most so many keys.")
+@click.option("--limit", type=whole_number(at_least=0), metavar="N", help="At most so many keys.")
 @click.option("--keys-only", is_flag=True, help="Leave the values out.")
 @click.pass_obj
 def scan(settings: Settings, prefix: bytes, limit: int | None, keys_only: bool) -> None:

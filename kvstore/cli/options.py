@@ -18,7 +18,7 @@ import click
 from kvstore.cli.output import FORMATS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 TIMEOUT_S_DEFAULT = 5.0
 DIRECTORY_DEFAULT = ".kv"
@@ -60,6 +60,21 @@ def seconds(text: str) -> float:
     if not (math.isfinite(number) and number > 0):
         raise click.BadParameter(f"{text!r} is not a number of seconds above 0")
     return number
+
+
+def whole_number(at_least: int | None = None) -> Callable[[str], int]:
+    """An option's type: a whole number, of at least ``at_least`` if that is given."""
+
+    def read(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            raise click.BadParameter(f"{text!r} is not a whole number") from None
+        if at_least is not None and number < at_least:
+            raise click.BadParameter(f"{number} is less than {at_least}")
+        return number
+
+    return read
 
 
 def _remember(ctx: click.Context, param: click.Parameter, value: Any) -> None:

@@ -37,6 +37,12 @@ def note(text: str) -> None:
     sys.stderr.flush()
 
 
+def ask(text: str) -> None:
+    """Put a question to a person, who answers on the same line."""
+    sys.stderr.write(text)
+    sys.stderr.flush()
+
+
 def dump(value: Any) -> str:
     """``value`` as JSON on one line, text left readable."""
     return json.dumps(value, ensure_ascii=False)

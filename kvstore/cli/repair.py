@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shlex
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from kvstore.cli.exits import Exit
 from kvstore.cli.options import Command, Settings
 from kvstore.cli.progress import progress
 from kvstore.cli.stakes import stakes
-from kvstore.errors import InvalidArgument, KVError
+from kvstore.errors import InvalidArgument, KVError, of_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -94,7 +95,7 @@ def repair_data(settings: Settings, node: NodeConfig, chosen: Chosen, *, start: 
         _look_at_the_others(node, chosen)
         if not chosen.yes:
             _explain(node, found, chosen)
-            if not click.confirm(f"Repair {node.node_id}?", err=True):
+            if not _is_agreed(f"Repair {node.node_id}?"):
                 output.note("kv: nothing was changed")
                 return Exit.INTERRUPTED
         renewed = held.renew(int(time.time()), keep=not chosen.discard)
@@ -110,7 +111,7 @@ def _examine(held: Repair, node: NodeConfig, chosen: Chosen, start: str) -> str:
     except (KVError, OSError) as error:
         if not chosen.force:
             raise
-        return str(error)
+        return of_file(error, node.data_dir) if isinstance(error, OSError) else error.message
     if found is not None:
         return found
     if not chosen.force:
@@ -150,6 +151,35 @@ def _explain(node: NodeConfig, found: str, chosen: Chosen) -> None:
         "",
     ):
         output.note(text)
+
+
+def _is_agreed(question: str) -> bool:
+    """Ask until the answer is yes or no; no word is a no.
+
+    Raises:
+        InvalidArgument: there is nobody to ask.
+    """
+    while True:
+        answer = _answer(f"{question} [y/N] ")
+        if answer in (b"y", b"yes"):
+            return True
+        if answer in (b"n", b"no", b""):
+            return False
+        output.note("Please say y or n.")
+
+
+def _answer(question: str) -> bytes:
+    """The next line of stdin, in lower case."""
+    try:
+        output.ask(question)
+        said = b"" if sys.stdin is None else sys.stdin.buffer.readline()
+    except KeyboardInterrupt:
+        output.note("")  # the question's line ends here
+        raise
+    if not said:
+        output.note("")
+        raise InvalidArgument("a repair needs an answer; --yes repairs without asking")
+    return said.strip().lower()
 
 
 def _write_done(

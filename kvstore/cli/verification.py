@@ -74,7 +74,7 @@ async def verify_cluster(
 
     Raises:
         InvalidArgument: there is no such shard.
-        Unavailable: no node tells which shards there are.
+        Unavailable: no node answers.
         Refused: the nodes that answer are of another cluster.
     """
     deadline = asyncio.get_running_loop().time() + timeout_s
@@ -104,14 +104,14 @@ def _endpoints(target: ClusterConfig | Endpoints) -> Endpoints:
 
 
 async def _shard_map(endpoints: Endpoints, deadline: float) -> ShardMap:
-    """The map, as soon as a node tells it; a known configuration does as well."""
+    """The map, as soon as a node answers; without any there is nothing to compare."""
     loop = asyncio.get_running_loop()
     while True:
         answer_wait_s = min(ANSWER_WAIT_S, max(deadline - loop.time(), 0.001))
         survey = await survey_endpoints(endpoints, answer_wait_s)
         if survey.refusal is not None:
             raise survey.refusal
-        if survey.shard_map is not None:
+        if survey.answers and survey.shard_map is not None:
             return survey.shard_map
         if loop.time() + TURN_PAUSE_S >= deadline:
             raise Unavailable(f"no node answers at {endpoints}")

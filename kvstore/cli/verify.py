@@ -10,7 +10,7 @@ import click
 from kvstore.cli import output
 from kvstore.cli.endpoints import resolve
 from kvstore.cli.exits import Exit
-from kvstore.cli.options import Command, Settings
+from kvstore.cli.options import Command, Settings, whole_number
 from kvstore.cli.verification import TIMEOUT_S_DEFAULT, verify_cluster
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ _EXITS = {True: Exit.OK, False: Exit.CONDITION_FAILED, None: Exit.UNAVAILABLE}
 
 
 @click.command(cls=Command)
-@click.option("--shard", type=click.IntRange(min=0), help="Only this one.", metavar="NUMBER")
+@click.option("--shard", type=whole_number(at_least=0), help="Only this one.", metavar="NUMBER")
 @click.pass_obj
 def verify(settings: Settings, shard: int | None) -> int:
     """Compare the replicas of every shard by checksum, each at one applied index.

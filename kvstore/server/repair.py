@@ -13,7 +13,7 @@ import shlex
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from kvstore.errors import InvalidArgument, StartupError
+from kvstore.errors import InvalidArgument, StartupError, of_file
 from kvstore.server.checkup import check_up
 from kvstore.server.data_directory import owner_of
 from kvstore.storage import renewal
@@ -80,16 +80,17 @@ class Repair:
         try:
             renewed = self._renewal.renew(wall_s)
         except OSError as error:
+            where = of_file(error, self._config.data_dir)
             raise StartupError(
-                f"{self._config.data_dir} could not be repaired: {error}; try it again"
+                f"{self._config.node_id} could not be repaired: {where}; try it again"
             ) from error
         try:
             if not keep:
                 renewal.discard(renewed)
         except OSError as error:
             raise StartupError(
-                f"{self._config.node_id} is repaired, but {renewed.set_aside} could not be "
-                f"removed: {error}"
+                f"{self._config.node_id} is repaired, but its old data could not be removed: "
+                f"{of_file(error, renewed.set_aside)}"
             ) from error
         return renewed
 

@@ -17,7 +17,7 @@ import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from kvstore.errors import CorruptionError, DataDirectoryError, Refused
+from kvstore.errors import CorruptionError, DataDirectoryError, Refused, of_file
 from kvstore.storage import identity_file
 from kvstore.storage.files import OsFiles
 from kvstore.storage.identity_file import IDENTITY_FILE, Content, Owner, Pin
@@ -161,15 +161,18 @@ def lock(data_dir: Path) -> int:
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
         return _lock(data_dir)
+    except FileExistsError as error:
+        raise DataDirectoryError(f"data directory {data_dir} is not a directory") from error
     except OSError as error:
-        raise DataDirectoryError(f"data directory {data_dir} cannot be used: {error}") from error
+        where = of_file(error, data_dir)
+        raise DataDirectoryError(f"the data directory cannot be used: {where}") from error
 
 
 def _lock(data_dir: Path) -> int:
     fd = os.open(data_dir / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.truncate(fd, 0)
+        os.ftruncate(fd, 0)
         os.write(fd, b"%d\n" % os.getpid())
     except BlockingIOError as error:
         holder = os.read(fd, 32).decode(errors="replace").strip()
@@ -193,8 +196,8 @@ def _load_or_found(data_dir: Path, owner: Owner) -> Content:
         content = Content(owner, Pin(new_data_id()))
         identity_file.save(OsFiles(), data_dir, content)
     except OSError as error:
-        path = data_dir / IDENTITY_FILE
-        raise DataDirectoryError(f"{path} cannot be read or written: {error}") from error
+        where = of_file(error, data_dir / IDENTITY_FILE)
+        raise DataDirectoryError(f"the identity cannot be read or written: {where}") from error
     return content
 
 

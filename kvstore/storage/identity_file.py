@@ -90,7 +90,7 @@ def load(data_dir: Path) -> Content | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise DataDirectoryError(f"{path} cannot be read: {error}") from error
+        raise DataDirectoryError(f"{path} cannot be read: {error.strerror or error}") from error
     try:
         return decode(data)
     except (KeyError, TypeError, ValueError) as error:

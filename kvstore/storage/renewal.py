@@ -58,11 +58,11 @@ class Renewed:
 
 
 class Renewal:
-    """A locked data directory whose node may begin a new life in it."""
+    """A data directory, locked if it exists, whose node may begin a new life in it."""
 
-    def __init__(self, data_dir: Path, lock_fd: int, owner: Owner, files: Files) -> None:
+    def __init__(self, data_dir: Path, owner: Owner, files: Files) -> None:
         self._data_dir = data_dir
-        self._lock_fd: int | None = lock_fd
+        self._lock_fd: int | None = None
         self._owner = owner
         self._files = files
         self._content: Content | None = None
@@ -73,6 +73,14 @@ class Renewal:
     def life(self) -> int | None:
         """The life of the directory as it is, None if that cannot be read."""
         return None if self._content is None else self._content.own.life
+
+    def hold(self) -> None:
+        """Lock the directory, which is made if it is not there.
+
+        Raises:
+            DataDirectoryError: in use by another process, or it cannot be made.
+        """
+        self._lock_fd = lock(self._data_dir)
 
     def look(self) -> None:
         """Read the identity and see whose it is.
@@ -100,6 +108,10 @@ class Renewal:
             self.damage = error
 
     def _without_identity(self) -> DataDirectoryError:
+        if self._lock_fd is None:
+            return DataDirectoryError(
+                f"data directory {self._data_dir} is not there: what it held is lost"
+            )
         parts = self._parts()
         if parts:
             return DataDirectoryError(
@@ -127,10 +139,12 @@ class Renewal:
             wall_s: the wall clock, whole seconds since the Unix epoch.
 
         Raises:
-            StartupError: the clock cannot be right, or the data cannot be moved; nothing was
-                changed.
+            StartupError: the clock cannot be right, the directory was not there and is now, or
+                the data cannot be moved; nothing was changed.
             OSError: the disk fails; repair again.
         """
+        if self._lock_fd is None:
+            self._hold_new()
         content = self._content
         if content is None or not content.setting_aside:
             content = self._begin(wall_s)
@@ -141,6 +155,15 @@ class Renewal:
             identity_file.save(self._files, self._data_dir, content)
         self._content, self.damage = content, None
         return Renewed(content.own.life, aside)
+
+    def _hold_new(self) -> None:
+        """Hold what was not there when it was looked at; somebody may have been quicker."""
+        self.hold()
+        if any(entry.name != LOCK_FILE for entry in self._data_dir.iterdir()):
+            self.release()
+            raise DataDirectoryError(
+                f"data directory {self._data_dir} was made meanwhile; repair again if it must be"
+            )
 
     def _begin(self, wall_s: int) -> Content:
         """Step 1; the only one, if there is nothing to set aside."""
@@ -193,14 +216,15 @@ class Renewal:
 
 
 def open_renewal(data_dir: Path, owner: Owner, files: Files | None = None) -> Renewal:
-    """Lock ``data_dir`` (made if it is not there) and look at it.
+    """Lock ``data_dir`` and look at it; one that is not there is made when it is renewed.
 
     Raises:
         DataDirectoryError: in use by another process, somebody else's, or unreadable.
     """
     _check_user(data_dir)
-    lock_fd = lock(data_dir)
-    renewal = Renewal(data_dir, lock_fd, owner, files or OsFiles())
+    renewal = Renewal(data_dir, owner, files or OsFiles())
+    if os.path.lexists(data_dir):
+        renewal.hold()
     try:
         renewal.look()
     except BaseException:

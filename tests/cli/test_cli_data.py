@@ -257,6 +257,25 @@ def test_bad_usage_is_one_line_and_code_2(
     assert not store.items
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("verify", "--shard", "x"), "'x' is not a whole number"),
+        (("verify", "--shard", "-1"), "-1 is less than 0"),
+        (("scan", "--limit", "1.5"), "'1.5' is not a whole number"),
+        (("cluster", "logs", "n1", "-n", ""), "'' is not a whole number"),
+        (("cluster", "up", "--nodes", "three"), "'three' is not a whole number"),
+        (("cluster", "up", "--base-port", "-1"), "--base-port must be from 1"),
+    ],
+)
+def test_what_is_no_whole_number_is_said(
+    kv: Callable[..., Any], arguments: tuple[str, ...], said: str
+) -> None:
+    result = kv(*arguments)
+    assert result.code == Exit.USAGE
+    assert said in result.error_line
+
+
 def test_an_unexpected_error_is_one_line_too(store: Store, kv: Callable[..., Any]) -> None:
     store.failure = RuntimeError("two\nlines")
     result = kv("get", "k")

@@ -87,3 +87,11 @@ def test_a_file_that_cannot_be_used_is_refused_by_name(tmp_path: Path, old: str,
     path.write_text(path.read_text().replace(old, new))
     with pytest.raises(ConfigError, match=r"cluster\.toml"):
         layout.load(tmp_path)
+
+
+def test_a_file_that_cannot_be_read_is_named_once(tmp_path: Path) -> None:
+    path = layout.cluster_file(tmp_path)
+    path.mkdir()
+    with pytest.raises(ConfigError) as refused:
+        layout.load(tmp_path)
+    assert refused.value.message == f"{path}: cannot be read: Is a directory"

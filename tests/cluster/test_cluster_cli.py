@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -17,6 +18,7 @@ from cluster_harness import WAIT_S, end, kv
 
 from kvstore.cli.launcher import cluster as clusters
 from kvstore.cli.launcher.layout import ClusterSpec, Layout, save
+from kvstore.cli.launcher.ports import free_base_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -186,7 +188,11 @@ def test_kill_pause_resume_restart(whole: Shell) -> None:
 
 def test_repair(whole: Shell) -> None:
     shell = whole
-    assert "in use by another process" in shell.fails(2, "cluster", "repair", "n2", "--yes")
+    for state, command in (("running", "resume"), ("paused", "pause")):
+        shell.ok("cluster", command, "n2")
+        line = shell.fails(2, "cluster", "repair", "n2", "--yes", "--force")
+        assert line == f"kv: n2 is {state}; stop it first: kv cluster kill n2"
+    shell.ok("cluster", "resume", "n2")
     shell.ok("put", "before", "the repair")
     shell.ok("cluster", "kill", "n2")
     shutil.rmtree(shell.directory / ".kv" / "n2" / "data" / "wal")
@@ -307,8 +313,8 @@ def test_down_keeps_the_data_and_clean_removes_it(shell: Shell) -> None:
 
 
 def test_up_with_a_port_in_use_starts_nothing_and_leaves_nothing(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        base_port = taken.getsockname()[1] - 2
+    base_port = free_base_port(3, random.Random())
+    with socket.create_server(("127.0.0.1", base_port + 2)):
         line = Shell(tmp_path).fails(2, "cluster", "up", "--base-port", str(base_port))
     assert line.startswith("kv: n2 could not start: ")
     assert str(base_port + 2) in line

@@ -172,7 +172,7 @@ async def test_a_wiped_node_is_turned_away_until_it_is_repaired(cluster: Running
     await load.check()
 
 
-async def test_an_empty_directory_can_be_repaired_before_any_start(
+async def test_a_lost_directory_can_be_repaired_before_any_start(
     cluster: RunningCluster,
 ) -> None:
     node = cluster.node("n2")
@@ -181,7 +181,7 @@ async def test_an_empty_directory_can_be_repaired_before_any_start(
         node.kill()
         shutil.rmtree(node.files.data_dir)
         said = await repair(node)
-        assert "is empty" in said["found"]
+        assert "is not there" in said["found"]
         assert said["set_aside"] is None
         await cluster.restart(node)
         await assert_others_are_not_needed(cluster, node, load)

@@ -119,8 +119,8 @@ async def test_a_node_that_is_down_is_named_and_the_others_are_compared(
 async def test_bad_input_and_no_cluster(cluster: RunningCluster) -> None:
     for arguments, said in [
         (("--shard", "4"), "there is no shard 4"),
-        (("--shard", "-1"), "--shard"),
-        (("--shard", "x"), "--shard"),
+        (("--shard", "-1"), "-1 is less than 0"),
+        (("--shard", "x"), "'x' is not a whole number"),
     ]:
         done = await run_verify(cluster, *arguments)
         assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr

@@ -209,7 +209,9 @@ def test_a_disk_that_fails_is_said_and_another_try_finishes(
 
     with monkeypatch.context() as patched, repair.opened(config) as held:
         patched.setattr(OsFiles, "sync_directory", broken)
-        with pytest.raises(StartupError, match=r"could not be repaired: .*error; try it again"):
+        with pytest.raises(
+            StartupError, match=r"^n1 could not be repaired: .*: Input/output error; try"
+        ):
             held.renew(NOW_S, keep=True)
     with repair.opened(config) as held:
         held.renew(NOW_S, keep=True)
@@ -222,12 +224,14 @@ def test_what_cannot_be_removed_is_said(
     used(config, *VOTES)
 
     def broken(*_: object) -> None:
-        raise OSError(13, "Permission denied")
+        raise PermissionError(13, "Permission denied", "old/wal")
 
     monkeypatch.setattr(renewal, "discard", broken)
     with (
         repair.opened(config) as held,
-        pytest.raises(StartupError, match=r"n1 is repaired, but .* could not be removed"),
+        pytest.raises(
+            StartupError, match=r"n1 is repaired, but .* removed: old/wal: Permission denied"
+        ),
     ):
         held.renew(NOW_S, keep=False)
     open_data_directory(config).release()

@@ -199,8 +199,26 @@ def test_data_without_an_identity_is_not_taken_over(tmp_path: Path) -> None:
 
 def test_what_cannot_be_a_directory_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataDirectoryError, match="cannot be used"):
-        open_it(tmp_path / "file")
+    for path, said in [
+        ("file", f"data directory {tmp_path}/file is not a directory"),
+        ("file/data", f"the data directory cannot be used: {tmp_path}/file/data: Not a directory"),
+    ]:
+        with pytest.raises(DataDirectoryError) as refused:
+            open_it(tmp_path / path)
+        assert refused.value.message == said
+
+
+def test_what_the_system_refuses_is_named_once(tmp_path: Path) -> None:
+    (tmp_path / "lock").mkdir()
+    with pytest.raises(DataDirectoryError) as refused:
+        open_it(tmp_path)
+    said = f"the data directory cannot be used: {tmp_path}/lock: Is a directory"
+    assert refused.value.message == said
+    (tmp_path / "lock").rmdir()
+    (tmp_path / IDENTITY_FILE).mkdir()
+    with pytest.raises(DataDirectoryError) as refused:
+        open_it(tmp_path)
+    assert refused.value.message == f"{tmp_path}/{IDENTITY_FILE} cannot be read: Is a directory"
 
 
 def test_a_crash_at_any_step_of_a_pin_leaves_the_old_or_the_new(

@@ -130,14 +130,16 @@ def test_data_without_an_identity(tmp_path: Path) -> None:
     assert_fresh(tmp_path)
 
 
-@pytest.mark.parametrize("exists", [True, False])
-def test_a_wiped_directory_has_nothing_to_set_aside(tmp_path: Path, exists: bool) -> None:
+@pytest.mark.parametrize(("exists", "said"), [(True, "is empty"), (False, "is not there")])
+def test_a_wiped_directory_has_nothing_to_set_aside(
+    tmp_path: Path, exists: bool, said: str
+) -> None:
     data_dir = tmp_path / "data"
     if exists:
         data_dir.mkdir()
     renewal = look(data_dir)
     assert renewal.damage is not None
-    assert "is empty" in renewal.damage.message
+    assert said in renewal.damage.message
     renewal.release()
     assert repair(data_dir) == Renewed(NOW_S, None)
     assert assert_fresh(data_dir).life == NOW_S
@@ -220,6 +222,28 @@ def test_a_running_node_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(DataDirectoryError, match="in use by another process"):
         start(tmp_path)
     held.release()
+
+
+def test_looking_makes_no_directory(tmp_path: Path) -> None:
+    held = look(tmp_path / "data")
+    assert held.damage is not None
+    held.release()
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_directory_that_was_made_since_it_was_missing_is_left_alone(tmp_path: Path) -> None:
+    data_dir = tmp_path / "data"
+    held = look(data_dir)
+    running = start(data_dir)
+    before = (data_dir / IDENTITY_FILE).read_bytes()
+    with pytest.raises(DataDirectoryError, match="in use by another process"):
+        held.renew(NOW_S)
+    running.release()
+    with pytest.raises(DataDirectoryError, match="was made meanwhile"):
+        held.renew(NOW_S)
+    held.release()
+    assert (data_dir / IDENTITY_FILE).read_bytes() == before
+    start(data_dir).release()
 
 
 def test_a_clock_beyond_all_lives_is_refused(tmp_path: Path) -> None:

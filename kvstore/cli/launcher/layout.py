@@ -169,7 +169,9 @@ def load(directory: Path) -> Layout:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
         spec = _spec(table)
         spec.check()
-    except (OSError, ValueError, InvalidArgument, ConfigError) as error:
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except (ValueError, InvalidArgument, ConfigError) as error:
         raise ConfigError(f"{path}: {error}") from error
     return Layout(directory, spec)
 
