@@ -83,8 +83,8 @@ LOG = (
         "a log that a snapshot replaced is dropped at the next start (Raft §7)",
         (
             "server/recovery.py",
-            "    if _is_obsolete(machine, entries):\n        entries = ()\n",
-            "",
+            "        entries = ()\n    if mark",
+            "    if mark",
         ),
     ),
     mutant(
