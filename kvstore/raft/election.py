@@ -112,6 +112,8 @@ def _may_grant(state: RaftState, request: VoteRequest) -> bool:
         return False
     if request.pre_vote:
         return request.term > state.term
+    if _is_bound_by_lease(state, request):
+        return False  # Somebody else than the candidate brought us into its term.
     return request.term == state.term and state.vote in (NO_REPLICA, request.sender)
 
 
@@ -134,11 +136,16 @@ def protects_leader(state: RaftState, request: VoteRequest) -> bool:
         return False
     if state.role is Role.LEADER:
         return True
-    if state.leader == NO_REPLICA and not state.options.lease_reads:
-        return False
     if state.options.lease_reads:
-        return _heard_recently(state)
+        return _is_bound_by_lease(state, request)
+    if state.leader == NO_REPLICA:
+        return False
     return _heard_recently(state) and state.leader not in state.gone
+
+
+def _is_bound_by_lease(state: RaftState, request: VoteRequest) -> bool:
+    """Whether the leader that we heard last may read alone for a while yet (thesis §6.4.1)."""
+    return state.options.lease_reads and not request.by_transfer and _heard_recently(state)
 
 
 def _heard_recently(state: RaftState) -> bool:

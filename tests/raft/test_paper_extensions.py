@@ -215,6 +215,17 @@ def test_6_4_1_an_early_campaign_respects_the_lease() -> None:
     assert solo.core.role is Role.PRE_CANDIDATE
 
 
+def test_6_4_1_the_lease_binds_a_voter_that_others_brought_into_the_candidates_term() -> None:
+    solo = Solo(options=LEASES)
+    solo.wait(1.0)
+    solo.heartbeat(R2, term=1)
+    solo.step(AppendResponse(R4, R1, Term(2), LogIndex(0), rejected=True))
+    assert solo.core.term == 2
+    assert not solo.ask_vote(R3, 2, (9, 1)).granted
+    solo.wait(0.5)
+    assert solo.ask_vote(R3, 2, (9, 1)).granted
+
+
 # -- thesis §9.6: PreVote, and the two halves of CheckQuorum --------------------------------------
 
 

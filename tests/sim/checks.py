@@ -37,7 +37,7 @@ from kvstore.raft.messages import (
 from kvstore.raft.ready import Role
 from kvstore.storage import records
 from sim.durable import Durable
-from sim.elections import ElectionRules
+from sim.elections import ElectionRules, LeaseGiven
 from sim.group_record import GroupRecord
 from sim.world import Violation
 
@@ -59,6 +59,7 @@ class Checks:
     def __init__(self) -> None:
         self._groups: dict[GroupId, GroupRecord] = {}
         self._durable: defaultdict[tuple[ReplicaId, GroupId], Durable] = defaultdict(Durable)
+        self._leases: defaultdict[tuple[ReplicaId, GroupId], LeaseGiven] = defaultdict(LeaseGiven)
         self._rules: dict[ShardHost, ElectionRules] = {}
         self._roles: dict[ShardHost, tuple[Role, Term]] = {}
         self._latest: dict[ShardHost, tuple[Term, ReplicaId, LogIndex, LogIndex]] = {}
@@ -121,7 +122,8 @@ class Checks:
         """Votes are given to whom they may be, and commits are counted as they may be."""
         core, state = host.core, host.core._state
         step, persisted, installed = core.step, core.persisted, core.snapshot_installed
-        rules = ElectionRules(node.id, state, time_scale=node.swarm.time_scale)
+        lease = self._leases[core.replica, group]
+        rules = ElectionRules(node.id, state, lease, time_scale=node.swarm.time_scale)
         self._rules[host] = rules
 
         def counting(change: Callable[[], None]) -> None:

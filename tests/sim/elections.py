@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kvstore.ids import NO_REPLICA, ReplicaId, Term
@@ -41,12 +42,24 @@ SILENCE_TIMEOUTS_MAX = 3.0
 SILENCE_SLACK_S = 0.5
 
 
+@dataclass
+class LeaseGiven:
+    """When a replica last heard a leader, in whatever life and term: with lease reads on, that
+    leader may read alone for a minimum election timeout (thesis §6.4.1).
+    """
+
+    at: float = float("-inf")
+
+
 class ElectionRules:
     """Of one replica in one life of its process."""
 
-    def __init__(self, name: str, state: RaftState, *, time_scale: float) -> None:
+    def __init__(
+        self, name: str, state: RaftState, lease: LeaseGiven, *, time_scale: float
+    ) -> None:
         self._name = name
         self._state = state
+        self._lease = lease
         self._slack_s = SILENCE_SLACK_S * time_scale
         self._pre_votes: defaultdict[Term, set[ReplicaId]] = defaultdict(set)
         self._told_to_stand: Term | None = None
@@ -83,6 +96,7 @@ class ElectionRules:
             self._heard[message.sender] = now
             if isinstance(message, AppendRequest | Heartbeat | SnapshotChunk):
                 self._heard_leader = state.term, now
+                self._lease.at = now
         if isinstance(message, VoteRequest) and no:
             answers = state.out.messages_when_durable[-1:]
             is_granted = any(isinstance(a, VoteResponse) and a.granted for a in answers)
@@ -98,15 +112,17 @@ class ElectionRules:
 
     def _protects(self, request: VoteRequest, now: float) -> bool:
         state = self._state
-        if request.by_transfer or state.role is not Role.FOLLOWER or state.leader == NO_REPLICA:
-            return False
-        if state.leader in state.gone and not state.options.lease_reads:
+        if request.by_transfer:
             return False
         if request.term == state.term and request.sender in (state.vote, state.leader):
             return False  # It comes late, or twice: a yes changes nothing any more.
+        earliest = max(now, state.now) - TIMEOUT_SHARE * state.options.election_timeout_s_min
+        if state.options.lease_reads:
+            return self._lease.at > earliest
+        if state.role is not Role.FOLLOWER or state.leader in (NO_REPLICA, *state.gone):
+            return False
         term, heard_at = self._heard_leader
-        timeout_s = TIMEOUT_SHARE * state.options.election_timeout_s_min
-        return term == state.term and max(now, state.now) - heard_at < timeout_s
+        return term == state.term and heard_at > earliest
 
     # -- at the end of an iteration -----------------------------------------------------------
 

@@ -205,8 +205,8 @@ class Nemesis:
         self._cut(links, kind)
         return bool(links)
 
-    def _isolated_leaders(self, node: SimNode) -> bool:
-        """A leader is cut off from most, and one of the others is started anew at once.
+    def _isolated_leaders(self, _: SimNode) -> bool:
+        """A leader is cut off from some or all; one who still hears it is started anew.
 
         What the leader has promised, and what it was promised, must outlast that.
         """
@@ -215,15 +215,20 @@ class Nemesis:
             return False
         leader, _ = self.rng.choice(led)
         others = [other for other in self.nodes if other is not leader]
-        lost = self.rng.sample(others, self.rng.randint(len(self.nodes) // 2, len(others)))
+        lost = self.rng.sample(others, self.rng.randint(1, len(others)))
         links: set[Link] = {(leader.id, other.id) for other in lost}
         if self.rng.random() < 0.7:
             links |= {(b, a) for a, b in links}
         self._cut(links, "leader")
-        if node is not leader and self.rng.random() < 0.5:
-            node.crash("as its leader is cut off")
-            self.world.after(0.01, lambda: self._start(node))
+        followers = [other for other in others if other not in lost]
+        if followers:
+            self.world.after(self._soon(0.0, 0.5, 1.0), lambda: self._restart(followers[0]))
         return True
+
+    def _restart(self, node: SimNode) -> None:
+        if not self.is_over:
+            node.crash("while it follows a leader that others do not hear")
+            self.world.after(0.01, lambda: self._start(node))
 
     def _cut(self, links: set[Link], kind: str) -> None:
         """Cut for a while; what is sent meanwhile is lost, or held until then."""

@@ -66,8 +66,8 @@ ELECTION = (
         "with lease reads a voter keeps its leader for the timeout (thesis §6.4.1)",
         (
             "raft/election.py",
-            "    if state.options.lease_reads:\n        return _heard_recently(state)\n",
-            "    if state.options.lease_reads:\n        return False\n",
+            "return state.options.lease_reads and not request.by_transfer and",
+            "return False and",
         ),
     ),
     mutant(
