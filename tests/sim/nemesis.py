@@ -213,7 +213,7 @@ class Nemesis:
         led = [(leader, h) for leader in self.nodes for h in leader.known_hosts() if h.is_leader]
         if not led or len(self.nodes) < 3:
             return False
-        leader, _ = self.rng.choice(led)
+        leader = self.rng.choice(led)[0]
         others = [other for other in self.nodes if other is not leader]
         lost = self.rng.sample(others, self.rng.randint(1, len(others)))
         links: set[Link] = {(leader.id, other.id) for other in lost}
