@@ -99,6 +99,12 @@ class Node:
     complaints: list[str] = field(default_factory=list)
     """About processes that ended by themselves, or did not although they had to."""
     mounted: bool = False
+    """Whether its data has a small disk of its own."""
+
+    @property
+    def can_be_full(self) -> bool:
+        """Whether its disk can be filled, really or by the shim, without harm to others."""
+        return self.mounted or self.shim is not None
 
     @property
     def data_dir(self) -> Path:
@@ -308,13 +314,13 @@ class Cluster:
         command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(node.data_dir)]
         try:
             done = subprocess.run(command, capture_output=True, check=False)
-        except OSError as error:
-            self.notes.append(f"NOT TRIED: full disk: {error}")
-            return
-        node.mounted = done.returncode == 0
-        if not node.mounted:
             reason = done.stderr.decode(errors="replace").strip()
-            self.notes.append(f"NOT TRIED: full disk: no small disk can be mounted: {reason}")
+            node.mounted = done.returncode == 0
+        except OSError as error:
+            reason = str(error)
+        if not node.mounted:
+            how = "only by the shim" if node.can_be_full else "NOT TRIED"
+            self.notes.append(f"{how}: full disk: no small disk can be mounted: {reason}")
 
     async def survey(self) -> Survey:
         return await survey_cluster(self.config)

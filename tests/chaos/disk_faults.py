@@ -5,9 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from chaos.cluster import SMALL_DISK_MIB, WAIT_S, Node, comes_true
 from chaos.target import Fault, Outcome, Target, down_for
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 SLOW_MS = 60
 DEATH_WAIT_S = 5.0
@@ -71,20 +75,19 @@ async def slow_disk(target: Target) -> Outcome:
 
 async def full_disk(target: Target) -> Outcome:
     """One node's disk is filled, and freed again; it bit if the node noticed both."""
-    node = next(node for node in target.cluster.nodes if node.mounted)
-    ballast = node.data_dir / BALLAST
+    node = target.cluster.nodes[-1]
     full_before = node.log_text().count(IS_FULL)
 
     async def is_full() -> bool:
         return node.log_text().count(IS_FULL) > full_before
 
     try:
-        await asyncio.to_thread(_fill, str(ballast))
+        await asyncio.to_thread(_fill, node)
         noticed = await comes_true(is_full, NOTICE_WAIT_S)
         await asyncio.sleep(1.0)
     finally:
         room_before = node.log_text().count(HAS_ROOM)
-        ballast.unlink(missing_ok=True)
+        _make_room(node)
 
     async def has_room() -> bool:
         return node.log_text().count(HAS_ROOM) > room_before
@@ -93,8 +96,23 @@ async def full_disk(target: Target) -> Outcome:
     return Outcome(noticed and resumed, f"{node.id}, full: {noticed}, writes resumed: {resumed}")
 
 
-def _fill(path: str) -> None:
-    """Write until there is no room; never more than the small disk could hold."""
+def _fill(node: Node) -> None:
+    """Write until there is no room; without a small disk the shim says that there is none."""
+    if node.mounted:
+        _write_ballast(node.data_dir / BALLAST)
+    elif node.shim is not None:
+        node.shim.fill()
+
+
+def _make_room(node: Node) -> None:
+    if node.mounted:
+        (node.data_dir / BALLAST).unlink(missing_ok=True)
+    elif node.shim is not None:
+        node.shim.make_room()
+
+
+def _write_ballast(path: Path) -> None:
+    """Never more than the small disk could hold."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
         with suppress(OSError):
@@ -109,4 +127,4 @@ WITH_SHIM: dict[str, Fault] = {
     "failed engine sync": failed_engine_sync,
     "slow disk": slow_disk,
 }
-WITH_SMALL_DISK: dict[str, Fault] = {"full disk": full_disk}
+WHERE_IT_CAN_BE_FULL: dict[str, Fault] = {"full disk": full_disk}

@@ -20,6 +20,6 @@ def on_nodes(cluster: Cluster) -> dict[str, Fault]:
     faults = dict(process_faults.FAULTS)
     if cluster.nodes[0].shim is not None:
         faults |= process_faults.WITH_SHIM | disk_faults.WITH_SHIM
-    if any(node.mounted for node in cluster.nodes):
-        faults |= disk_faults.WITH_SMALL_DISK
+    if cluster.nodes[-1].can_be_full:
+        faults |= disk_faults.WHERE_IT_CAN_BE_FULL
     return faults

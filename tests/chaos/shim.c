@@ -15,6 +15,10 @@
  *   fail TEXT   the next sync of a file whose path holds TEXT fails with EIO, once; whoever
  *               removes the file decides, the shim (it fails) or the test (it does not)
  *   slow MS     every sync takes that long, and adds a byte to CHAOS_SLOWED
+ *
+ * While the file CHAOS_FULL is there, there is no room: what would make a file larger, or
+ * reserve room, fails with ENOSPC, and statvfs finds nothing free. What a file has already may
+ * be written over.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -28,6 +32,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -36,7 +41,7 @@ enum { UNKNOWN = 0, FOREIGN = 1, OURS = 2 };
 
 static unsigned char kind_of[FDS];
 static pthread_mutex_t journals = PTHREAD_MUTEX_INITIALIZER;
-static const char *directory, *journal, *control, *slowed;
+static const char *directory, *journal, *control, *slowed, *full;
 
 #define REAL(type, name) ((type)real(#name))
 static void *real(const char *name) { return dlsym(RTLD_NEXT, name); }
@@ -63,6 +68,7 @@ __attribute__((constructor)) static void begin(void) {
     journal = getenv("CHAOS_JOURNAL");
     control = getenv("CHAOS_CONTROL");
     slowed = getenv("CHAOS_SLOWED");
+    full = getenv("CHAOS_FULL");
     real_pwrite = REAL(pwrite_t, pwrite);
     real_write = REAL(write_t, write);
     real_close = REAL(fd_t, close);
@@ -78,14 +84,20 @@ static int path_of(int fd, char *path) {
     return 1;
 }
 
+/* Whether a path without links is that of the directory, or of something in it. */
+static int is_inside(const char *path) {
+    size_t length = directory ? strlen(directory) : 0;
+    return length && !strncmp(path, directory, length) &&
+           (path[length] == '/' || !path[length]);
+}
+
 static int is_ours(int fd) {
     if (fd < 0 || fd >= FDS || !directory || !journal) return 0;
     if (kind_of[fd] == UNKNOWN) {
         char path[PATH_MAX];
-        int ours = path_of(fd, path) && !strncmp(path, directory, strlen(directory)) &&
-                   path[strlen(directory)] == '/';
         struct stat stat;
-        ours = ours && !fstat(fd, &stat) && S_ISREG(stat.st_mode);
+        int ours = path_of(fd, path) && is_inside(path) && !fstat(fd, &stat) &&
+                   S_ISREG(stat.st_mode);
         kind_of[fd] = ours ? OURS : FOREIGN;
     }
     return kind_of[fd] == OURS;
@@ -174,6 +186,24 @@ static void cover(const struct stat *stat, uint64_t until, uint64_t turn) {
     pthread_mutex_unlock(&journals);
 }
 
+static int is_full(void) {
+    int saved = errno;
+    int found = full && !access(full, F_OK);
+    errno = saved;
+    return found;
+}
+
+/* Get ready for a write to one of our files; 0, and ENOSPC, if there is no room for it. */
+static int prepare(int fd, off_t offset, size_t length) {
+    struct stat stat;
+    if (is_full() && !fstat(fd, &stat) && offset + (off_t)length > stat.st_size) {
+        errno = ENOSPC;
+        return 0;
+    }
+    remember(fd, offset, length);
+    return 1;
+}
+
 static int may_truncate(int flags) {
     return flags & O_TRUNC && (flags & O_ACCMODE) != O_RDONLY && directory && journal;
 }
@@ -230,18 +260,18 @@ static off_t position(int fd) {
 }
 
 ssize_t write(int fd, const void *data, size_t size) {
-    if (is_ours(fd)) remember(fd, position(fd), size);
+    if (is_ours(fd) && !prepare(fd, position(fd), size)) return -1;
     return (real_write ? real_write : REAL(write_t, write))(fd, data, size);
 }
 
 ssize_t writev(int fd, const struct iovec *pieces, int count) {
-    if (is_ours(fd)) remember(fd, position(fd), total(pieces, count));
+    if (is_ours(fd) && !prepare(fd, position(fd), total(pieces, count))) return -1;
     return REAL(writev_t, writev)(fd, pieces, count);
 }
 
 #define PWRITE(name)                                                        \
     ssize_t name(int fd, const void *data, size_t size, off_t offset) {     \
-        if (is_ours(fd)) remember(fd, offset, size);                        \
+        if (is_ours(fd) && !prepare(fd, offset, size)) return -1;           \
         return real_pwrite(fd, data, size, offset);                         \
     }
 PWRITE(pwrite)
@@ -249,7 +279,7 @@ PWRITE(pwrite64)
 
 #define PWRITEV(name)                                                               \
     ssize_t name(int fd, const struct iovec *pieces, int count, off_t offset) {     \
-        if (is_ours(fd)) remember(fd, offset, total(pieces, count));                \
+        if (is_ours(fd) && !prepare(fd, offset, total(pieces, count))) return -1;   \
         return REAL(pwritev_t, name)(fd, pieces, count, offset);                    \
     }
 PWRITEV(pwritev)
@@ -257,7 +287,8 @@ PWRITEV(pwritev64)
 
 #define PWRITEV2(name)                                                                        \
     ssize_t name(int fd, const struct iovec *pieces, int count, off_t offset, int flags) {    \
-        if (is_ours(fd)) remember(fd, offset < 0 ? position(fd) : offset, total(pieces, count)); \
+        off_t at = offset < 0 ? position(fd) : offset;                                        \
+        if (is_ours(fd) && !prepare(fd, at, total(pieces, count))) return -1;                 \
         return REAL(pwritev2_t, name)(fd, pieces, count, offset, flags);                      \
     }
 PWRITEV2(pwritev2)
@@ -273,8 +304,10 @@ PWRITEV2(pwritev64v2)
 TRUNCATE(ftruncate)
 TRUNCATE(ftruncate64)
 
+/* The error is its result, not errno. */
 #define ALLOCATE(name)                                   \
     int name(int fd, off_t offset, off_t size) {         \
+        if (is_ours(fd) && is_full()) return ENOSPC;     \
         if (is_ours(fd)) remember(fd, offset, 0);        \
         return REAL(allocate_t, name)(fd, offset, size); \
     }
@@ -283,11 +316,37 @@ ALLOCATE(posix_fallocate64)
 
 #define FALLOCATE(name)                                         \
     int name(int fd, int mode, off_t offset, off_t size) {      \
+        if (is_ours(fd) && !(mode & FALLOC_FL_PUNCH_HOLE) && is_full()) { \
+            errno = ENOSPC;                                     \
+            return -1;                                          \
+        }                                                       \
         if (is_ours(fd)) remember(fd, offset, 0);               \
         return REAL(fallocate_t, name)(fd, mode, offset, size); \
     }
 FALLOCATE(fallocate)
 FALLOCATE(fallocate64)
+
+#define STATVFS(name)                                                                 \
+    int name(const char *path, struct name *space) {                                  \
+        char whole[PATH_MAX];                                                         \
+        int result = ((int (*)(const char *, struct name *))real(#name))(path, space); \
+        if (!result && realpath(path, whole) && is_inside(whole) && is_full())        \
+            space->f_bavail = space->f_bfree = 0;                                     \
+        return result;                                                                \
+    }
+STATVFS(statvfs)
+STATVFS(statvfs64)
+
+#define FSTATVFS(name, type)                                                  \
+    int name(int fd, struct type *space) {                                    \
+        char path[PATH_MAX];                                                  \
+        int result = ((int (*)(int, struct type *))real(#name))(fd, space);   \
+        if (!result && path_of(fd, path) && is_inside(path) && is_full())     \
+            space->f_bavail = space->f_bfree = 0;                             \
+        return result;                                                        \
+    }
+FSTATVFS(fstatvfs, statvfs)
+FSTATVFS(fstatvfs64, statvfs64)
 
 static void delay(int ms) {
     usleep((useconds_t)ms * 1000);

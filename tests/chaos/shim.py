@@ -62,11 +62,24 @@ class Shim:
             "CHAOS_JOURNAL": str(self.journal.resolve()),
             "CHAOS_CONTROL": str(self.control.resolve()),
             "CHAOS_SLOWED": str(self._slowed.resolve()),
+            "CHAOS_FULL": str(self._full.resolve()),
         }
 
     @property
     def _slowed(self) -> Path:
         return self.control.with_name("slowed")
+
+    @property
+    def _full(self) -> Path:
+        return self.control.with_name("full")
+
+    def fill(self) -> None:
+        """There is no room for more; see ``shim.c``."""
+        self._full.touch()
+
+    def make_room(self) -> None:
+        """There is room again."""
+        self._full.unlink(missing_ok=True)
 
     def slowed_syncs(self) -> int:
         """How many syncs have been delayed, ever."""

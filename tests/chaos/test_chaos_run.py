@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,9 +10,13 @@ from click.testing import CliRunner
 
 from chaos import report
 from chaos.__main__ import main
+from chaos.clients import Workload
+from chaos.cluster import SHARDS, WAIT_S, Cluster, wait_for
+from chaos.disk_faults import full_disk
 from chaos.history import History
 from chaos.run import run_chaos
-from chaos.verdict import Verdict
+from chaos.target import Target
+from chaos.verdict import LEDGER_KEYS_MIN, Verdict, heal, judge
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,6 +34,33 @@ async def test_promises_hold_through_every_fault(tmp_path: Path) -> None:
     assert "HOLDS" in report.in_words(told)
     for note in run.notes:  # what this machine cannot do is said, never passed over
         assert note in (tmp_path / "report.md").read_text(encoding="utf-8")
+
+
+async def test_a_disk_can_be_full_where_nothing_can_be_mounted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster, history = Cluster(tmp_path / "chaos", 3, random.Random(1)), History(SHARDS)
+    if cluster.nodes[-1].shim is None:
+        pytest.skip(cluster.notes[0])
+    monkeypatch.setenv("PATH", str(tmp_path))  # no mount
+
+    async def is_enough() -> bool:
+        return len(history.ledger) >= LEDGER_KEYS_MIN
+
+    try:
+        await cluster.open()
+        async with Workload(cluster.endpoints, 8, history, random.Random(2)):
+            outcome = await full_disk(Target(cluster, history, random.Random(3)))
+            await wait_for(is_enough, "there are keys to read back", WAIT_S)
+        assert outcome.bit, outcome.what
+        assert cluster.unexpected_ends() == []
+        verdict = Verdict()
+        await heal(cluster, verdict)
+        await judge(cluster, history, verdict)
+        assert verdict.problems == []
+    finally:
+        await cluster.close()
+    assert [note.partition(":")[0] for note in cluster.notes] == ["only by the shim"]
 
 
 @pytest.mark.parametrize(

@@ -221,6 +221,49 @@ def test_a_fault_of_other_files_does_not_happen(shim: Shim) -> None:
     assert not shim.clear_fault()
 
 
+FULL = """
+import os, sys
+fd = os.open("data/file", os.O_RDWR | os.O_CREAT)
+os.write(fd, b"room")
+print("ready", flush=True)
+for _ in sys.stdin:
+    for attempt in (
+        lambda: os.pwrite(fd, b"over", 0),
+        lambda: os.pwrite(fd, b"grown", 0),
+        lambda: os.pwritev(fd, [b"room", b"!"], 0),
+        lambda: os.writev(fd, [b"more"]),
+        lambda: os.write(os.open("data/new", os.O_WRONLY | os.O_CREAT), b"x"),
+        lambda: os.posix_fallocate(fd, 0, 4096),
+        lambda: os.fdatasync(fd),
+    ):
+        try:
+            attempt()
+            print("done", end=" ")
+        except OSError as error:
+            print(error.errno, end=" ")
+    spaces = os.statvfs("data"), os.statvfs("data/file"), os.fstatvfs(fd), os.statvfs(".")
+    print(*(space.f_bavail > 0 for space in spaces), flush=True)
+"""
+
+
+def test_a_full_disk_has_no_room_for_more_until_it_is_freed(shim: Shim) -> None:
+    with start(shim, FULL) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        shim.fill()
+        for expected in (
+            "done 28 28 28 28 28 done False False False True\n",
+            "done done done done done done done True True True True\n",
+        ):
+            process.stdin.write("try\n")
+            process.stdin.flush()
+            assert process.stdout.readline() == expected
+            shim.make_room()
+        process.stdin.close()
+    assert (shim.data / "file").stat().st_size == 4096
+
+
 def test_delayed_syncs_are_counted(shim: Shim) -> None:
     shim.environment()
     shim.set_fault("slow 1")
