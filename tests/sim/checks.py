@@ -25,7 +25,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from kvstore.ids import GroupId, LogIndex, ReplicaId, Term, group_of_shard
+from kvstore.ids import GroupId, LogIndex, NodeId, ReplicaId, Term, group_of_shard, number_of
 from kvstore.kv.engine import shard_range
 from kvstore.raft import replication
 from kvstore.raft.messages import (
@@ -36,13 +36,15 @@ from kvstore.raft.messages import (
 )
 from kvstore.raft.ready import Role
 from kvstore.storage import records
+from sim import leading
 from sim.durable import Durable
 from sim.elections import ElectionRules, LeaseGiven
 from sim.group_record import GroupRecord
+from sim.leading import LeaderRules
 from sim.world import Violation
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from kvstore.kv.engine import WriteBatch
     from kvstore.raft.messages import Entry, Message, SnapshotMeta
@@ -61,6 +63,7 @@ class Checks:
         self._durable: defaultdict[tuple[ReplicaId, GroupId], Durable] = defaultdict(Durable)
         self._leases: defaultdict[tuple[ReplicaId, GroupId], LeaseGiven] = defaultdict(LeaseGiven)
         self._rules: dict[ShardHost, ElectionRules] = {}
+        self._leading: dict[ShardHost, LeaderRules] = {}
         self._roles: dict[ShardHost, tuple[Role, Term]] = {}
         self._latest: dict[ShardHost, tuple[Term, ReplicaId, LogIndex, LogIndex]] = {}
         self.elections = 0
@@ -122,9 +125,11 @@ class Checks:
         """Votes are given to whom they may be, and commits are counted as they may be."""
         core, state = host.core, host.core._state
         step, persisted, installed = core.step, core.persisted, core.snapshot_installed
+        propose_config = core.propose_config
         lease = self._leases[core.replica, group]
         rules = ElectionRules(node.id, state, lease, time_scale=node.swarm.time_scale)
         self._rules[host] = rules
+        self._leading[host] = LeaderRules(node.id, state, time_scale=node.swarm.time_scale)
 
         def counting(change: Callable[[], None]) -> None:
             was_leading, term, commit = state.leading is not None, state.term, state.commit_index
@@ -135,8 +140,19 @@ class Checks:
 
         def step_and_check(message: Message, now: float) -> None:
             was, must_refuse = (state.term, state.vote), rules.before(message, now)
+            match_index = leading.match_of(state, message)
             counting(lambda: step(message, now))
             rules.after(message, now, was, must_refuse)
+            leading.check_answer(node.id, state, message, match_index)
+            leading.check_config(node.id, state)
+
+        def propose_config_and_check(
+            voters: Iterable[ReplicaId], learners: Iterable[ReplicaId], now: float
+        ) -> LogIndex:
+            pending = state.log.config_index
+            index = propose_config(voters, learners, now)
+            leading.check_proposal(node.id, state, pending)
+            return index
 
         def persisted_and_check(index: LogIndex, term: Term, now: float) -> None:
             counting(lambda: persisted(index, term, now))
@@ -148,6 +164,7 @@ class Checks:
             self._record(group).installed(node.id, meta, core.config)
 
         _replace(core, "step", step_and_check)
+        _replace(core, "propose_config", propose_config_and_check)
         _replace(core, "persisted", persisted_and_check)
         _replace(core, "snapshot_installed", installed_and_check)
 
@@ -251,6 +268,8 @@ class Checks:
             core, state = host.core, host.core._state
             latest = state.term, state.vote, state.commit_index, state.applied_index
             self._rules[host].judge(node.clock())
+            if state.leading is not None:
+                self._leading[host].judge(node.clock(), self._promise_holder(node, group))
             if latest != self._latest.get(host):
                 self._moved(node, group, self._latest.get(host, latest), latest)
                 self._latest[host] = latest
@@ -266,6 +285,16 @@ class Checks:
                 self.elections += 1
                 self._lease_is_over(node, group, core.term)
                 self._record(group).lead(node.id, core, state.log)
+
+    def _promise_holder(self, node: SimNode, group: GroupId) -> Callable[[ReplicaId], bool]:
+        """Tells whether a replica's node would refuse to vote, by its own clock."""
+        timeout_s = node.config.raft.election_timeout_s_min
+
+        def holds_promise(replica: ReplicaId) -> bool:
+            voter = node.network.nodes[NodeId(f"n{number_of(replica)}")]
+            return voter.clock() - self._leases[replica, group].at < timeout_s
+
+        return holds_promise
 
     def _moved(
         self,

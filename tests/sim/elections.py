@@ -146,7 +146,7 @@ class ElectionRules:
     def _stood(self, state: RaftState) -> None:
         pre_votes = self._pre_votes[state.term] | {state.replica}
         was_told = self._told_to_stand == state.term - 1
-        if not was_told and not _is_quorum(state.config, pre_votes):
+        if not was_told and not is_quorum(state.config, pre_votes):
             raise Violation(
                 f"{self._name} begins term {state.term} with pre-votes of {sorted(pre_votes)} only"
             )
@@ -166,12 +166,12 @@ class ElectionRules:
         if max(self._leads_so_since, self._awake_since) > earliest:
             return
         heard = {replica for replica, at in self._heard.items() if at >= earliest}
-        if not _is_quorum(state.config, heard | {state.replica}):
+        if not is_quorum(state.config, heard | {state.replica}):
             raise Violation(
                 f"{self._name} leads in term {state.term} and has heard no quorum for {bound_s} s"
             )
 
 
-def _is_quorum(config: GroupConfig, replicas: Container[ReplicaId]) -> bool:
+def is_quorum(config: GroupConfig, replicas: Container[ReplicaId]) -> bool:
     halves = [half for half in (config.voters, config.voters_outgoing) if half]
     return all(2 * sum(r in replicas for r in half) > len(half) for half in halves)

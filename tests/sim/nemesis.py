@@ -227,7 +227,7 @@ class Nemesis:
 
     def _restart(self, node: SimNode) -> None:
         if not self.is_over:
-            node.crash("while it follows a leader that others do not hear")
+            node.crash("at a bad moment")
             self.world.after(0.01, lambda: self._start(node))
 
     def _cut(self, links: set[Link], kind: str) -> None:
@@ -385,10 +385,17 @@ class Nemesis:
             if all(map(self._is_whole, (*everybody, *host.core.config.voters))):
                 host.core.propose_config(voters, learners, now)
                 self._count("membership_changes")
+                if self.rng.random() < 0.2:
+                    self._kill_soon(host)
 
         for _times in range(self.rng.choice((1, 1, 3))):
             self._as_leader(change)
         return False
+
+    def _kill_soon(self, host: ShardHost) -> None:
+        """A leader dies with a change under way: whoever follows it has to end that."""
+        node = next(node for node in self.nodes if host in node.known_hosts())
+        self.world.after(self.rng.random() * 0.05, lambda: self._restart(node))
 
     def _transfers(self, node: SimNode) -> bool:
         replica = replica_id(1 + self.nodes.index(node), node.data_life)

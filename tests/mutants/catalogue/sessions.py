@@ -21,15 +21,6 @@ SESSIONS = (
         ("kv/sessions.py", "self.horizon = max(self.horizon, key[0])", "pass"),
     ),
     mutant(
-        "answers-for-anothers-entry",
-        "a client's answer comes from its own entry: index and term",
-        (
-            "server/shard_host.py",
-            "if proposal.index == entry.index and proposal.term == entry.term:",
-            "if proposal.index == entry.index:",
-        ),
-    ),
-    mutant(
         "says-no-of-what-may-have-been",
         "a deposed leader does not know what became of its entries",
         (
