@@ -33,7 +33,7 @@ sim: $(STAMP)  ## simulated clusters: SEEDS=1000 or MINUTES=2; SEED=n shows one 
 		$(call option,FIRST,first) $(call option,MINUTES,minutes) $(call option,JSON,json) --kept
 
 mutants: $(STAMP)  ## plant each known bug; the simulator must notice (MUTANT=name for one)
-	@PYTHONPATH=tests $(BIN)/python -m mutants $(call option,SEEDS,seeds) $(MUTANT)
+	@PYTHONPATH=tests $(BIN)/python -m mutants $(call option,SEEDS,seeds) $(call option,MINUTES,minutes) $(MUTANT)
 
 chaos: $(STAMP)  ## hurt real processes under load: MINUTES=10, KILLS=n, SEED=n, REPORT=folder
 	@PYTHONPATH=tests $(BIN)/python -m chaos $(call option,MINUTES,minutes) \
