@@ -144,6 +144,7 @@ class Checks:
             counting(lambda: step(message, now))
             rules.after(message, now, was, must_refuse)
             leading.check_answer(node.id, state, message, match_index)
+            leading.check_acknowledgement(node.id, state, message)
             leading.check_config(node.id, state)
 
         def propose_config_and_check(

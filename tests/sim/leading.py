@@ -1,5 +1,5 @@
-"""What a leader may count and promise, and what a configuration must be (Raft §5.3, §6; thesis
-§6.4.1), looked at as each message is taken.
+"""What a leader may count and promise, what a follower may say to it, and what a configuration
+must be (Raft §5.3, §6; thesis §6.4.1), looked at as each message is taken.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from kvstore.ids import NO_REPLICA, LogIndex, ReplicaId, Term
 from kvstore.raft import replication
-from kvstore.raft.messages import AppendResponse, EntryKind
+from kvstore.raft.messages import AppendRequest, AppendResponse, EntryKind
 from sim.elections import SILENCE_SLACK_S, is_quorum
 from sim.world import Violation
 
@@ -40,6 +40,20 @@ def check_answer(who: str, state: RaftState, message: Message, known: LogIndex |
         return
     if match_of(state, message) not in (None, known):
         raise Violation(f"{who}, leader of term {state.term}, counts {message}")
+
+
+def check_acknowledgement(who: str, state: RaftState, message: Message) -> None:
+    """A follower says yes to what an append reaches, or to what is committed, and no further.
+
+    Raises:
+        Violation: its answer goes beyond that.
+    """
+    if not isinstance(message, AppendRequest) or message.term != state.term:
+        return
+    surely = max(message.prev_index + len(message.entries), state.commit_index)
+    for answer in state.out.messages_when_durable[-1:]:
+        if isinstance(answer, AppendResponse) and answer.match_index > surely:
+            raise Violation(f"{who} answers {answer} to an append that reaches {surely}")
 
 
 def check_config(who: str, state: RaftState) -> None:

@@ -164,7 +164,7 @@ def draw(rng: random.Random) -> Swarm:
         batch_max=rng.choice((1, 1, 3)),
         write_s_max=rng.choice((0.0005, 0.005, 0.05)),
         thread_s_max=rng.choice((0.001, 0.02, 0.3)),
-        clock_drift=rng.choice((0.0, 0.01, 0.04)),
+        clock_drift=rng.choice((0.0, 0.01, 0.045)),
         notice_share=rng.choice((0.0, 0.5, 1.0)),
         batching_share=rng.choice((0.0, 0.0, 0.2, 0.7)),
         callers=rng.choice((1, 1, 3)),
@@ -189,6 +189,8 @@ def draw(rng: random.Random) -> Swarm:
     for name, (low, high) in RATES.items():
         if rng.random() < 0.35:
             setattr(swarm, name, strength * rng.uniform(low, high))
+    if strength and swarm.raft.lease_reads and rng.random() < 0.5:
+        swarm.isolated_leaders = 0.5 / time_scale
     return swarm
 
 
