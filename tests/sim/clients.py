@@ -234,6 +234,10 @@ class SimClient:
                 node.later(0.0, lambda: node.requests.handle(connection, frame))
 
         self.world.after(self.network.delay_s(), arrive)
+        if self.rng.random() < self.network.conditions.duplication:
+            # Once more, when the call may long be answered: a frozen node reads on.
+            late_s = 3.0 * ATTEMPT_S * self.swarm.time_scale * self.rng.random()
+            self.world.after(late_s, arrive)
 
     def network_back(self, node: SimNode, call: Call, frame: bytes) -> None:
         """A reply is on its way, and may never arrive."""
