@@ -1,4 +1,4 @@
-"""Who does harm: each fault at the rate that the seed drew, and at the end everything healed."""
+"""Who does harm: each fault at the rate that the seed drew."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ import random
 from typing import TYPE_CHECKING
 
 from kvstore.errors import KVError
-from kvstore.ids import ShardId, group_of_shard, life_of, number_of, replica_id
-from kvstore.raft.messages import GroupConfig
+from kvstore.ids import replica_id
 from kvstore.storage.segment_files import SEGMENT_NAME
 from sim.disk import Fault
 from sim.swarm import RATES
+from sim.wholeness import Wholeness
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable
 
-    from kvstore.ids import ReplicaId
     from kvstore.server.shard_host import ShardHost
     from sim.network import Link, Network
     from sim.node import SimNode
@@ -33,6 +32,7 @@ class Nemesis:
         self.swarm = swarm
         self.rng = random.Random(self.world.rng.random())
         self.nodes = list(network.nodes.values())
+        self.wholeness = Wholeness(self.nodes, swarm)
         self.is_over = False
         self.done: dict[str, int] = {}
         self._faults: list[tuple[str, float, Callable[[SimNode], bool]]] = [
@@ -53,52 +53,6 @@ class Nemesis:
     def _count(self, name: str) -> None:
         """A fault bit. Those that show later whether they did count themselves."""
         self.done[name] = self.done.get(name, 0) + 1
-
-    def heal(self, outsiders: Collection[SimNode] = ()) -> None:
-        """No more harm: cables are plugged in, disks have room, whoever is dead is started.
-
-        Args:
-            outsiders: Who stays as it is, dead or alive.
-        """
-        self.is_over = True
-        whole = [node for node in self.nodes if node not in outsiders]
-        self.world.note("", f"{' '.join(node.id for node in whole)} are healed")
-        self.network.heal()
-        self.network.conditions = type(self.network.conditions)()
-        for node in whole:
-            node.disk.is_full = False
-            node.disk.fault = node.disk.crash_in = None
-            node.paused_until = 0.0
-            if node.is_stopping:
-                node.crash("in the middle of stopping")
-            if not node.is_up and not node.is_refused:
-                node.start()
-            if node.is_refused:
-                node.repair()
-                node.start()
-        for node in whole:
-            for other in whole:
-                if other is not node and other.id not in node.connected_since:
-                    node.later(0.0, _connecting(node, other))
-
-    def cut_off(self, outsiders: Collection[SimNode]) -> None:
-        """One of the ways in which a few nodes are no part of the cluster any more."""
-        inside = [node for node in self.nodes if node not in outsiders]
-        inwards = [(a.id, b.id) for a in outsiders for b in inside]
-        outwards = [(b, a) for a, b in inwards]
-        kind = self.rng.choice(("dead", "cut off", "deaf", "mute"))
-        self.world.note("", f"{' '.join(node.id for node in outsiders)} are {kind}")
-        if kind == "dead":
-            for node in outsiders:
-                node.crash("to stay so")
-        links = {"dead": [], "cut off": inwards + outwards, "deaf": outwards, "mute": inwards}[kind]
-        self.network.cut(links, is_holding=False)
-
-    def cut_one_link(self) -> None:
-        """Two nodes cannot talk any more; whoever else there is reaches both."""
-        a, b = self.rng.sample([node.id for node in self.nodes], 2)
-        self.world.note("", f"{a} and {b} are cut off from each other alone")
-        self.network.cut([(a, b), (b, a)], is_holding=False)
 
     def _soon(self, *seconds: float) -> float:
         return self.rng.choice(seconds) * self.swarm.time_scale
@@ -301,7 +255,7 @@ class Nemesis:
 
     def _flipped_bits(self, node: SimNode) -> bool:
         """A bit of a node's log is flipped; it refuses to start, and is repaired after a while."""
-        if not self._may_lose(node):
+        if not self.wholeness.may_lose(node):
             return False
         wal = node.disk.path(f"/{node.id}/wal")
         files = [path for path in wal.iterdir() if SEGMENT_NAME.fullmatch(path.name)]
@@ -317,44 +271,6 @@ class Nemesis:
         self._start_later(node)
         self.world.after(self._soon(4.0, 8.0), lambda: self._repair(node))
         return True
-
-    def is_restored(self) -> bool:
-        """Whether all data that were lost are back, and whoever had them votes as before."""
-        for config in map(self._config, range(self.swarm.shards)):
-            if config.voters_outgoing or not all(map(self._is_whole, config.voters)):
-                return False
-            if not self.swarm.membership_changes and len(config.voters) != len(self.nodes):
-                return False
-        return True
-
-    def _config(self, shard: int) -> GroupConfig:
-        """The newest one that was committed."""
-        node = self.nodes[0]
-        founders = GroupConfig(voters=tuple(r.id for r in node.shard_map.replicas[shard]))
-        return node.checks.committed_config(group_of_shard(ShardId(shard))) or founders
-
-    def _may_lose(self, node: SimNode) -> bool:
-        """Whether every group keeps a majority of whole voters if ``node`` loses its data.
-
-        While members change, only what all agree on is sure.
-        """
-        for group in range(node.shard_map.shards):
-            config = self._config(group)
-            for half in filter(None, (config.voters, config.voters_outgoing)):
-                whole = [r for r in half if number_of(r) != node.number and self._is_whole(r)]
-                if 2 * len(whole) <= len(half):
-                    return False
-            if self.swarm.membership_changes and not self._all_agree_on(config, group):
-                return False
-        return True
-
-    def _is_whole(self, replica: ReplicaId) -> bool:
-        node = self.nodes[number_of(replica) - 1]
-        return node.is_intact and node.data_life == life_of(replica)
-
-    def _all_agree_on(self, config: GroupConfig, shard: int) -> bool:
-        hosts = [host for node in self.nodes for host in node.known_hosts() if host.shard == shard]
-        return len(hosts) == len(self.nodes) and all(h.core.config == config for h in hosts)
 
     def _repair(self, node: SimNode) -> None:
         if node.is_refused and not self.is_over:
@@ -382,7 +298,7 @@ class Nemesis:
         learners = [r for r in everybody if r not in voters and self.rng.random() < 0.5]
 
         def change(host: ShardHost, now: float) -> None:
-            if all(map(self._is_whole, (*everybody, *host.core.config.voters))):
+            if all(map(self.wholeness.is_whole, (*everybody, *host.core.config.voters))):
                 host.core.propose_config(voters, learners, now)
                 self._count("membership_changes")
                 if self.rng.random() < 0.2:
@@ -430,10 +346,6 @@ class Nemesis:
             for host in node.known_hosts():
                 if host.is_leader:
                     node.later(0.0, _asking(node, host, ask))
-
-
-def _connecting(node: SimNode, other: SimNode) -> Callable[[], None]:
-    return lambda: node.peer_connected(other.id)
 
 
 def _asking(

@@ -14,6 +14,7 @@ from kvstore.raft.confchange import members
 from kvstore.sharding.shard_map import bootstrap
 from sim.checks import Checks
 from sim.clients import ClientHistory, callers
+from sim.healing import Healer
 from sim.nemesis import Nemesis
 from sim.network import Network
 from sim.node import SimNode
@@ -78,6 +79,7 @@ class Run:
             for client in callers(f"c{number}", self.network, self.history, self.swarm)
         ]
         self.nemesis = Nemesis(self.network, self.swarm)
+        self.healer = Healer(self.nemesis)
         for node in self.nodes:
             node.on_install = self.nemesis.install_begins
 
@@ -96,7 +98,7 @@ class Run:
         time_scale = self.swarm.time_scale
         if self._heal_a_core():
             self._serve_everybody()
-        self.nemesis.heal()
+        self.healer.heal()
         self.world.run(CALM_S * time_scale)
         for client in self.clients:
             client.is_stopped = True
@@ -110,7 +112,7 @@ class Run:
         if self.nemesis.done.get("flipped_bits"):
             what = "everybody votes again, the repaired too"
             self.world.run_until(
-                lambda: self.nemesis.is_restored() and self._are_equal(),
+                lambda: self.nemesis.wholeness.is_restored() and self._are_equal(),
                 PROGRESS_S * time_scale,
                 what,
             )
@@ -124,12 +126,12 @@ class Run:
         if swarm.membership_changes or swarm.flipped_bits:
             return False  # who is a voter, and whole, is not for us to say
         if rng.random() < 0.3:
-            self.nemesis.heal()
-            self.nemesis.cut_one_link()
+            self.healer.heal()
+            self.healer.cut_one_link()
         else:
             outsiders = rng.sample(self.nodes, rng.randint(1, (swarm.nodes - 1) // 2))
-            self.nemesis.heal(outsiders)
-            self.nemesis.cut_off(outsiders)
+            self.healer.heal(outsiders)
+            self.healer.cut_off(outsiders)
         self.world.run(CALM_S * swarm.time_scale)
         return True
 
