@@ -44,6 +44,8 @@ class Conditions:
     delay_s_max: float = 0.002
     slow_share: float = 0.0
     """Messages that take up to a hundred times as long."""
+    copy_late_s_max: float = 0.0
+    """How late the second copy of a doubled message may be, one time in three."""
 
 
 class Network:
@@ -98,8 +100,11 @@ class Network:
             if conditions.is_stream and rng.random() < 0.5:
                 source.later(0.01, lambda: source.driver.messages_dropped(target))
             return True
-        for _ in range(2 if rng.random() < conditions.duplication else 1):
+        copies = 2 if rng.random() < conditions.duplication else 1
+        for copy in range(copies):
             arrives_at = self.world.now + self.delay_s()
+            if copy and rng.random() < 1 / 3:
+                arrives_at += rng.random() * conditions.copy_late_s_max
             if conditions.is_stream:
                 link = source.id, target, lane
                 arrives_at = max(arrives_at, self._busy_until.get(link, 0.0))

@@ -146,7 +146,7 @@ def draw(rng: random.Random) -> Swarm:
         shards=rng.choice((1, 1, 1, 2)),
         time_scale=time_scale,
         seconds=time_scale * rng.choice((15.0, 30.0, 50.0)),
-        conditions=_conditions(rng),
+        conditions=_conditions(rng, time_scale),
         raft=_raft(rng, time_scale),
         wal=WalConfig(
             segment_bytes=rng.choice((4, 16, 64, 256)) * KIB,
@@ -194,7 +194,7 @@ def draw(rng: random.Random) -> Swarm:
     return swarm
 
 
-def _conditions(rng: random.Random) -> Conditions:
+def _conditions(rng: random.Random, time_scale: float) -> Conditions:
     def sometimes(most: float) -> float:
         return rng.uniform(0.0, most) if rng.random() < 0.4 else 0.0
 
@@ -205,6 +205,7 @@ def _conditions(rng: random.Random) -> Conditions:
         duplication=0.0 if is_stream else sometimes(0.2),
         delay_s_max=rng.choice((0.001, 0.005, 0.05)),
         slow_share=sometimes(0.02),
+        copy_late_s_max=3.0 * time_scale,
     )
 
 
