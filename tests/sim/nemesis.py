@@ -68,7 +68,12 @@ class Nemesis:
     def _graceful_stops(self, node: SimNode) -> bool:
         if not node.is_up:
             return False
-        node.later(0.0, node.stop)
+
+        def stop() -> None:
+            if not self.is_over:  # else a pause has put it off until all was healed
+                node.stop()
+
+        node.later(0.0, stop)
         self._watch_over(node)
         return True
 
