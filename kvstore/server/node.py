@@ -204,13 +204,7 @@ class Node:
         identity = await asyncio.to_thread(open_data_directory, config)
         undo.callback(identity.release)
         undo.callback(self._stop_pinning)
-        handshake = Handshake(
-            config,
-            own=Pin(identity.data_id, identity.life),
-            pins=lambda: identity.pins,
-            remember=lambda node, pin: self._remember(identity, node, pin),
-            wall_ms=self._wall_ms,
-        )
+        handshake = self._make_handshake(identity)
         await self._listen(handshake, undo)
         engine = await asyncio.to_thread(RocksEngine, data_dir / "engine", config.engine)
         undo.push_async_callback(asyncio.to_thread, engine.close)
@@ -272,6 +266,15 @@ class Node:
         peers.start()
         undo.push_async_callback(peers.close)
         undo.callback(self._answer_all)
+
+    def _make_handshake(self, identity: Identity) -> Handshake:
+        return Handshake(
+            self._config,
+            own=Pin(identity.data_id, identity.life),
+            pins=lambda: identity.pins,
+            remember=lambda node, pin: self._remember(identity, node, pin),
+            wall_ms=self._wall_ms,
+        )
 
     def _stop_pinning(self) -> None:
         for task in tuple(self._pinning):
