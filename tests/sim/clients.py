@@ -235,7 +235,8 @@ class SimClient:
 
         self.world.after(self.network.delay_s(), arrive)
         if self.rng.random() < self.network.conditions.duplication:
-            # Once more, when the call may long be answered: a frozen node reads on.
+            # Sent again, and it comes when the call may long be answered: no "no" is for good.
+            call.may_have_applied = True
             late_s = 3.0 * ATTEMPT_S * self.swarm.time_scale * self.rng.random()
             self.world.after(late_s, arrive)
 
