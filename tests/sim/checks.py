@@ -46,12 +46,14 @@ from sim.world import Violation
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from kvstore.ids import ShardId
     from kvstore.kv.engine import WriteBatch
     from kvstore.raft.messages import Entry, Message, SnapshotMeta
     from kvstore.raft.ready import ReadState
     from kvstore.raft.state import RaftState
     from kvstore.server.shard_host import ShardHost
     from kvstore.storage.replay import RecoveredLog
+    from kvstore.storage.snapshots import SnapshotStorage
     from sim.node import SimNode
 
 
@@ -113,6 +115,8 @@ class Checks:
         def replaced_and_check(index: LogIndex) -> None:
             replaced(index)
             self.installs += 1
+            if host.clock.last < host.machine.last_revision:
+                raise Violation(f"{node.id} could give revisions again that a snapshot brought")
             record.state(node.id, index, engine.fingerprint(prefix))
 
         _replace(host, "observe", observe_and_check)
@@ -140,11 +144,12 @@ class Checks:
 
         def step_and_check(message: Message, now: float) -> None:
             was, must_refuse = (state.term, state.vote), rules.before(message, now)
-            match_index = leading.match_of(state, message)
+            match_index, receiving = leading.match_of(state, message), state.receiving
             counting(lambda: step(message, now))
             rules.after(message, now, was, must_refuse)
             leading.check_answer(node.id, state, message, match_index)
             leading.check_acknowledgement(node.id, state, message)
+            leading.check_chunk(node.id, state, message, receiving)
             leading.check_config(node.id, state)
 
         def propose_config_and_check(
@@ -168,6 +173,18 @@ class Checks:
         _replace(core, "propose_config", propose_config_and_check)
         _replace(core, "persisted", persisted_and_check)
         _replace(core, "snapshot_installed", installed_and_check)
+
+    @staticmethod
+    def watch_installs(node: SimNode, storage: SnapshotStorage) -> None:
+        """A snapshot is put in force only when the engine has all that was applied before it."""
+        install = storage.install
+
+        def install_and_check(group: GroupId, shard: ShardId) -> None:
+            if node.driver._applier._unwritten is not None:
+                raise Violation(f"{node.id} installs a snapshot with an older write to come")
+            install(group, shard)
+
+        _replace(storage, "install", install_and_check)
 
     def _watch_reads(self, node: SimNode, group: GroupId, host: ShardHost) -> None:
         """No read may be served from a state that lacks what was committed before it."""
@@ -208,6 +225,8 @@ class Checks:
                 raise Violation(f"{node.id} does not go on from the log that it has read")
             if (state.term, state.vote) != (found.term, found.vote):
                 raise Violation(f"{node.id} does not go on from the term and vote it has read")
+            if core.applied_index > core.last_index:
+                raise Violation(f"{node.id} goes on from a log that ends before its state")
             record, prefix = self._record(group), shard_range(host.shard)[0][:2]
             record.append(state.log, entries)
             record.state(node.id, core.applied_index, node.engine.fingerprint(prefix))
@@ -349,6 +368,8 @@ class Checks:
             )
         self._check_majority(node, group, config, index, state.term)
         self._record(group).commit(state.log, index, state.term)
+        if state.config.voters_outgoing and state.log.config_index <= index:
+            raise Violation(f"{node.id} stays in a joint configuration that it has committed")
 
     def _check_majority(
         self, node: SimNode, group: GroupId, config: GroupConfig, index: LogIndex, term: Term

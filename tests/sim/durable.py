@@ -43,6 +43,12 @@ class Durable:
             found.entries = {entry.index: entry.term for entry in log.entries}
             if log.mark is not None:
                 found.mark, found.mark_term = log.mark.index, log.mark.term
+                # A snapshot's mark whose truncation was torn off: the rest is obsolete.
+                found.entries = {
+                    index: term
+                    for index, term in found.entries.items()
+                    if index <= found.mark or term >= found.mark_term
+                }
         if base[0] > max([found.mark, *found.entries]):
             found.entries.clear()
             found.mark, found.mark_term = base

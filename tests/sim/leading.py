@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kvstore.raft.messages import Message
-    from kvstore.raft.state import RaftState
+    from kvstore.raft.state import RaftState, Receiving
 
 TRANSFER_TIMEOUTS_MAX = 2.0
 """A transfer ends after one minimum election timeout, noticed by the next tick."""
@@ -54,6 +54,25 @@ def check_acknowledgement(who: str, state: RaftState, message: Message) -> None:
     for answer in state.out.messages_when_durable[-1:]:
         if isinstance(answer, AppendResponse) and answer.match_index > surely:
             raise Violation(f"{who} answers {answer} to an append that reaches {surely}")
+
+
+def check_chunk(who: str, state: RaftState, message: Message, was: Receiving | None) -> None:
+    """What is being put in force stays that, and nothing older than the log is taken (Raft §7).
+
+    Args:
+        who: Its node.
+        state: Of a follower that has just taken ``message``.
+        message: Maybe a piece of a snapshot.
+        was: What it was receiving before.
+
+    Raises:
+        Violation: it takes another snapshot, or one of what it has.
+    """
+    if was is not None and was.is_complete and state.receiving is not was:
+        raise Violation(f"{who} takes {message} while it puts a snapshot in force")
+    for write in state.out.snapshot_writes[-1:]:
+        if write.meta.index <= state.commit_index:
+            raise Violation(f"{who} stores a snapshot at {write.meta.index} that it is beyond")
 
 
 def check_config(who: str, state: RaftState) -> None:

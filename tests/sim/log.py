@@ -9,7 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kvstore.errors import Internal
+from kvstore.storage.records import RecordType, peek
 from kvstore.storage.writer import RETRY_S, Append, Close, LogWriter, Order, Release, Reports
+from sim.world import Violation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -53,6 +55,8 @@ class SimLog:
     def append(
         self, records: Sequence[bytes], done: Callable[[], None], *, urgent: bool = False
     ) -> None:
+        if urgent and any(peek(record)[0] != RecordType.HARD_STATE for record in records):
+            raise Violation(f"{self._node.id} lets more than votes overtake the log")
         if not records and not self._in_flight:
             self._in_flight = 1
             self._node.loop.call_soon(self._run, [done])

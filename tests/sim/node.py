@@ -288,6 +288,7 @@ class SimNode:
             clock=self.clock,
             may_lead=lambda: not self.admission.disk_full,
         )
+        self.checks.watch_installs(self, storage)
         for host in hosts.values():
             self.checks.watch(self, host, on_install=lambda: self.on_install(self))
 
