@@ -34,8 +34,8 @@ class Durable:
     def of(cls, log: RecoveredLog | None, base: tuple[int, int]) -> Durable:
         """What a start has read, and made durable for good.
 
-        An engine that is ahead of the whole log stands for it: ``base`` is the index and term
-        of its last entry.
+        An engine that is ahead of the whole log or contradicts it, as a snapshot makes it,
+        stands for it: ``base`` is the index and term of its last entry.
         """
         found = cls()
         if log is not None:
@@ -49,7 +49,8 @@ class Durable:
                     for index, term in found.entries.items()
                     if index <= found.mark or term >= found.mark_term
                 }
-        if base[0] > max([found.mark, *found.entries]):
+        is_contradicted = found.entries.get(base[0], base[1]) != base[1]
+        if is_contradicted or base[0] > max([found.mark, *found.entries]):
             found.entries.clear()
             found.mark, found.mark_term = base
         found.end = max([found.mark, *found.entries])
