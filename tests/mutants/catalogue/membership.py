@@ -85,15 +85,6 @@ MEMBERSHIP = (
         ),
     ),
     mutant(
-        "leaves-a-change-half-done",
-        "a new leader ends the joint configuration that it finds (Raft §6)",
-        (
-            "raft/commit.py",
-            "    elif previous < lead.first_index <= index:\n        membership.settle(state)\n",
-            "",
-        ),
-    ),
-    mutant(
         "counts-learners",
         "learners count for nothing (thesis §4.2.1)",
         (

@@ -30,15 +30,6 @@ SNAPSHOTS = (
         ),
     ),
     mutant(
-        "takes-any-snapshot",
-        "a snapshot of what is here already changes nothing (Raft §7)",
-        (
-            "raft/snapshots.py",
-            "    if meta.index <= state.commit_index:\n        return True\n",
-            "",
-        ),
-    ),
-    mutant(
         "snapshot-of-more-than-it-holds",
         "a snapshot stands for the applied index (Raft §7)",
         (
@@ -76,15 +67,6 @@ SNAPSHOTS = (
         ),
     ),
     mutant(
-        "installs-before-an-older-write",
-        "no older engine write comes after a snapshot",
-        (
-            "server/snapshot_work.py",
-            "self._driver.when_written(lambda: self._install(host, write.meta))",
-            "self._install(host, write.meta)",
-        ),
-    ),
-    mutant(
         "installs-without-flushing",
         "a snapshot is in force once the engine holds it durably",
         (
@@ -110,15 +92,6 @@ SNAPSHOTS = (
             "raft/snapshots.py",
             "if state.now - transfer.active_at > patience_s:",
             "if False:",
-        ),
-    ),
-    mutant(
-        "takes-another-while-installing",
-        "a snapshot that is being installed is not given up for another",
-        (
-            "raft/snapshots.py",
-            "    if receiving is not None and receiving.is_complete:\n        return  # Nothing",
-            "    if False:\n        return  # Nothing",
         ),
     ),
 )
