@@ -134,6 +134,8 @@ class Progress:
 
         False if the answer is old: it does not belong to what is under way now.
         """
+        if rejected_index == 0:
+            return False  # Before entry 1 all logs match: it says no to a message of a past term.
         if self.state is ProgressState.REPLICATE:
             if rejected_index <= self.match_index:
                 return False

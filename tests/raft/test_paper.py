@@ -191,6 +191,20 @@ def test_5_3_a_leader_jumps_back_over_a_whole_term_too() -> None:
     assert (probe.prev_index, probe.prev_term) == (3, 1)
 
 
+def test_5_3_a_no_to_a_past_term_says_nothing_of_the_log() -> None:
+    """It carries the new term, and no index: nothing comes before entry 1."""
+    solo = Solo()
+    solo.lead(R2)
+    solo.step(AppendResponse(R2, R1, solo.core.term, LogIndex(0), rejected=True))
+    solo.step(AppendResponse(R2, R1, solo.core.term, LogIndex(0), rejected=True))
+    solo.wait(0.3)
+    beats = solo.take(Heartbeat)
+    assert beats
+    assert all(beat.commit_index >= 0 for beat in beats)
+    solo.ack(R2)
+    assert solo.core.status(solo.now).commit_index == solo.core.last_index
+
+
 def test_5_3_a_follower_commits_no_further_than_what_it_was_sent() -> None:
     solo = Solo("112", term=2)
     solo.append(R2, 2, (2, 1), "", commit=9)

@@ -77,7 +77,7 @@ class Durable:
         is_other_vote = found.term == self.term and self.vote not in (0, found.vote)
         if found.term < self.term or is_other_vote:
             return f"term {found.term} and vote {found.vote} instead of {self.term} and {self.vote}"
-        if found.mark < self.mark:
+        if found.mark < self.mark and not found.reaches(self.mark):
             return f"a log that begins behind {found.mark} instead of {self.mark}"
         for index, term in self.entries.items():
             instead = found.entries.get(index, found.last_term)
