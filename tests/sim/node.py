@@ -372,6 +372,8 @@ class SimNode:
         # In a slow cluster a tick serves for several: nothing is due in between.
         beats_skipped_s = TICK_INTERVAL_S * (self.swarm.time_scale - 1.0)
         delay_s = max(TICK_S_MIN, self.driver.until_tick_s()) + beats_skipped_s
+        if not all(host.core.is_settled for host in self.driver.hosts.values()):
+            delay_s *= self.rng.uniform(0.5, 1.5)  # Coarse ticks in step would split every vote.
         self.later(delay_s / self.clock_rate, self._tick)
 
     def _upkeep(self) -> None:
