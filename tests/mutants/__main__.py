@@ -13,7 +13,7 @@ from rich.table import Table
 from mutants.catalogue import MUTANTS, Mutant
 from mutants.hunting import Broken, Found, control_fails, hunt
 from mutants.planting import DoesNotApply, mutated
-from plain_cli import run
+from plain_cli import MINUTES, WholeNumber, run
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -24,10 +24,10 @@ VIOLATION_CHARS = 90
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("names", nargs=-1)
-@click.option("--seeds", type=click.IntRange(1), default=2000, show_default=True)
+@click.option("--seeds", type=WholeNumber(1), default=2000, show_default=True)
 @click.option(
     "--minutes",
-    type=click.FloatRange(0, min_open=True),
+    type=MINUTES,
     default=30.0,
     show_default=True,
     help="Give up on a mutant after so long.",
