@@ -1,7 +1,4 @@
-"""A node's configuration: frozen, checked once, every quantity named with its unit.
-
-``configs/node.toml`` is the commented form of the same settings.
-"""
+"""From TOML to checked settings; whatever is wrong is one line that names file and setting."""
 
 from __future__ import annotations
 
@@ -9,161 +6,41 @@ import dataclasses
 import math
 import re
 import tomllib
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
+from kvstore.config.settings import (
+    ADDRESS_CHARS_MAX,
+    FRAME_BYTES_MAX,
+    KIB,
+    LOG_LEVELS,
+    MIB,
+    REPLICAS_DEFAULT,
+    SEEDS_MAX,
+    SHARDS_DEFAULT,
+    SHARDS_MAX,
+    WEIGHT_MAX,
+    WEIGHT_MIN,
+    ZONE_CHARS_MAX,
+    ClusterConfig,
+    EngineConfig,
+    LimitsConfig,
+    NodeAddress,
+    NodeConfig,
+    RaftConfig,
+    WalConfig,
+)
+from kvstore.config.swim import PROFILES, SwimConfig
 from kvstore.errors import ConfigError
 from kvstore.ids import NodeId
 
-KIB = 1024
-MIB = 1024 * KIB
-
-SHARDS_DEFAULT = 8
-SHARDS_MAX = 1024
-REPLICAS_DEFAULT = 3
-WEIGHT_MIN = 0.01
-WEIGHT_MAX = 100.0
-"""A node has 128 places on the ring for each 1.0, so heavier ones would cost time."""
-FRAME_BYTES_MAX = 1024 * MIB
-LOG_LEVELS = ("debug", "info", "warning", "error")
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _Settings = TypeVar("_Settings")
+AWARENESS_MAX = 64
+PIGGYBACK_BYTES_MIN = 1024
 _NODE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-
-
-@dataclass(frozen=True, slots=True)
-class RaftConfig:
-    """Timing and flow control of every group (DESIGN section 4)."""
-
-    heartbeat_interval_s: float = 0.2
-    election_timeout_s_min: float = 0.5
-    """Lower bound of the adaptive timeout; also how long a voter protects its leader."""
-    election_timeout_s_max: float = 2.0
-    phi_threshold: float = 8.0
-    """Suspicion at which a leader counts as lost: 8 means one false alarm in 10^8."""
-    fast_election_delay_s_max: float = 0.02
-    """Random wait before a pre-vote once the leader's process is known to be gone."""
-    lease_reads: bool = False
-    clock_drift_max: float = 0.1
-    """Fraction by which two clocks' speeds may differ; shortens the leader lease."""
-    inflight_messages_max: int = 256
-    inflight_bytes_max: int = 16 * MIB
-    append_bytes_max: int = MIB
-    """Entries gathered into one append message, unless a single one is larger."""
-    uncommitted_bytes_max: int = 64 * MIB
-    """Proposals are refused beyond this many bytes of uncommitted entries."""
-    log_bytes_max: int = 8 * MIB
-    """Applied entries kept in memory for slow followers, per group."""
-    snapshot_chunk_bytes: int = 256 * KIB
-    snapshot_chunks_inflight_max: int = 4
-
-
-@dataclass(frozen=True, slots=True)
-class WalConfig:
-    """The write-ahead log shared by all groups of a node (DESIGN section 6)."""
-
-    segment_bytes: int = 64 * MIB
-    live_bytes_max: int = 256 * MIB
-    """Segments beyond this make the engine flush, so that old ones can go."""
-    reserve_bytes: int = MIB
-    """A file kept so that terms and votes can still be written on a full disk."""
-
-
-@dataclass(frozen=True, slots=True)
-class EngineConfig:
-    """RocksDB (DESIGN section 7)."""
-
-    memtable_bytes: int = 32 * MIB
-    block_cache_bytes: int = 32 * MIB
-    background_jobs: int = 2
-
-
-@dataclass(frozen=True, slots=True)
-class LimitsConfig:
-    """Every bound on input and on queues."""
-
-    key_bytes_max: int = 8 * KIB
-    value_bytes_max: int = 8 * MIB
-    frame_bytes_max: int = 16 * MIB
-    connections_max: int = 4096
-    hello_timeout_s: float = 5.0
-    """A connection that has not said hello by then is closed."""
-    pending_bytes_max: int = 64 * MIB
-    """Client requests held by a node; beyond it they are refused as overloaded."""
-    outbound_bytes_max: int = 32 * MIB
-    """Unsent bytes on one connection, beyond which it is not read, then closed."""
-    lane_bytes_max: int = 32 * MIB
-    """Unsent bytes to one peer on one lane, beyond which messages are dropped."""
-    request_timeout_s: float = 10.0
-    """A request unanswered for so long is answered as of unknown outcome."""
-    clock_ahead_ms_max: int = 500
-    disk_free_bytes_min: int = 64 * MIB
-    """With less room than this, writes are refused as retryable."""
-    session_ttl_s: float = 3600.0
-    sessions_per_shard_max: int = 10_000
-
-
-@dataclass(frozen=True, slots=True)
-class NodeAddress:
-    """One member of the cluster as the configuration names it."""
-
-    id: NodeId
-    address: str
-    """``host:port``."""
-    weight: float = 1.0
-    """Its part of the load in relation to the others."""
-    zone: str = ""
-    """What fails together; empty for a zone of its own."""
-
-    @property
-    def host(self) -> str:
-        """The host part of ``address``, an IPv6 address without its brackets."""
-        return self.address.rpartition(":")[0].strip("[]")
-
-    @property
-    def port(self) -> int:
-        """The port part of ``address``."""
-        return int(self.address.rpartition(":")[2])
-
-
-@dataclass(frozen=True, slots=True)
-class ClusterConfig:
-    """What all nodes of one cluster must agree on."""
-
-    id: str
-    nodes: tuple[NodeAddress, ...]
-    shards: int = SHARDS_DEFAULT
-    """A power of two, chosen once when the cluster is first started."""
-    replicas: int = REPLICAS_DEFAULT
-
-    def node(self, node_id: str) -> NodeAddress:
-        """The member called ``node_id``; raises KeyError when there is none."""
-        for node in self.nodes:
-            if node.id == node_id:
-                return node
-        raise KeyError(node_id)
-
-
-@dataclass(frozen=True, slots=True)
-class NodeConfig:
-    """Everything that one process needs to know before it starts."""
-
-    node_id: NodeId
-    data_dir: Path
-    cluster: ClusterConfig
-    admin_port: int = 0
-    """Kept for the admin endpoint; 0 = none."""
-    log_level: str = "info"
-    raft: RaftConfig = field(default_factory=RaftConfig)
-    wal: WalConfig = field(default_factory=WalConfig)
-    engine: EngineConfig = field(default_factory=EngineConfig)
-    limits: LimitsConfig = field(default_factory=LimitsConfig)
-
-    @property
-    def address(self) -> NodeAddress:
-        """This node's own entry in the cluster."""
-        return self.cluster.node(self.node_id)
 
 
 def load(path: Path) -> NodeConfig:
@@ -200,17 +77,20 @@ def parse(text: str, *, source: str = "<config>", relative_to: Path = Path()) ->
 
 
 def _node_config(table: dict[str, Any], relative_to: Path) -> NodeConfig:
-    known = {"node", "cluster", "raft", "wal", "engine", "limits"}
+    known = {"node", "cluster", "raft", "swim", "wal", "engine", "limits"}
     _refuse_unknown(table, known, "")
     node = _section(table, "node")
-    _refuse_unknown(node, {"id", "data_dir", "admin_port", "log_level"}, "node.")
+    own = {"address", "weight", "zone"}
+    _refuse_unknown(node, {"id", "data_dir", "admin_port", "log_level", *own}, "node.")
     return NodeConfig(
         node_id=NodeId(_value(node, "node.id", str)),
         data_dir=relative_to / _value(node, "node.data_dir", str),
         admin_port=_value(node, "node.admin_port", int, 0),
         log_level=_value(node, "node.log_level", str, "info"),
         cluster=_cluster_config(_section(table, "cluster")),
+        joining=_node_address(node, "node") if own & set(node) else None,
         raft=_flat(RaftConfig, table, "raft"),
+        swim=_swim_config(table),
         wal=_flat(WalConfig, table, "wal"),
         engine=_flat(EngineConfig, table, "engine"),
         limits=_flat(LimitsConfig, table, "limits"),
@@ -218,30 +98,68 @@ def _node_config(table: dict[str, Any], relative_to: Path) -> NodeConfig:
 
 
 def _cluster_config(table: dict[str, Any]) -> ClusterConfig:
-    _refuse_unknown(table, {"id", "shards", "replicas", "nodes"}, "cluster.")
-    rows = table.get("nodes")
-    if not isinstance(rows, list) or not rows:
-        raise ConfigError("cluster.nodes must be a list of at least one [[cluster.nodes]] table")
+    _refuse_unknown(table, {"id", "shards", "replicas", "nodes", "seeds"}, "cluster.")
+    rows = table.get("nodes", [])
+    if not isinstance(rows, list):
+        raise ConfigError("cluster.nodes must be a list of [[cluster.nodes]] tables")
+    seeds = table.get("seeds", [])
+    if not isinstance(seeds, list):
+        raise ConfigError('cluster.seeds must be a list of addresses, ["host:port", ...]')
     nodes = []
     for position, row in enumerate(rows):
         prefix = f"cluster.nodes[{position}]"
         if not isinstance(row, dict):
             raise ConfigError(f"{prefix} must be a table")
         _refuse_unknown(row, {"id", "address", "weight", "zone"}, f"{prefix}.")
-        nodes.append(
-            NodeAddress(
-                id=NodeId(_value(row, f"{prefix}.id", str)),
-                address=_value(row, f"{prefix}.address", str),
-                weight=_value(row, f"{prefix}.weight", float, 1.0),
-                zone=_value(row, f"{prefix}.zone", str, ""),
-            )
-        )
+        nodes.append(_node_address(row, prefix))
     return ClusterConfig(
         id=_value(table, "cluster.id", str),
         nodes=tuple(nodes),
         shards=_value(table, "cluster.shards", int, SHARDS_DEFAULT),
-        replicas=_value(table, "cluster.replicas", int, min(REPLICAS_DEFAULT, len(nodes))),
+        replicas=_value(
+            table, "cluster.replicas", int, min(REPLICAS_DEFAULT, len(nodes) or REPLICAS_DEFAULT)
+        ),
+        seeds=check_seeds(seeds),
     )
+
+
+def check_seeds(seeds: Iterable[object]) -> tuple[str, ...]:
+    """The addresses, if they are.
+
+    Raises:
+        ConfigError: names the one that is none.
+    """
+    checked = []
+    for seed in seeds:
+        if not isinstance(seed, str) or not is_address(seed):
+            raise ConfigError(f"seed {seed!r} is not host:port")
+        checked.append(seed)
+    if len(checked) > SEEDS_MAX:
+        raise ConfigError(
+            f"{len(checked)} seeds; at most {SEEDS_MAX}, and one that lives is enough"
+        )
+    return tuple(checked)
+
+
+def _node_address(row: dict[str, Any], prefix: str) -> NodeAddress:
+    return NodeAddress(
+        id=NodeId(_value(row, f"{prefix}.id", str)),
+        address=_value(row, f"{prefix}.address", str),
+        weight=_value(row, f"{prefix}.weight", float, 1.0),
+        zone=_value(row, f"{prefix}.zone", str, ""),
+    )
+
+
+def _swim_config(table: dict[str, Any]) -> SwimConfig:
+    """A profile, and what is set differently from it."""
+    section = dict(_section(table, "swim", required=False))
+    name = section.pop("profile", "local")
+    if not isinstance(name, str) or name not in PROFILES:
+        raise ConfigError(f"swim.profile must be one of {', '.join(PROFILES)}, not {name!r}")
+    hints = get_type_hints(SwimConfig)
+    _refuse_unknown(section, set(hints), "swim.")
+    changed = {key: _value(section, f"swim.{key}", hints[key]) for key in section}
+    return dataclasses.replace(PROFILES[name], **changed)
 
 
 def _flat(kind: type[_Settings], table: dict[str, Any], name: str) -> _Settings:
@@ -286,8 +204,7 @@ _KIND_NAMES = {str: "text", int: "a whole number", float: "a number", bool: "tru
 def _check(config: NodeConfig) -> None:
     cluster = config.cluster
     _check_nodes(cluster)
-    if config.node_id not in {node.id for node in cluster.nodes}:
-        raise ConfigError(f"node.id {config.node_id!r} is not among cluster.nodes")
+    _check_own(config)
     if not config.data_dir.name:
         raise ConfigError("node.data_dir must name a directory")
     if not cluster.id:
@@ -296,7 +213,7 @@ def _check(config: NodeConfig) -> None:
         raise ConfigError(
             f"cluster.shards must be a power of two from 1 to {SHARDS_MAX}, not {cluster.shards}"
         )
-    if not 1 <= cluster.replicas <= len(cluster.nodes):
+    if cluster.nodes and not 1 <= cluster.replicas <= len(cluster.nodes):
         raise ConfigError(
             f"cluster.replicas must be from 1 to the number of nodes ({len(cluster.nodes)}), "
             f"not {cluster.replicas}"
@@ -310,25 +227,54 @@ def _check(config: NodeConfig) -> None:
     for name in ("raft", "wal", "engine", "limits"):
         _check_positive(name, getattr(config, name))
     _check_relations(config)
+    _check_swim(config.swim)
+
+
+def _check_own(config: NodeConfig) -> None:
+    """A node is one of those that found the cluster, or joins it."""
+    own, founders = config.joining, config.cluster.nodes
+    if any(node.id == config.node_id for node in founders):
+        if own is not None:
+            raise ConfigError(
+                f"node.address, node.weight and node.zone are for a node that joins; "
+                f"those of {config.node_id} stand in cluster.nodes"
+            )
+        return
+    if own is None:
+        raise ConfigError(
+            f"node.id {config.node_id!r} is not among cluster.nodes; to join them it needs "
+            "node.address"
+        )
+    _check_node(own)
+    if any(node.address == own.address for node in founders):
+        raise ConfigError(f"node.address {own.address} is another node's in cluster.nodes")
 
 
 def _check_nodes(cluster: ClusterConfig) -> None:
     seen: set[str] = set()
     for node in cluster.nodes:
-        if not _NODE_ID.fullmatch(node.id):
-            raise ConfigError(
-                f"node id {node.id!r}: letters, digits, '.', '_' and '-' only, at most 64"
-            )
-        if not is_address(node.address):
-            raise ConfigError(f"node {node.id}: address {node.address!r} is not host:port")
+        _check_node(node)
         if node.id in seen or node.address in seen:
             raise ConfigError(f"two nodes share the id or address of {node.id} ({node.address})")
-        if not WEIGHT_MIN <= node.weight <= WEIGHT_MAX:
-            raise ConfigError(
-                f"node {node.id}: weight must be from {WEIGHT_MIN} to {WEIGHT_MAX}, "
-                f"not {node.weight}"
-            )
         seen |= {node.id, node.address}
+
+
+def _check_node(node: NodeAddress) -> None:
+    if not _NODE_ID.fullmatch(node.id):
+        raise ConfigError(
+            f"node id {node.id!r}: letters, digits, '.', '_' and '-' only, at most 64"
+        )
+    if not is_address(node.address) or len(node.address) > ADDRESS_CHARS_MAX:
+        raise ConfigError(f"node {node.id}: address {node.address!r} is not host:port")
+    if not WEIGHT_MIN <= node.weight <= WEIGHT_MAX:
+        raise ConfigError(
+            f"node {node.id}: weight must be from {WEIGHT_MIN} to {WEIGHT_MAX}, not {node.weight}"
+        )
+    if len(node.zone) > ZONE_CHARS_MAX:
+        raise ConfigError(
+            f"node {node.id}: the zone has {len(node.zone)} characters; "
+            f"at most {ZONE_CHARS_MAX} are allowed"
+        )
 
 
 def is_address(text: str) -> bool:
@@ -342,6 +288,23 @@ def _check_positive(name: str, section: Any) -> None:
         value = getattr(section, setting.name)
         if not isinstance(value, bool) and not 0 < value < math.inf:
             raise ConfigError(f"{name}.{setting.name} must be above 0 and finite, not {value}")
+
+
+def _check_swim(swim: SwimConfig) -> None:
+    if not 0 <= swim.awareness_max <= AWARENESS_MAX:
+        raise ConfigError(f"swim.awareness_max must be from 0 to {AWARENESS_MAX}")
+    if swim.awareness_max == 0:
+        swim = dataclasses.replace(swim, awareness_max=1)
+    _check_positive("swim", swim)
+    if swim.probe_interval_s < 2 * swim.probe_timeout_s:
+        raise ConfigError("swim.probe_interval_s must be at least two probe timeouts")
+    if swim.suspicion_max_mult < 1:
+        raise ConfigError("swim.suspicion_max_mult must be at least 1")
+    if not PIGGYBACK_BYTES_MIN <= swim.piggyback_bytes_max <= MIB:
+        raise ConfigError(
+            f"swim.piggyback_bytes_max must be from {PIGGYBACK_BYTES_MIN} to {MIB}, for one "
+            "piece of news must fit"
+        )
 
 
 def _check_relations(config: NodeConfig) -> None:
