@@ -3,7 +3,7 @@
 ``configs/node.toml`` is the commented form of the same settings.
 """
 
-from kvstore.config.parsing import check_seeds, is_address, load, parse
+from kvstore.config.parsing import is_address, load, parse, with_seeds
 from kvstore.config.settings import (
     ADDRESS_CHARS_MAX,
     FRAME_BYTES_MAX,
@@ -47,8 +47,8 @@ __all__ = [
     "RaftConfig",
     "SwimConfig",
     "WalConfig",
-    "check_seeds",
     "is_address",
     "load",
     "parse",
+    "with_seeds",
 ]

@@ -76,6 +76,25 @@ def parse(text: str, *, source: str = "<config>", relative_to: Path = Path()) ->
     return config
 
 
+def with_seeds(config: NodeConfig, text: str) -> NodeConfig:
+    """Add the addresses in ``text``, separated by commas, to the seeds.
+
+    Raises:
+        ConfigError: one is no address, or a node that joins is left without any.
+    """
+    named = [seed.strip() for seed in text.split(",")] if text.strip() else []
+    seeds = _check_seeds([*config.cluster.seeds, *named])
+    config = dataclasses.replace(
+        config, cluster=dataclasses.replace(config.cluster, seeds=seeds)
+    )
+    if config.joining is not None and not config.seeds:
+        raise ConfigError(
+            f"{config.node_id} joins a cluster and needs a node to ask: set cluster.seeds, "
+            "or name one with --join host:port"
+        )
+    return config
+
+
 def _node_config(table: dict[str, Any], relative_to: Path) -> NodeConfig:
     known = {"node", "cluster", "raft", "swim", "wal", "engine", "limits"}
     _refuse_unknown(table, known, "")
@@ -119,11 +138,11 @@ def _cluster_config(table: dict[str, Any]) -> ClusterConfig:
         replicas=_value(
             table, "cluster.replicas", int, min(REPLICAS_DEFAULT, len(nodes) or REPLICAS_DEFAULT)
         ),
-        seeds=check_seeds(seeds),
+        seeds=_check_seeds(seeds),
     )
 
 
-def check_seeds(seeds: Iterable[object]) -> tuple[str, ...]:
+def _check_seeds(seeds: Iterable[object]) -> tuple[str, ...]:
     """The addresses, if they are.
 
     Raises:

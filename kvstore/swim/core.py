@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from kvstore.config import SwimConfig
     from kvstore.ids import NodeId
     from kvstore.swim.claims import Metadata
+    from kvstore.swim.member import Member
 
 
 class SwimCore:
@@ -150,7 +151,9 @@ class SwimCore:
 
     def hint(self, node: NodeId, now: float, *, is_gone: bool = False) -> None:
         """A connection to ``node`` was closed, or refused (``is_gone``): see whether it lives."""
-        if self._view.own.state.is_active:
+        member = self._view.members.get(node)
+        is_expected = member is not None and member.state.is_active
+        if is_expected and self._view.own.state.is_active:
             self._prober.probe(node, self._advance(now), is_unreachable=is_gone)
 
     def set_vitals(self, map_version: int, load: float) -> None:
@@ -204,6 +207,11 @@ class SwimCore:
         return self._view.own.incarnation
 
     @property
+    def has_news(self) -> bool:
+        """Whether there is something to tell, and somebody to tell it."""
+        return self._exchange.has_news
+
+    @property
     def local_health(self) -> int:
         """0 is well; see :mod:`kvstore.swim.awareness`."""
         return self._awareness.score
@@ -211,19 +219,29 @@ class SwimCore:
     def members(self, now: float) -> list[MemberStatus]:
         """The whole view, this node first."""
         awake = self._advance(now)
-        own = self._view.own
-        return [
-            MemberStatus(
-                member.node,
-                member.metadata,
-                member.state,
-                member.incarnation,
-                max(0.0, awake - member.since),
-                0.0 if member is own else member.arrivals.phi(awake),
-                member.vitals,
-            )
-            for member in self._view.members
-        ]
+        return [self._status(member, awake) for member in self._view.members]
+
+    def member(self, node: NodeId, now: float) -> MemberStatus | None:
+        """One member of the view."""
+        member = self._view.members.get(node)
+        return None if member is None else self._status(member, self._advance(now))
+
+    def _status(self, member: Member, awake: float) -> MemberStatus:
+        return MemberStatus(
+            member.node,
+            member.metadata,
+            member.state,
+            member.incarnation,
+            max(0.0, awake - member.since),
+            0.0 if member is self._view.own else member.arrivals.phi(awake),
+            member.vitals,
+        )
+
+    def known(self, now: float) -> list[tuple[Claim, float]]:
+        """What is believed of each other member, and for how long (seconds): for the disk."""
+        awake = self._advance(now)
+        others = (member for member in self._view.members if member is not self._view.own)
+        return [(other.claim(whole=True), max(0.0, awake - other.since)) for other in others]
 
     def _sender(self) -> Sender:
         own = self._view.own

@@ -61,17 +61,18 @@ class Exchange:
     @property
     def deadline(self) -> float:
         """When to look again."""
-        gossip_at = self._gossip_at if self._has_news else math.inf
+        gossip_at = self._gossip_at if self.has_news else math.inf
         return min(gossip_at, self._push_pull_at, self._reconnect_at)
 
     @property
-    def _has_news(self) -> bool:
+    def has_news(self) -> bool:
+        """Whether there is something to tell, and somebody to tell it."""
         return bool(self._view.broadcasts and self._view.members.others)
 
     def tick(self, now: float) -> None:
         """Send what is due."""
         config, view = self._config, self._view
-        if self._has_news and now >= self._gossip_at:
+        if self.has_news and now >= self._gossip_at:
             self._gossip_at = now + config.gossip_interval_s
             self._gossip(config.gossip_fanout)
         if now >= self._push_pull_at:
