@@ -35,7 +35,7 @@ class Healer:
         for node in whole:
             node.disk.is_full = False
             node.disk.fault = node.disk.crash_in = None
-            node.paused_until = 0.0
+            node.go_on()
             if node.is_stopping:
                 node.crash("in the middle of stopping")
             if not node.is_up and not node.is_refused:

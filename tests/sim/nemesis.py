@@ -145,7 +145,7 @@ class Nemesis:
         pause_s = self._soon(0.1, 0.7, 3.0)
         if not self.swarm.raft.lease_reads and self.rng.random() < 0.5:
             node.fall_asleep()
-        node.paused_until = max(node.paused_until, self.world.now + pause_s)
+        node.stand_still(pause_s)
         self.world.note(node.id, f"stands still until {node.paused_until:.3f}")
         return node.is_up
 

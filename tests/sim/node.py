@@ -87,6 +87,8 @@ class SimNode:
         self.life = 0
         self.is_up = False
         self.paused_until = 0.0
+        self._put_off: list[Callable[[], None]] = []
+        """What falls due in a pause."""
         self.clock_rate = 1.0 + self.rng.uniform(-1, 1) * swarm.clock_drift
         self.suspended_s = 0.0
         """For how long its steady clock has stood still."""
@@ -141,12 +143,29 @@ class SimNode:
             if self.life != life:
                 return
             if self.world.now < self.paused_until:
-                self.world.at(self.paused_until, run)
+                self._put_off.append(run)
                 return
             self._wake()
             self._iterate(action)
 
         self.world.at(self.world.now + delay_s, run)
+
+    def stand_still(self, seconds: float) -> None:
+        """Run nothing for so long, or for longer if a pause goes on already."""
+        self.paused_until = max(self.paused_until, self.world.now + seconds)
+
+        def end() -> None:
+            if self.world.now >= self.paused_until:
+                self.go_on()
+
+        self.world.at(self.paused_until, end)
+
+    def go_on(self) -> None:
+        """The pause, if there is one, is over: now comes what fell due in it, timers and all."""
+        self.paused_until = self.world.now
+        put_off, self._put_off = self._put_off, []
+        for run in put_off:
+            self.world.at(self.world.now, run)
 
     def _iterate(self, action: Callable[[], object]) -> None:
         life = self.life

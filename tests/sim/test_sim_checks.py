@@ -102,10 +102,29 @@ def test_a_sleeping_clock_stands_still_and_never_runs_backwards() -> None:
     run.world.run(1.0)
     before = node.clock()
     node.fall_asleep()
-    node.paused_until = run.world.now + 5.0
+    node.stand_still(5.0)
     run.world.run(4.9)
     run.world.run(0.2)
     assert before <= node.clock() < before + 1.0
+
+
+def test_what_falls_due_in_a_pause_comes_when_it_ends_however_that_is() -> None:
+    run = Run(7_000)
+    node = run.nodes[0]
+    node.start()
+    ran_at: list[float] = []
+    node.stand_still(5.0)
+    node.later(1.0, lambda: ran_at.append(run.world.now))
+    run.world.run(2.0)
+    assert ran_at == []
+    node.go_on()
+    run.world.run(0.0)
+    assert ran_at == [2.0]
+    node.stand_still(5.0)
+    node.stand_still(1.0)
+    node.later(0.5, lambda: ran_at.append(run.world.now))
+    run.world.run(6.0)
+    assert ran_at == [2.0, 7.0]
 
 
 def test_a_seed_that_does_not_repeat_itself_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
