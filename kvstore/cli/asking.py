@@ -32,9 +32,7 @@ async def ask_one(
         conversation.close()
 
 
-async def ask_first(
-    endpoints: Endpoints, kind: Kind, body: bytes = b"", *, wait_s: float
-) -> bytes:
+async def ask_first(endpoints: Endpoints, kind: Kind, body: bytes = b"", *, wait_s: float) -> bytes:
     """The answer of the first node of ``endpoints`` that gives one.
 
     Raises:

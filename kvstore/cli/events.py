@@ -69,7 +69,9 @@ def _line(event: EventRow) -> str:
     by = f" by {event.accuser}" if event.accuser else ""
     detail = f": {event.detail}" if event.detail else ""
     what = f"{event.kind}{by}"
-    return f"{_time(event.wall_ms)}  {event.node:<6} {what} (incarnation {event.incarnation}){detail}"
+    return (
+        f"{_time(event.wall_ms)}  {event.node:<6} {what} (incarnation {event.incarnation}){detail}"
+    )
 
 
 def _time(wall_ms: int) -> str:

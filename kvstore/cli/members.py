@@ -114,9 +114,7 @@ def _show_all(
     return Exit.OK
 
 
-def _compared(
-    first: MembersReply, views: Mapping[str, Mapping[str, MemberRow]]
-) -> list[list[str]]:
+def _compared(first: MembersReply, views: Mapping[str, Mapping[str, MemberRow]]) -> list[list[str]]:
     names = dict.fromkeys(row.id for row in first.members)
     for view in views.values():
         names |= dict.fromkeys(view)

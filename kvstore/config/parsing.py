@@ -84,9 +84,7 @@ def with_seeds(config: NodeConfig, text: str) -> NodeConfig:
     """
     named = [seed.strip() for seed in text.split(",")] if text.strip() else []
     seeds = _check_seeds([*config.cluster.seeds, *named])
-    config = dataclasses.replace(
-        config, cluster=dataclasses.replace(config.cluster, seeds=seeds)
-    )
+    config = dataclasses.replace(config, cluster=dataclasses.replace(config.cluster, seeds=seeds))
     if config.joining is not None and not config.seeds:
         raise ConfigError(
             f"{config.node_id} joins a cluster and needs a node to ask: set cluster.seeds, "

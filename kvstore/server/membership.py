@@ -53,9 +53,7 @@ LEAVE_S_MAX: Final = 0.5
 class MemberCouriers:
     """Implements :class:`kvstore.server.swim_driver.Couriers`."""
 
-    def __init__(
-        self, standing: Mapping[NodeId, str], pool: PeerPool, contacts: Contacts
-    ) -> None:
+    def __init__(self, standing: Mapping[NodeId, str], pool: PeerPool, contacts: Contacts) -> None:
         """``standing`` are the addresses of the peers in ``pool``."""
         self._standing = standing
         self._nodes = {address: node for node, address in standing.items()}

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from kvstore.config import PROFILES
+from kvstore.ids import NodeId
 from kvstore.server.event_log import EventLog
 from kvstore.server.swim_driver import SwimDriver
 from kvstore.storage.membership_file import Remembered
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from kvstore.config import SwimConfig
-    from kvstore.ids import NodeId
     from kvstore.swim.messages import Message
     from kvstore.swim.ready import MemberStatus
     from sim.node import SimNode
@@ -102,6 +102,16 @@ class SimMember:
             self._look()
             self._arm()
 
+    def hint(self, gone: NodeId) -> None:
+        """The process of another member is known to be dead."""
+        self.driver.hint(gone, is_gone=True)
+        self._arm()
+
+    def leave(self) -> None:
+        """The process is about to stop."""
+        self.driver.core.leave(self._node.clock())
+        self._tick()
+
     def _save(self) -> None:
         core = self.driver.core
         now = self._node.clock()
@@ -130,21 +140,15 @@ def address_of(node: NodeId) -> str:
 
 def node_at(address: str) -> NodeId:
     """The node that listens there."""
-    from kvstore.ids import NodeId
-
     return NodeId(address.removesuffix(":1"))
 
 
 def agree(nodes: Collection[SimNode]) -> bool:
-    """Whether each of ``nodes`` has all of them for alive, in the same incarnation."""
+    """Whether all of ``nodes`` have each other for alive, in the same incarnations."""
+    names = {node.id for node in nodes}
     views = [node.member.view() for node in nodes if node.member is not None]
-    incarnations = [
-        {name: member.incarnation for name, member in view.items() if member.state is State.ALIVE}
+    alive = [
+        {name: m.incarnation for name, m in view.items() if m.state is State.ALIVE}
         for view in views
     ]
-    names = {node.id for node in nodes}
-    return all(
-        {name: known.get(name) for name in names} == {name: incarnations[0].get(name) for name in names}
-        and None not in {known.get(name) for name in names}
-        for known in incarnations
-    )
+    return all(known.keys() == names and known == alive[0] for known in alive)
