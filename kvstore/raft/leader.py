@@ -29,6 +29,7 @@ def handle_append_response(state: RaftState, response: AppendResponse) -> None:
     if peer is None:
         return
     if response.rejected:
+        snapshots.abort_if_lost(state, peer, response.rejected_index)
         probe_index = state.log.last_of_term(response.hint_index, response.hint_term)
         if peer.rejected(response.rejected_index, probe_index):
             replication.send_append(state, peer)

@@ -152,6 +152,19 @@ def abort(state: RaftState, peer: Progress) -> None:
     peer.probe_sent = True
 
 
+def abort_if_lost(state: RaftState, peer: Progress, rejected_index: LogIndex) -> None:
+    """A no to the question whether all is installed, from a peer that had stored every chunk.
+
+    While it installs it says nothing. So it does not: it was restarted before it came to that,
+    and without this word we would wait for the whole of ``INSTALL_TIMEOUT_S``.
+    """
+    transfer = peer.transfer
+    if transfer is None or transfer.meta is None or not transfer.sent_last:
+        return
+    if not transfer.unacked and transfer.meta.index == rejected_index:
+        abort(state, peer)
+
+
 def close(state: RaftState, peer: Progress) -> None:
     """Let the driver release what it opened for the transfer to ``peer``, if there is one."""
     if peer.transfer is not None:

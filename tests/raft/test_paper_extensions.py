@@ -91,6 +91,35 @@ def test_7_a_leader_begins_a_snapshot_for_a_peer_behind_its_log() -> None:
     assert [r.prev_index for r in solo.take(AppendRequest) if r.receiver == R3] == [8]
 
 
+def test_7_a_peer_that_stored_a_snapshot_and_forgot_it_is_sent_another_at_once() -> None:
+    solo = Solo("1111111111", term=1, base=6, applied=8)
+    solo.lead(R2)
+    solo.beat(R3, 0)
+
+    def no(rejected_index: int) -> AppendResponse:
+        at = LogIndex(rejected_index)
+        return AppendResponse(R3, R1, solo.core.term, LogIndex(0), rejected=True, rejected_index=at)
+
+    def begun() -> list[int]:
+        return [read.transfer for ready in solo.readies for read in ready.snapshot_reads]
+
+    solo.step(no(10))
+    (first,) = begun()
+    meta = solo.core.snapshot_meta(LogIndex(8))
+    solo.core.snapshot_read(R3, first, meta, b"all", is_last=True, now=solo.now)
+    solo.drain()
+    solo.step(no(8))
+    assert begun() == [first], "the last piece may still be on its way"
+    solo.step(SnapshotResponse(R3, R1, solo.core.term, LogIndex(8), first, 3))
+    solo.beat(R3, 1)
+    asked = [r.prev_index for r in solo.take(AppendRequest) if r.receiver == R3]
+    assert asked[-1] == 8, "the word that it is installed may have been lost"
+    solo.step(no(7))
+    assert begun() == [first], "a no to something else"
+    solo.step(no(8))
+    assert len(begun()) == 2, "it was restarted before it came to install anything"
+
+
 # -- thesis §3.10: transfer -----------------------------------------------------------------------
 
 

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 KEPT_SEEDS = Path(__file__).with_name("kept_seeds.txt")
 TRACE_LINES = 60
+FAILURES_SHOWN = 3
+"""Of those the end of the trace is printed; of the rest one line."""
 FRESH_SEEDS_FROM = 1 << 32
 
 
@@ -229,8 +231,10 @@ def main(
             until=float("inf") if minutes is None else time.monotonic() + 60 * minutes,
             keep_going=keep_going,
         )
-        for failed in totals.failed[:3]:
+        for failed in totals.failed[:FAILURES_SHOWN]:
             show_failure(Console(), failed)
+        for failed in totals.failed[FAILURES_SHOWN:]:
+            click.echo(f"seed {failed.seed}: {failed.failure}")
     click.echo(f"seeds {first} on: {summary(totals)}")
     click.echo(f"{len(totals.failed)} violations")
     if json_file is not None:

@@ -50,6 +50,8 @@ def check_acknowledgement(who: str, state: RaftState, message: Message) -> None:
     """
     if not isinstance(message, AppendRequest) or message.term != state.term:
         return
+    if message.receiver != state.replica:
+        return  # It is for an earlier life of the node, and was dropped.
     surely = max(message.prev_index + len(message.entries), state.commit_index)
     for answer in state.out.messages_when_durable[-1:]:
         if isinstance(answer, AppendResponse) and answer.match_index > surely:
