@@ -52,8 +52,9 @@ class SwimConfig:
     """How often one of the dead is asked whether it is back, and how often the seeds are while
     nobody else is known. This is how the two sides of a healed partition find each other."""
     late_s_max: float = 0.1
-    """If this process ran later than it wanted by more than this, it was frozen or starved, and
-    time up to then says nothing about others."""
+    """If this process ran later than it wanted by more than this, it was frozen or starved: that
+    time says nothing about others, and for so long again what has come in meanwhile is read
+    before anything falls due."""
     buddy: bool = True
     """Tell a suspect in the first message to it that it is suspected (Lifeguard section IV-C)."""
     forget_after_s: float = 24 * 3600.0

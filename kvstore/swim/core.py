@@ -142,6 +142,8 @@ class SwimCore:
     def tick(self, now: float) -> None:
         """Look at the timers; call it at :meth:`deadline` at the latest."""
         awake = self._advance(now)
+        if self._clock.is_still:
+            return  # We have slept; what has come in meanwhile is read first.
         if self._view.own.state.is_active:
             self._prober.tick(awake)
             self._view.expire(awake)
