@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from kvstore.swim.awake import AwakeClock
 from kvstore.swim.awareness import Awareness
-from kvstore.swim.claims import Claim, State, Vitals
+from kvstore.swim.claims import METADATA_BYTES_MAX, Claim, State, Vitals
 from kvstore.swim.exchange import Exchange
 from kvstore.swim.messages import (
     Ack,
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from kvstore.config import SwimConfig
     from kvstore.ids import NodeId
     from kvstore.swim.claims import Metadata
+    from kvstore.swim.member import Member
 
 
 class SwimCore:
@@ -63,12 +64,19 @@ class SwimCore:
             config: The knobs.
             rng: For whom to probe and to tell.
             now: The caller's clock.
+
+        Raises:
+            ValueError: the metadata is too long; nobody would let this node in.
         """
+        if metadata.size_bytes > METADATA_BYTES_MAX:
+            raise ValueError(f"metadata of {metadata.size_bytes} bytes")
         self._clock = AwakeClock(config.late_s_max, now)
         self._awareness = Awareness(config.awareness_max)
         self._view = View(
             own, metadata, incarnation, config=config, awareness=self._awareness, rng=rng
         )
+        for claim, age_s in known:
+            self._view.take(claim, self._clock.now, age_s, is_joining=True)
         self._vitals = Vitals()
         self._messages: list[Outgoing] = []
         self._prober = Prober(
@@ -83,61 +91,58 @@ class SwimCore:
             config=config,
             rng=rng,
         )
-        for claim, age_s in known:
-            self._view.take(claim, self._clock.now, age_s)
 
     # -- what comes in ------------------------------------------------------------------------
 
     def step(self, message: Message, now: float) -> None:
         """Take one message."""
         awake = self._advance(now)
-        view, sender = self._view, message.sender
-        if view.own.state is State.REMOVED:
-            return
-        if sender.node == view.own.node:
-            view.conflict_with(sender)
-            return
-        if not self._hear(sender, awake):
+        if not self._listens_to(message.sender):
             return
         match message:
-            case Ping():
-                self._take(message.claims, awake)
-                self._prober.pinged(message)
-            case Ack():
-                self._take(message.claims, awake)
-                self._prober.acknowledged(message)
-            case PingRequest():
-                self._take(message.claims, awake)
-                self._prober.requested(message, awake)
-            case Nack():
-                self._prober.refused(message)
-            case Gossip():
-                self._take(message.claims, awake)
             case PushPull():
                 self._exchange.exchanged(message, awake)
+            case Nack():
+                self._prober.refused(message)
+            case Ping() | Ack() | PingRequest() | Gossip():
+                for claim in message.claims:
+                    self._view.take(claim, awake)
+                self._answer(message, awake)
+        self._heard(message.sender, awake)
 
-    def _take(self, claims: tuple[Claim, ...], now: float) -> None:
-        for claim in claims:
-            self._view.take(claim, now)
-
-    def _hear(self, sender: Sender, now: float) -> bool:
-        """What it means that ``sender`` speaks at all; whether to listen."""
-        member = self._view.members.get(sender.node)
+    def _listens_to(self, sender: Sender) -> bool:
+        view = self._view
+        if view.own.state is State.REMOVED:
+            return False
+        if sender.node == view.own.node:
+            view.spoken_to_by_own_name(sender)
+            return False
+        member = view.members.get(sender.node)
         if member is not None and member.state is State.REMOVED:
             gossip = Gossip(self._sender(), (member.claim(),))
             self._send(sender.node, sender.address, gossip)
             return False
-        is_as_known = (
-            member is not None
-            and member.state.is_active
-            and member.incarnation == sender.incarnation
-        )
-        if not is_as_known:
-            self._exchange.missed_news_of(sender, now)
+        return True
+
+    def _answer(self, message: Ping | Ack | PingRequest | Gossip, now: float) -> None:
+        match message:
+            case Ping():
+                self._prober.pinged(message)
+            case Ack():
+                self._prober.acknowledged(message)
+            case PingRequest():
+                self._prober.requested(message, now)
+            case Gossip():
+                pass
+
+    def _heard(self, sender: Sender, now: float) -> None:
+        """What it means that ``sender`` speaks at all, beside what it has just said."""
+        member = self._view.members.get(sender.node)
         if member is not None and sender.incarnation >= member.incarnation:
             member.arrivals.arrived(now)
             member.learn(sender.vitals, sender.incarnation)
-        return True
+        if member is None or member.state is State.DEAD or member.incarnation != sender.incarnation:
+            self._exchange.missed_news_of(sender, now)
 
     def tick(self, now: float) -> None:
         """Look at the timers; call it at :meth:`deadline` at the latest."""
@@ -152,7 +157,9 @@ class SwimCore:
 
     def hint(self, node: NodeId, now: float, *, is_gone: bool = False) -> None:
         """A connection to ``node`` was closed, or refused (``is_gone``): see whether it lives."""
-        if self._view.own.state.is_active:
+        member = self._view.members.get(node)
+        is_expected = member is not None and member.state.is_active
+        if is_expected and self._view.own.state.is_active:
             self._prober.probe(node, self._advance(now), is_unreachable=is_gone)
 
     def set_vitals(self, map_version: int, load: float) -> None:
@@ -163,8 +170,10 @@ class SwimCore:
 
     def leave(self, now: float) -> None:
         """Say goodbye; nothing but that is said from now on."""
-        self._view.leave(self._advance(now))
-        self._exchange.leave()
+        awake = self._advance(now)
+        if self._view.own.state.is_active:
+            self._view.leave(awake)
+            self._exchange.leave()
 
     def remove(self, node: NodeId, now: float) -> None:
         """Expel ``node`` for good: whatever it or others say of it later, it stays removed."""
@@ -206,6 +215,11 @@ class SwimCore:
         return self._view.own.incarnation
 
     @property
+    def has_news(self) -> bool:
+        """Whether there is something to tell, and somebody to tell it."""
+        return self._exchange.has_news
+
+    @property
     def local_health(self) -> int:
         """0 is well; see :mod:`kvstore.swim.awareness`."""
         return self._awareness.score
@@ -213,19 +227,29 @@ class SwimCore:
     def members(self, now: float) -> list[MemberStatus]:
         """The whole view, this node first."""
         awake = self._advance(now)
-        own = self._view.own
-        return [
-            MemberStatus(
-                member.node,
-                member.metadata,
-                member.state,
-                member.incarnation,
-                max(0.0, awake - member.since),
-                0.0 if member is own else member.arrivals.phi(awake),
-                member.vitals,
-            )
-            for member in self._view.members
-        ]
+        return [self._status(member, awake) for member in self._view.members]
+
+    def member(self, node: NodeId, now: float) -> MemberStatus | None:
+        """One member of the view."""
+        member = self._view.members.get(node)
+        return None if member is None else self._status(member, self._advance(now))
+
+    def _status(self, member: Member, awake: float) -> MemberStatus:
+        return MemberStatus(
+            member.node,
+            member.metadata,
+            member.state,
+            member.incarnation,
+            max(0.0, awake - member.since),
+            self._view.phi(member, awake),
+            member.vitals,
+        )
+
+    def known(self, now: float) -> list[tuple[Claim, float]]:
+        """What is believed of each other member, and for how long (seconds): for the disk."""
+        awake = self._advance(now)
+        others = (member for member in self._view.members if member is not self._view.own)
+        return [(other.claim(), max(0.0, awake - other.since)) for other in others]
 
     def _sender(self) -> Sender:
         own = self._view.own
