@@ -316,14 +316,17 @@ def test_who_leaves_tells_many_at_once(members: int) -> None:
 
 
 def test_then_it_only_says_that_it_has_left_until_that_is_news_no_more() -> None:
-    solo = Solo(*names(40), seeds=SEEDS, config=LAN, known=[(claim(E, State.DEAD), 0.0)])
+    busy = dataclasses.replace(LAN, push_pull_interval_s=0.1, reconnect_interval_s=0.1)
+    solo = Solo(B, seeds=SEEDS, config=busy, known=[(claim(E, State.DEAD), 0.0)])
     solo.wait(5.0)
+    solo.outbox.clear()
     solo.leave()
     solo.wait(10.0)
-    solo.outbox.clear()
+    assert {type(sent.message) for sent in solo.outbox} == {Gossip}
+    assert len(solo.take(Gossip)) == 4, "4 · ceil(log10(3))"
     assert not solo.core.has_news
     assert solo.core.deadline() == float("inf")
-    solo.hint(names(1)[0], is_gone=True)
+    solo.hint(B, is_gone=True)
     solo.step(ping(C))
     (answer,) = [sent.message for sent in solo.outbox]
     assert isinstance(answer, Ack)

@@ -78,10 +78,11 @@ def test_who_joins_in_mid_round_may_be_probed_in_it() -> None:
     found = 0
     for seed in range(200):
         made = schedule("bcdefgh", seed)
-        for _ in range(4):
-            made.take()
+        taken = {made.take() for _ in range(4)}
         made.add(NodeId("x"))
-        found += "x" in [made.take() for _ in range(4)]
+        rest = [made.take() for _ in range(3)]
+        assert taken.isdisjoint(rest), "nobody is probed twice for it"
+        found += "x" in [*rest, made.take()]
     assert 70 < found < 150, "places are drawn evenly: about half are still to come"
 
 

@@ -204,7 +204,8 @@ def test_an_absurd_accusation_does_not_carry_us_away() -> None:
 def test_who_is_removed_says_nothing_any_more() -> None:
     solo = Solo(B, C)
     solo.wait(1.0)
-    solo.step(gossip(B, Claim(A, State.REMOVED, 0)))
+    solo.step(gossip(B, claim(D), Claim(A, State.REMOVED, 0)))
+    assert solo.core.has_news
     assert solo.happened()[-1] == (REMOVED, A)
     solo.outbox.clear()
     solo.is_suspected(A)
@@ -305,7 +306,7 @@ def test_the_dead_who_come_back_count_from_then_on() -> None:
 
 def test_vitals_are_those_of_the_newest_beat_of_the_newest_life() -> None:
     solo = Solo(B)
-    said = [(1, 5), (1, 4), (2, 1), (1, 9), (9, 1)]
+    said = [(1, 5), (1, 4), (2, 1), (1, 9), (9, 7)]
     kept = []
     solo.step(gossip(B, claim(B, incarnation=1)))
     for incarnation, beat in said:
