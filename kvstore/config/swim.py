@@ -46,14 +46,15 @@ class SwimConfig:
     piggyback_bytes_max: int = 1200
     """News in one message; what does not fit waits for the next."""
     push_pull_interval_s: float = 5.0
-    """The whole view is exchanged with one random member every
-    ``push_pull_interval_s · max(1, N / 32)``, so that its cost does not grow with N."""
+    """The whole view is exchanged with one random member, and with one seed that is no member,
+    about every ``push_pull_interval_s · max(1, N / 32)``, so that its cost does not grow with N."""
     reconnect_interval_s: float = 1.0
-    """How often one of the dead is asked whether it is back, and how often the seeds are while
-    nobody else is known. This is how the two sides of a healed partition find each other."""
+    """About how often one of the dead is asked whether it is back, and the seeds are while nobody
+    else is known. This is how the two sides of a healed partition find each other."""
     late_s_max: float = 0.1
-    """If this process ran later than it wanted by more than this, it was frozen or starved, and
-    time up to then says nothing about others."""
+    """If this process ran later than it wanted by more than this, it was frozen or starved: that
+    time says nothing about others, and for so long again what has come in meanwhile is read
+    before anything falls due."""
     buddy: bool = True
     """Tell a suspect in the first message to it that it is suspected (Lifeguard section IV-C)."""
     forget_after_s: float = 24 * 3600.0

@@ -4,7 +4,9 @@ A claim says that a member is in a state, in one of its incarnations. Only the m
 begins a new incarnation: when it starts, when it hears of a suspicion against it, when what
 it says of itself changes. Claims about one member are totally ordered by :func:`precedence`,
 and everybody keeps the highest that they heard. So it does not matter in which order, how
-often or through whom news comes: all who heard the same hold the same.
+often or through whom news comes: all who heard the same hold the same. That is also why every
+claim carries what the member says of itself, which is the same throughout an incarnation: else
+whoever hears of a suspicion first would never learn where the suspect listens.
 """
 
 from __future__ import annotations
@@ -72,7 +74,7 @@ class Vitals:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """Invariant: ``metadata`` is there if the state is ``ALIVE``."""
+    """Invariant: ``metadata`` is there, except of a removed one that was never met."""
 
     node: NodeId
     state: State

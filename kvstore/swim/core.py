@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from kvstore.swim.awake import AwakeClock
 from kvstore.swim.awareness import Awareness
-from kvstore.swim.claims import Claim, State, Vitals
+from kvstore.swim.claims import METADATA_BYTES_MAX, Claim, State, Vitals
 from kvstore.swim.exchange import Exchange
 from kvstore.swim.messages import (
     Ack,
@@ -64,12 +64,19 @@ class SwimCore:
             config: The knobs.
             rng: For whom to probe and to tell.
             now: The caller's clock.
+
+        Raises:
+            ValueError: the metadata is too long; nobody would let this node in.
         """
+        if metadata.size_bytes > METADATA_BYTES_MAX:
+            raise ValueError(f"metadata of {metadata.size_bytes} bytes")
         self._clock = AwakeClock(config.late_s_max, now)
         self._awareness = Awareness(config.awareness_max)
         self._view = View(
             own, metadata, incarnation, config=config, awareness=self._awareness, rng=rng
         )
+        for claim, age_s in known:
+            self._view.take(claim, self._clock.now, age_s, is_joining=True)
         self._vitals = Vitals()
         self._messages: list[Outgoing] = []
         self._prober = Prober(
@@ -84,65 +91,64 @@ class SwimCore:
             config=config,
             rng=rng,
         )
-        for claim, age_s in known:
-            self._view.take(claim, self._clock.now, age_s)
 
     # -- what comes in ------------------------------------------------------------------------
 
     def step(self, message: Message, now: float) -> None:
         """Take one message."""
         awake = self._advance(now)
-        view, sender = self._view, message.sender
-        if view.own.state is State.REMOVED:
-            return
-        if sender.node == view.own.node:
-            view.conflict_with(sender)
-            return
-        if not self._hear(sender, awake):
+        if not self._listens_to(message.sender):
             return
         match message:
-            case Ping():
-                self._take(message.claims, awake)
-                self._prober.pinged(message)
-            case Ack():
-                self._take(message.claims, awake)
-                self._prober.acknowledged(message)
-            case PingRequest():
-                self._take(message.claims, awake)
-                self._prober.requested(message, awake)
-            case Nack():
-                self._prober.refused(message)
-            case Gossip():
-                self._take(message.claims, awake)
             case PushPull():
                 self._exchange.exchanged(message, awake)
+            case Nack():
+                self._prober.refused(message)
+            case Ping() | Ack() | PingRequest() | Gossip():
+                for claim in message.claims:
+                    self._view.take(claim, awake)
+                self._answer(message, awake)
+        self._heard(message.sender, awake)
 
-    def _take(self, claims: tuple[Claim, ...], now: float) -> None:
-        for claim in claims:
-            self._view.take(claim, now)
-
-    def _hear(self, sender: Sender, now: float) -> bool:
-        """What it means that ``sender`` speaks at all; whether to listen."""
-        member = self._view.members.get(sender.node)
+    def _listens_to(self, sender: Sender) -> bool:
+        view = self._view
+        if view.own.state is State.REMOVED:
+            return False
+        if sender.node == view.own.node:
+            view.spoken_to_by_own_name(sender)
+            return False
+        member = view.members.get(sender.node)
         if member is not None and member.state is State.REMOVED:
             gossip = Gossip(self._sender(), (member.claim(),))
             self._send(sender.node, sender.address, gossip)
             return False
-        is_as_known = (
-            member is not None
-            and member.state.is_active
-            and member.incarnation == sender.incarnation
-        )
-        if not is_as_known:
-            self._exchange.missed_news_of(sender, now)
+        return True
+
+    def _answer(self, message: Ping | Ack | PingRequest | Gossip, now: float) -> None:
+        match message:
+            case Ping():
+                self._prober.pinged(message)
+            case Ack():
+                self._prober.acknowledged(message)
+            case PingRequest():
+                self._prober.requested(message, now)
+            case Gossip():
+                pass
+
+    def _heard(self, sender: Sender, now: float) -> None:
+        """What it means that ``sender`` speaks at all, beside what it has just said."""
+        member = self._view.members.get(sender.node)
         if member is not None and sender.incarnation >= member.incarnation:
             member.arrivals.arrived(now)
             member.learn(sender.vitals, sender.incarnation)
-        return True
+        if member is None or member.state is State.DEAD or member.incarnation != sender.incarnation:
+            self._exchange.missed_news_of(sender, now)
 
     def tick(self, now: float) -> None:
         """Look at the timers; call it at :meth:`deadline` at the latest."""
         awake = self._advance(now)
+        if self._clock.is_still:
+            return  # We have slept; what has come in meanwhile is read first.
         if self._view.own.state.is_active:
             self._prober.tick(awake)
             self._view.expire(awake)
@@ -164,8 +170,10 @@ class SwimCore:
 
     def leave(self, now: float) -> None:
         """Say goodbye; nothing but that is said from now on."""
-        self._view.leave(self._advance(now))
-        self._exchange.leave()
+        awake = self._advance(now)
+        if self._view.own.state.is_active:
+            self._view.leave(awake)
+            self._exchange.leave()
 
     def remove(self, node: NodeId, now: float) -> None:
         """Expel ``node`` for good: whatever it or others say of it later, it stays removed."""
@@ -233,7 +241,7 @@ class SwimCore:
             member.state,
             member.incarnation,
             max(0.0, awake - member.since),
-            0.0 if member is self._view.own else member.arrivals.phi(awake),
+            self._view.phi(member, awake),
             member.vitals,
         )
 
@@ -241,7 +249,7 @@ class SwimCore:
         """What is believed of each other member, and for how long (seconds): for the disk."""
         awake = self._advance(now)
         others = (member for member in self._view.members if member is not self._view.own)
-        return [(other.claim(whole=True), max(0.0, awake - other.since)) for other in others]
+        return [(other.claim(), max(0.0, awake - other.since)) for other in others]
 
     def _sender(self) -> Sender:
         own = self._view.own

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Final
 
 from kvstore.ids import NodeId
 from kvstore.phi import ArrivalWindow
 from kvstore.swim.claims import Claim, Metadata, State, Vitals, precedence
 from kvstore.swim.suspicion import Suspicion
+
+NO_VITALS: Final = Vitals()
 
 
 @dataclass(slots=True)
@@ -24,7 +27,7 @@ class Member:
     """When it was heard."""
     accuser: NodeId | None = None
     suspicion: Suspicion | None = None
-    vitals: Vitals = field(default_factory=Vitals)
+    vitals: Vitals = NO_VITALS
     vitals_of: int = 0
     """The incarnation that ``vitals`` are of."""
 
@@ -33,12 +36,12 @@ class Member:
         """Of what is believed of it; see :mod:`kvstore.swim.claims`."""
         return precedence(self.state, self.incarnation)
 
-    def claim(self, *, whole: bool = False) -> Claim:
-        """What is believed of it, to be passed on; ``whole`` with all that it said of itself."""
-        metadata = self.metadata if whole or self.state is State.ALIVE else None
-        return Claim(self.node, self.state, self.incarnation, metadata, self.accuser)
+    def claim(self) -> Claim:
+        """What is believed of it, to be passed on."""
+        return Claim(self.node, self.state, self.incarnation, self.metadata, self.accuser)
 
     def learn(self, vitals: Vitals, incarnation: int) -> None:
-        """Keep ``vitals`` if they are newer than what is known."""
-        if (incarnation, vitals.beat) > (self.vitals_of, self.vitals.beat):
+        """Keep ``vitals`` if they are newer than what is known, and of no life not heard of."""
+        newest = self.vitals_of, self.vitals.beat
+        if incarnation <= self.incarnation and (incarnation, vitals.beat) > newest:
             self.vitals, self.vitals_of = vitals, incarnation

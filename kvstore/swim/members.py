@@ -25,9 +25,11 @@ class Members:
 
     def __init__(self, own: Member) -> None:
         self.own = own
+        self.others: list[Member] = []
+        """Who takes part beside us, in no order; not to be changed."""
         self._rows = {own.node: own}
-        self._others: list[Member] | None = None
-        """Kept between changes."""
+        self._places: dict[NodeId, int] = {}
+        """Where each of ``others`` stands, so that nobody who goes must be looked for."""
 
     def __iter__(self) -> Iterator[Member]:
         return iter(self._rows.values())
@@ -40,21 +42,21 @@ class Members:
         return self._rows.get(node)
 
     def add(self, member: Member) -> None:
-        """A member that was not there before."""
+        """A member that was not there before and does not take part yet."""
         self._rows[member.node] = member
-        self._others = None
 
-    def changed(self) -> None:
-        """A member's state was changed."""
-        self._others = None
-
-    @property
-    def others(self) -> list[Member]:
-        """Who takes part beside us; not to be changed."""
-        if self._others is None:
-            own = self.own
-            self._others = [m for m in self if m is not own and m.state.is_active]
-        return self._others
+    def changed(self, member: Member) -> None:
+        """Another member's state was changed."""
+        place = self._places.get(member.node)
+        if place is None and member.state.is_active:
+            self._places[member.node] = len(self.others)
+            self.others.append(member)
+        elif place is not None and not member.state.is_active:
+            del self._places[member.node]
+            last = self.others.pop()
+            if last is not member:
+                self.others[place] = last
+                self._places[last.node] = place
 
     @property
     def active_count(self) -> int:
@@ -76,10 +78,17 @@ class Members:
 
     def forget(self, before: float) -> None:
         """Drop the dead, and those who left, if that was ``before``; the removed stay."""
-        gone = [
-            member.node
-            for member in self
-            if member.state in FORGOTTEN and member.since < before and member is not self.own
-        ]
-        for node in gone:
-            del self._rows[node]
+        for member in [member for member in self._gone() if member.since < before]:
+            del self._rows[member.node]
+
+    def make_room(self) -> bool:
+        """Whether one more can be added; if need be the longest gone is dropped for it."""
+        if len(self) >= MEMBERS_MAX:
+            longest = min(self._gone(), key=lambda member: member.since, default=None)
+            if longest is None:
+                return False
+            del self._rows[longest.node]
+        return True
+
+    def _gone(self) -> Iterator[Member]:
+        return (m for m in self if m.state in FORGOTTEN and m is not self.own)

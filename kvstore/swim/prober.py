@@ -116,7 +116,7 @@ class Prober:
             is_unreachable: This node cannot reach it: others are asked at once.
         """
         member = self._view.members.get(target)
-        if member is None or member.metadata is None:
+        if member is None or member is self._view.own or member.metadata is None:
             return
         probe = next((p for p in self._probes.values() if p.target == target), None)
         if probe is None:

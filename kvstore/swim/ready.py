@@ -26,7 +26,7 @@ class EventKind(Enum):
     CONFLICT = "conflict"
     """Two nodes go by its name."""
     ABSURD = "absurd"
-    """An incarnation was claimed that it cannot have reached."""
+    """Something was claimed of it that cannot be, such as an incarnation far ahead."""
     CROWDED = "crowded"
     """There is no room for it in the view."""
 

@@ -32,11 +32,10 @@ def suspicion_timeout_s(confirmations: int, wanted: int, min_s: float, max_s: fl
 class Suspicion:
     """One suspect's time, counted from the first accusation that we heard."""
 
-    __slots__ = ("_accusers", "_max_s", "_min_s", "_since", "_wanted", "accuser")
+    __slots__ = ("_accusers", "_max_s", "_min_s", "_since", "_wanted")
 
     def __init__(self, accuser: NodeId, members: int, config: SwimConfig, now: float) -> None:
         """``members`` is N: how many are alive or suspected, ourselves included."""
-        self.accuser = accuser
         self._accusers = {accuser}
         self._wanted = max(0, min(config.suspicion_confirmations, members - 2))
         scale = max(1.0, math.log10(max(1, members)))
