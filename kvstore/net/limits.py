@@ -24,6 +24,8 @@ class NetLimits:
     it those that hold most are closed."""
     connections_max: int = 4096
     """Clients that have said hello; peers are let in beyond it."""
+    peers_max: int = 4096
+    """Nodes that have said hello, each on as many lanes as there are."""
     handshakes_max: int = 1024
     """Connections that have not yet said hello. One more evicts the oldest, so that a flood
     of silent strangers cannot keep a peer out."""
