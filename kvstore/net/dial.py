@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from kvstore.errors import KVError, ProtocolError, Unavailable
+from kvstore.config import is_address
+from kvstore.errors import InvalidArgument, KVError, ProtocolError, Unavailable
 from kvstore.net.connection import FrameConnection
 from kvstore.wire.frames import encode_frame
 from kvstore.wire.hello import Hello, Welcome, decode_welcome, encode_hello
@@ -48,6 +49,7 @@ async def dial(
     Raises:
         NobodyListens: refused by the host's kernel.
         Unavailable: not reachable, or no welcome within ``timeout_s``.
+        InvalidArgument: ``address`` is none.
         KVError: the node turned us away and says why, or ``check`` turned it down.
     """
     handshake = _Handshake(hello, limits, on_closed)
@@ -68,12 +70,16 @@ async def dial(
 
 
 async def _open(address: str, connection: FrameConnection) -> None:
+    if not is_address(address):  # uvloop would take port 70000 for 4464
+        raise InvalidArgument(f"{address!r} is not host:port")
     host, _, port = address.rpartition(":")
     loop = asyncio.get_running_loop()
     try:
         await loop.create_connection(lambda: connection, host.strip("[]"), int(port))
     except ConnectionRefusedError as error:
         raise NobodyListens(f"{address}: connection refused") from error
+    except ValueError as error:  # a UnicodeError, or a zero byte
+        raise InvalidArgument(f"{address!r} names no host: {error}") from error
 
 
 class _Handshake:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from kvstore.config import LimitsConfig
 
+_KIB = 1 << 10
 _MIB = 1 << 20
 
 
@@ -24,6 +25,8 @@ class NetLimits:
     it those that hold most are closed."""
     connections_max: int = 4096
     """Clients that have said hello; peers are let in beyond it."""
+    peers_max: int = 4096
+    """Nodes that have said hello, each on as many lanes as there are."""
     handshakes_max: int = 1024
     """Connections that have not yet said hello. One more evicts the oldest, so that a flood
     of silent strangers cannot keep a peer out."""
@@ -68,3 +71,23 @@ class PeerTiming:
     """Intervals without a word on the control lane, after which all lanes are cut. Counted
     by our own ticks and not by the clock: time in which this process was frozen itself
     proves nothing about the peer."""
+
+
+@dataclass(frozen=True, slots=True)
+class ContactLimits:
+    """How many connections on demand, what may wait for each, and how hard to try."""
+
+    contacts_max: int = 256
+    waiting_frames_max: int = 64
+    """While one is dialled; the oldest are dropped, for they are the least worth."""
+    waiting_bytes_max: int = 256 * _KIB
+    """Also of what is unsent later. One larger frame is taken when nothing else waits: a whole
+    view of the cluster may be one."""
+    idle_s: float = 30.0
+    """With nothing to say for so long, the connection is closed."""
+    dial_timeout_s: float = 2.0
+    settled_s: float = 0.1
+    """As in :class:`PeerTiming`."""
+    backoff_base_s: float = 0.25
+    """A member that probably died need not be dialled as eagerly as a standing peer."""
+    backoff_cap_s: float = 2.0

@@ -24,7 +24,7 @@ from kvstore.net.lane import PeerLane
 from kvstore.net.limits import PeerTiming
 from kvstore.net.repeats import RepeatFilter
 from kvstore.net.tasks import start_task, stop_tasks
-from kvstore.net.transport import Lane
+from kvstore.net.transport import STANDING_LANES, Lane
 from kvstore.wire.frames import encode_frame
 from kvstore.wire.hello import Hello, Welcome
 from kvstore.wire.kinds import Kind
@@ -91,6 +91,10 @@ class PeerPool:
         known = self._peers.get(peer)
         return known is not None and known.lanes[lane].send(frame)
 
+    def has(self, node: NodeId) -> bool:
+        """Whether ``node`` is one of the peers, connected or not."""
+        return node in self._peers
+
     def is_connected(self, peer: NodeId) -> bool:
         """Whether all lanes to ``peer`` stand."""
         known = self._peers.get(peer)
@@ -124,7 +128,7 @@ class _Peer:
                 timing=timing,
                 backoff=Backoff(timing.backoff_base_s, timing.backoff_cap_s, rng),
             )
-            for lane in Lane
+            for lane in STANDING_LANES
         }
         self._standing: set[Lane] = set()
         self._control_up = asyncio.Event()

@@ -2,9 +2,9 @@
 
 A connection is a stranger until its hello is accepted. Strangers and clients are bounded
 apart, and peers are never kept out by either: a full house of clients, or a flood of
-connections that say nothing, must not cost the cluster its majority. Peers are bounded by
-having one connection per node and lane: a new one takes the place of the old, which its
-dialler has given up without our noticing.
+connections that say nothing, must not cost the cluster its majority. Peers are bounded in
+number, and by having one connection per node and lane: a new one takes the place of the old,
+which its dialler has given up without our noticing.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kvstore.errors import KVError
+    from kvstore.ids import NodeId
     from kvstore.net.connection import ConnectionCallback, FramesCallback
     from kvstore.net.limits import NetLimits
     from kvstore.wire.frames import Frame
@@ -70,7 +71,7 @@ class FrameServer:
         self._strangers: dict[FrameConnection, float] = {}  # in order of arrival
         self._guests: set[FrameConnection] = set()
         self._clients = 0
-        self._peers: dict[tuple[str, int], FrameConnection] = {}
+        self._peers: dict[NodeId, dict[int, FrameConnection]] = {}  # by lane, never empty
         self._complaints = RepeatFilter()
 
     @property
@@ -146,8 +147,7 @@ class FrameServer:
             raise ProtocolError(f"the first message must be a hello, not of kind {first.kind}")
         hello = decode_hello(first.body)
         connection.hello = hello
-        if hello.role == "client" and self._clients >= self._limits.connections_max:
-            raise Overloaded(f"this node serves {self._clients} clients, as many as it may")
+        self._check_room(hello)
         if hello.role == "peer" and hello.lane not in _LANES:
             raise Refused(f"unknown lane {hello.lane}")
         protocol = negotiate(hello.protocol_min, hello.protocol_max)
@@ -156,14 +156,22 @@ class FrameServer:
         connection.send(encode_frame(Kind.WELCOME, first.request, encode_welcome(welcome)))
         connection.establish(self._on_frames, frames[1:])
 
+    def _check_room(self, hello: Hello) -> None:
+        if hello.role == "client":
+            if self._clients >= self._limits.connections_max:
+                raise Overloaded(f"this node serves {self._clients} clients, as many as it may")
+        elif hello.node_id not in self._peers and len(self._peers) >= self._limits.peers_max:
+            raise Overloaded(f"this node has {len(self._peers)} peers, as many as it may")
+
     def _let_in(self, connection: FrameConnection, hello: Hello) -> None:
         del self._strangers[connection]
         self._guests.add(connection)
         if hello.role == "client":
             self._clients += 1
         elif hello.node_id is not None and hello.lane is not None:
-            earlier = self._peers.get((hello.node_id, hello.lane))
-            self._peers[hello.node_id, hello.lane] = connection
+            lanes = self._peers.setdefault(hello.node_id, {})
+            earlier = lanes.get(hello.lane)
+            lanes[hello.lane] = connection
             if earlier is not None:
                 earlier.abort()
 
@@ -172,9 +180,11 @@ class FrameServer:
         if hello.role == "client":
             self._clients -= 1
         elif hello.node_id is not None and hello.lane is not None:
-            place = (hello.node_id, hello.lane)
-            if self._peers.get(place) is connection:
-                del self._peers[place]
+            lanes = self._peers.get(hello.node_id, {})
+            if lanes.get(hello.lane) is connection:
+                del lanes[hello.lane]
+                if not lanes:
+                    del self._peers[hello.node_id]
 
     def _closed(self, connection: FrameConnection) -> None:
         if connection.is_ours and connection.reason is not None:

@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 
 def start_task(work: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:
-    """Run ``work``, which ends only by being cancelled, until its owner cancels it."""
+    """Run ``work`` until it ends or its owner cancels it."""
     task = asyncio.get_running_loop().create_task(work, name=name)
     task.add_done_callback(_report_crash)
     return task

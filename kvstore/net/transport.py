@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
     from kvstore.ids import NodeId
@@ -21,6 +21,14 @@ class Lane(IntEnum):
     """Log entries and their answers."""
     BULK = 2
     """Snapshots and moves of shards."""
+    CONTACT = 3
+    """What is said now and then, mostly to nodes without standing lanes (see
+    :mod:`kvstore.net.contacts`). Whoever dials a mere address may reach a node that has them,
+    and must not take the place of its control lane."""
+
+
+STANDING_LANES: Final = (Lane.CONTROL, Lane.DATA, Lane.BULK)
+"""Those that :class:`kvstore.net.peers.PeerPool` keeps up to every peer."""
 
 
 class PeerTransport(Protocol):

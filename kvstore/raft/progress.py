@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 from kvstore.ids import LogIndex, ReplicaId
+from kvstore.phi import ArrivalWindow
 from kvstore.raft.messages import SnapshotMeta
-from kvstore.raft.phi import ArrivalWindow
 
 
 class ProgressState(IntEnum):

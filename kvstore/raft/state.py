@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from kvstore.ids import NO_REPLICA, LogIndex, ReplicaId, Term
+from kvstore.phi import ArrivalWindow
 from kvstore.raft.confchange import is_voter, members
 from kvstore.raft.log import RaftLog, size_of
 from kvstore.raft.messages import Entry, GroupConfig, HardState, Message, SnapshotMeta
-from kvstore.raft.phi import ArrivalWindow
 from kvstore.raft.reads import ForwardedReads, LeaderReads
 from kvstore.raft.ready import ReadState, Role, SnapshotRead, SnapshotWrite
 from kvstore.raft.tracker import Tracker

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kvstore.ids import LogIndex
+from kvstore.phi import ArrivalWindow
 from kvstore.raft import quorum
 from kvstore.raft.confchange import is_voter, members
-from kvstore.raft.phi import ArrivalWindow
 from kvstore.raft.progress import Progress
 
 if TYPE_CHECKING:

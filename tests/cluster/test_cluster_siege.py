@@ -27,7 +27,7 @@ from strangers import HELLO, Stranger, calling
 from kvstore.cli.launcher.cluster import Wanted
 from kvstore.cli.launcher.process import State
 from kvstore.ids import NodeId
-from kvstore.net.transport import Lane
+from kvstore.net.transport import STANDING_LANES
 from kvstore.wire.frames import encode_frame
 from kvstore.wire.hello import Hello, encode_hello
 from kvstore.wire.kinds import Kind
@@ -71,8 +71,8 @@ class Besieged:
         return sum(_link(path) in tcp for path in (self._proc / "fd").iterdir())
 
     async def is_at_peace(self) -> bool:
-        """Nothing is connected but the two other nodes, each way and on each lane."""
-        return self.connections() == 2 * 2 * len(Lane)
+        """Nothing is connected but the two other nodes, each way and on each standing lane."""
+        return self.connections() == 2 * 2 * len(STANDING_LANES)
 
     def peer_hello(self) -> Hello:
         """What the second node says when it calls the first."""

@@ -168,6 +168,20 @@ async def test_dialling_a_host_without_an_address() -> None:
         )
 
 
+@pytest.mark.parametrize(
+    "address",
+    ["", "7409", "host", "host:", ":7409", "host:-1", "host:0", "host:70000", "host:seven"],
+)
+async def test_dialling_what_is_no_address(address: str) -> None:
+    with pytest.raises(errors.InvalidArgument, match=f"'{address}' is not host:port"):
+        await dial(address, CLIENT, limits=LIMITS, timeout_s=DEADLINE_S, on_frames=ignore)
+
+
+async def test_dialling_a_name_that_no_host_can_have() -> None:
+    with pytest.raises(errors.InvalidArgument, match=r"'a\.\.b:1' names no host: "):
+        await dial("a..b:1", CLIENT, limits=LIMITS, timeout_s=DEADLINE_S, on_frames=ignore)
+
+
 async def test_dialling_a_frozen_process() -> None:
     """Its kernel accepts the connection; nobody answers the hello."""
     with socket.create_server(("127.0.0.1", 0)) as listener:

@@ -26,6 +26,7 @@ from net_harness import (
 )
 
 from kvstore import errors
+from kvstore.ids import NodeId
 from kvstore.wire.codec import pack
 from kvstore.wire.frames import encode_frame
 from kvstore.wire.kinds import Kind
@@ -341,6 +342,26 @@ async def test_too_many_clients_are_told_so_and_peers_still_come_in() -> None:
         assert await second.ending() == []
         async with raw(node) as fourth:
             assert (await fourth.shake_hands()).kind == Kind.WELCOME
+
+
+async def test_too_many_peers_are_told_so_and_those_who_are_known_still_come_in() -> None:
+    limits = replace(LIMITS, peers_max=2)
+    n2, n3, n4 = (replace(PEER, node_id=NodeId(node)) for node in ("n2", "n3", "n4"))
+    async with undisturbed(limits) as node, raw(node) as second, raw(node) as third:
+        assert (await second.shake_hands(n2)).kind == Kind.WELCOME
+        assert (await third.shake_hands(n3)).kind == Kind.WELCOME
+        async with raw(node) as fourth:
+            error = error_of(await fourth.shake_hands(n4))
+            assert isinstance(error, errors.Overloaded)
+            assert error.message == "this node has 2 peers, as many as it may"
+        async with raw(node) as again, raw(node) as other_lane:
+            assert (await again.shake_hands(n2)).kind == Kind.WELCOME
+            assert await second.ending() == []
+            assert (await other_lane.shake_hands(replace(n2, lane=1))).kind == Kind.WELCOME
+        await until(lambda: node.server.connection_count == 2)
+        async with raw(node) as fourth:
+            assert (await fourth.shake_hands(n4)).kind == Kind.WELCOME
+        await until(lambda: node.server.connection_count == 2)
 
 
 async def test_a_flood_of_silent_connections_keeps_nobody_out() -> None:

@@ -21,7 +21,7 @@ from kvstore import errors
 from kvstore.ids import NodeId
 from kvstore.net.limits import PeerTiming
 from kvstore.net.peers import PeerCallbacks, PeerPool
-from kvstore.net.transport import Lane
+from kvstore.net.transport import STANDING_LANES, Lane
 from kvstore.wire.frames import encode_frame
 from kvstore.wire.kinds import Kind
 
@@ -133,6 +133,8 @@ async def test_what_cannot_be_sent_is_refused_at_once() -> None:
         assert not pool.send(N1, Lane.DATA, raft(1))  # not yet connected
         assert not pool.send(NodeId("n9"), Lane.DATA, raft(1))
         assert not pool.is_connected(NodeId("n9"))
+        assert pool.has(N1)
+        assert not pool.has(NodeId("n9"))
         await until(lambda: pool.is_connected(N1))
         assert not pool.send(N1, Lane.DATA, raft(1, LIMITS.frame_bytes_max + 1))
         assert pool.send(N1, Lane.DATA, raft(2))
@@ -211,7 +213,7 @@ async def test_a_process_killed_while_frozen_is_gone() -> None:
             await until(lambda: events.count("n1 gone") == 1)
 
 
-@pytest.mark.parametrize("lane", Lane)
+@pytest.mark.parametrize("lane", STANDING_LANES)
 async def test_a_loss_on_one_side_only_is_mended(lane: Lane) -> None:
     async with listening() as node, pool_to(node.address) as (pool, events):
         await until(lambda: pool.is_connected(N1))
@@ -370,4 +372,4 @@ async def test_a_lane_has_one_connection_and_the_newest_is_it() -> None:
 
 async def test_a_lane_that_is_not_known_yet() -> None:
     async with listening() as node, raw(node) as peer:
-        assert error_of(await peer.shake_hands(replace(PEER, lane=3))).message == "unknown lane 3"
+        assert error_of(await peer.shake_hands(replace(PEER, lane=4))).message == "unknown lane 4"

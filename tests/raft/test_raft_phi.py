@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvstore.raft.phi import WINDOW, ArrivalWindow
+from kvstore.phi import WINDOW, ArrivalWindow
 
 intervals = st.lists(st.floats(0.001, 2.0), max_size=3 * WINDOW)
 

@@ -9,7 +9,6 @@ steady heartbeats allow a short one, jittery ones ask for patience.
 from __future__ import annotations
 
 import math
-from collections import deque
 from functools import lru_cache
 from statistics import NormalDist
 
@@ -27,11 +26,13 @@ PHI_MAX = 300.0
 class ArrivalWindow:
     """Intervals between heartbeats. Sums are kept, so every question costs O(1)."""
 
-    __slots__ = ("_expected_s", "_intervals", "_last", "_sum", "_sum_of_squares")
+    __slots__ = ("_expected_s", "_intervals", "_last", "_oldest", "_sum", "_sum_of_squares")
 
     def __init__(self, expected_s: float) -> None:
         self._expected_s = expected_s
-        self._intervals: deque[float] = deque()
+        self._intervals: list[float] = []
+        """A ring once it is full; a list, for most of a thousand members are hardly heard."""
+        self._oldest = 0
         self._sum = 0.0
         self._sum_of_squares = 0.0
         self._last: float | None = None
@@ -42,18 +43,24 @@ class ArrivalWindow:
             self._add(max(0.0, now - self._last))
         self._last = now
 
+    def expect(self, seconds: float) -> None:
+        """Until many have come, intervals are thought to be so long."""
+        self._expected_s = seconds
+
     def restart(self) -> None:
         """The next arrival begins a new row: the silence before it says nothing."""
         self._last = None
 
     def _add(self, interval: float) -> None:
-        self._intervals.append(interval)
         self._sum += interval
         self._sum_of_squares += interval * interval
-        if len(self._intervals) > WINDOW:
-            oldest = self._intervals.popleft()
-            self._sum -= oldest
-            self._sum_of_squares -= oldest * oldest
+        if len(self._intervals) < WINDOW:
+            self._intervals.append(interval)
+            return
+        oldest, self._intervals[self._oldest] = self._intervals[self._oldest], interval
+        self._oldest = (self._oldest + 1) % WINDOW
+        self._sum -= oldest
+        self._sum_of_squares -= oldest * oldest
 
     def _mean_and_deviation(self) -> tuple[float, float]:
         # The expected interval weighs as one observation, so that an empty window answers.

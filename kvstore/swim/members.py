@@ -1,0 +1,94 @@
+"""The table of members, ourselves among them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from kvstore.swim.claims import State
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Collection, Iterator
+
+    from kvstore.ids import NodeId
+    from kvstore.swim.member import Member
+
+MEMBERS_MAX: Final = 4096
+"""Whatever comes in from the network, the table does not outgrow this."""
+
+FORGOTTEN: Final = (State.DEAD, State.LEFT)
+"""Who is listed for a while only. That somebody was removed is remembered for good."""
+
+
+class Members:
+    """Invariant: ``own`` is in the table; ``others`` are the active ones, without it."""
+
+    def __init__(self, own: Member) -> None:
+        self.own = own
+        self.others: list[Member] = []
+        """Who takes part beside us, in no order; not to be changed."""
+        self._rows = {own.node: own}
+        self._places: dict[NodeId, int] = {}
+        """Where each of ``others`` stands, so that nobody who goes must be looked for."""
+
+    def __iter__(self) -> Iterator[Member]:
+        return iter(self._rows.values())
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def get(self, node: NodeId) -> Member | None:
+        """The member called ``node``, in whatever state."""
+        return self._rows.get(node)
+
+    def add(self, member: Member) -> None:
+        """A member that was not there before and does not take part yet."""
+        self._rows[member.node] = member
+
+    def changed(self, member: Member) -> None:
+        """Another member's state was changed."""
+        place = self._places.get(member.node)
+        if place is None and member.state.is_active:
+            self._places[member.node] = len(self.others)
+            self.others.append(member)
+        elif place is not None and not member.state.is_active:
+            del self._places[member.node]
+            last = self.others.pop()
+            if last is not member:
+                self.others[place] = last
+                self._places[last.node] = place
+
+    @property
+    def active_count(self) -> int:
+        """N: how many take part, ourselves included."""
+        return len(self.others) + 1
+
+    def sample(
+        self, rng: random.Random, count: int, without: Collection[NodeId] = ()
+    ) -> list[Member]:
+        """Up to ``count`` random others that take part, none of ``without``."""
+        others = self.others
+        # So many more are drawn as may fall away: no need to look at the whole table.
+        drawn = rng.sample(others, min(len(others), count + len(without)))
+        return [member for member in drawn if member.node not in without][:count]
+
+    def dead(self) -> list[Member]:
+        """Those who may come back without having been told to go."""
+        return [member for member in self if member.state is State.DEAD]
+
+    def forget(self, before: float) -> None:
+        """Drop the dead, and those who left, if that was ``before``; the removed stay."""
+        for member in [member for member in self._gone() if member.since < before]:
+            del self._rows[member.node]
+
+    def make_room(self) -> bool:
+        """Whether one more can be added; if need be the longest gone is dropped for it."""
+        if len(self) >= MEMBERS_MAX:
+            longest = min(self._gone(), key=lambda member: member.since, default=None)
+            if longest is None:
+                return False
+            del self._rows[longest.node]
+        return True
+
+    def _gone(self) -> Iterator[Member]:
+        return (m for m in self if m.state in FORGOTTEN and m is not self.own)
