@@ -68,7 +68,8 @@ def _write(settings: Settings, reply: EventsReply) -> None:
 def _line(event: EventRow) -> str:
     by = f" by {event.accuser}" if event.accuser else ""
     detail = f": {event.detail}" if event.detail else ""
-    what = f"{event.kind}{by}"
+    kind = "found dead" if event.kind == "died" and by else event.kind
+    what = f"{kind}{by}"
     return (
         f"{_time(event.wall_ms)}  {event.node:<6} {what} (incarnation {event.incarnation}){detail}"
     )

@@ -20,6 +20,7 @@ from kvstore.wire.membership import MembersReply, decode_members_reply
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from kvstore.ids import NodeId
     from kvstore.wire.membership import MemberRow
 
 ALL = "all"
@@ -72,7 +73,7 @@ async def _ask(endpoints: Endpoints, wait_s: float, asked: str | None) -> Member
 
 async def _ask_everyone(
     endpoints: Endpoints, wait_s: float
-) -> tuple[MembersReply, dict[str, MembersReply | KVError]]:
+) -> tuple[MembersReply, dict[NodeId, MembersReply | KVError]]:
     """The first view, and that of every member in it which may be there."""
     first = await _ask(endpoints, wait_s, None)
     asked = {row.id: row.address for row in first.members if row.address}
@@ -88,7 +89,7 @@ async def _ask_everyone(
 
 
 def _show_all(
-    settings: Settings, asked: tuple[MembersReply, dict[str, MembersReply | KVError]]
+    settings: Settings, asked: tuple[MembersReply, dict[NodeId, MembersReply | KVError]]
 ) -> int:
     first, outcomes = asked
     views = {
@@ -114,7 +115,9 @@ def _show_all(
     return Exit.OK
 
 
-def _compared(first: MembersReply, views: Mapping[str, Mapping[str, MemberRow]]) -> list[list[str]]:
+def _compared(
+    first: MembersReply, views: Mapping[NodeId, Mapping[NodeId, MemberRow]]
+) -> list[list[str]]:
     names = dict.fromkeys(row.id for row in first.members)
     for view in views.values():
         names |= dict.fromkeys(view)

@@ -7,26 +7,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from kvstore.errors import Overloaded
+from kvstore.server.checksums import Asker
+from kvstore.wire.membership import EventRow
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from kvstore.server.checksums import Asker
     from kvstore.swim.ready import Event
 
 EVENTS_KEPT: Final = 1024
 WAITERS_MAX: Final = 256
 WAIT_S_MAX: Final = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class LoggedEvent:
-    """An event with its place and time."""
-
-    number: int
-    """From 1 on; begins anew with the process."""
-    wall_ms: int
-    event: Event
 
 
 @dataclass(slots=True)
@@ -42,7 +33,7 @@ class EventLog:
     def __init__(self, encode: Callable[[int], bytes]) -> None:
         """``encode`` makes the answer to whoever has all up to a number."""
         self._encode = encode
-        self._events: deque[LoggedEvent] = deque(maxlen=EVENTS_KEPT)
+        self._events: deque[EventRow] = deque(maxlen=EVENTS_KEPT)
         self._last = 0
         self._waiters: list[_Waiter] = []
 
@@ -56,14 +47,14 @@ class EventLog:
         """The number of the oldest that is still kept."""
         return self._events[0].number if self._events else self._last + 1
 
-    def after(self, number: int) -> list[LoggedEvent]:
+    def after(self, number: int) -> list[EventRow]:
         """What is kept beyond ``number``, the oldest first."""
         return [logged for logged in self._events if logged.number > number]
 
     def add(self, event: Event, wall_ms: int) -> None:
         """Something happened; whoever waited for it is answered."""
         self._last += 1
-        self._events.append(LoggedEvent(self._last, wall_ms, event))
+        self._events.append(EventRow.of(self._last, wall_ms, event))
 
     def ask(self, after: int, wait_s: float, now: float, asker: Asker) -> None:
         """Answer with what came after ``after``: at once if anything did, or when it does.

@@ -10,15 +10,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from kvstore import __version__
 from kvstore.errors import ProtocolError
+from kvstore.net.contacts import ContactBook, ContactCallbacks
+from kvstore.net.dial import NobodyListens
 from kvstore.net.repeats import RepeatFilter
 from kvstore.net.transport import Lane
 from kvstore.server.event_log import EventLog
 from kvstore.server.swim_driver import SwimDriver
-from kvstore.sharding.shard_map import ShardMap
 from kvstore.storage import membership_file
 from kvstore.storage.files import OsFiles
 from kvstore.storage.membership_file import MEMBERSHIP_FILE, Remembered
@@ -26,6 +27,8 @@ from kvstore.swim.claims import Metadata, State
 from kvstore.swim.core import SwimCore
 from kvstore.wire.frames import encode_frame
 from kvstore.wire.kinds import Kind
+from kvstore.wire.map_codec import decode_map, encode_map
+from kvstore.wire.membership import EVENTS_MAX, encode_events_reply, encode_members_reply
 from kvstore.wire.swim_codec import decode_message
 
 if TYPE_CHECKING:
@@ -35,9 +38,11 @@ if TYPE_CHECKING:
     from kvstore.config import NodeConfig
     from kvstore.errors import KVError
     from kvstore.ids import NodeId
-    from kvstore.net.contacts import Contacts
+    from kvstore.net.limits import NetLimits
     from kvstore.net.peers import PeerPool
     from kvstore.server.checksums import Asker
+    from kvstore.server.handshake import Handshake
+    from kvstore.sharding.shard_map import ShardMap
     from kvstore.swim.ready import MemberStatus
     from kvstore.wire.frames import Frame
 
@@ -46,14 +51,46 @@ log = logging.getLogger(__name__)
 SAVE_INTERVAL_S: Final = 1.0
 VITALS_INTERVAL_S: Final = 5.0
 MAP_PULL_INTERVAL_S: Final = 0.5
+DRAIN_S_MAX: Final = 0.2
 LEAVE_S_MAX: Final = 0.5
 """How long the goodbye may take to get around; whoever misses it hears of it from others."""
+
+
+def make_contacts(
+    handshake: Handshake, *, limits: NetLimits, rng: random.Random, hint: Hint
+) -> ContactBook:
+    """Connections on demand, whose troubles are hints."""
+    silent = RepeatFilter()
+
+    def unreachable(address: str, node: NodeId | None, error: KVError) -> None:
+        if node is not None:
+            hint(node, is_gone=isinstance(error, NobodyListens))
+        elif silent.is_new(address, asyncio.get_running_loop().time()):
+            log.warning("the seed %s does not answer, and is asked again: %s", address, error)
+
+    callbacks = ContactCallbacks(
+        make_hello=handshake.make_hello,
+        check_welcome=handshake.check_welcome,
+        on_unreachable=unreachable,
+        on_lost=lambda node, _: hint(node, is_gone=False),
+    )
+    return ContactBook(callbacks, limits=limits, rng=rng)
+
+
+class Hint(Protocol):
+    """A connection to a node was lost, or refused; see :meth:`SwimDriver.hint`."""
+
+    def __call__(self, node: NodeId, *, is_gone: bool) -> None:
+        """Look whether it lives."""
+        ...
 
 
 class MemberCouriers:
     """Implements :class:`kvstore.server.swim_driver.Couriers`."""
 
-    def __init__(self, standing: Mapping[NodeId, str], pool: PeerPool, contacts: Contacts) -> None:
+    def __init__(
+        self, standing: Mapping[NodeId, str], pool: PeerPool, contacts: ContactBook
+    ) -> None:
         """``standing`` are the addresses of the peers in ``pool``."""
         self._standing = standing
         self._nodes = {address: node for node, address in standing.items()}
@@ -67,6 +104,14 @@ class MemberCouriers:
             self._pool.send(peer, Lane.CONTROL, frame)
         else:
             self._contacts.send(address, frame, node)
+
+    def heard(self, address: str) -> None:
+        """Whoever listens at ``address`` has spoken: it may be dialled again at once."""
+        self._contacts.forgive(address)
+
+    async def drain(self) -> None:
+        """Return when what was sent is on its way, or soon after."""
+        await self._contacts.drain(DRAIN_S_MAX)
 
 
 class Membership:
@@ -171,6 +216,7 @@ class Membership:
             sender = message.sender
             if sender.node != node:
                 raise ProtocolError(f"swim: {node} speaks in the name of {sender.node}")
+            self._couriers.heard(sender.address)
             self.driver.receive(message)
             if sender.vitals.map_version > self.map_version:
                 self._pull_map(node, sender.address)
@@ -245,3 +291,4 @@ class Membership:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LEAVE_S_MAX):
                 await self.driver.leave()
+        await self._couriers.drain()

@@ -58,7 +58,7 @@ from kvstore.wire.raft_codec import decode_messages
 from kvstore.wire.requests import encode_shard_map_reply, encode_status_reply
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Coroutine
 
     from kvstore.config import NodeConfig
     from kvstore.ids import NodeId
@@ -281,7 +281,7 @@ class Node:
         undo.callback(membership.events.stop)
         self._membership = membership
 
-    def _hint(self, node: NodeId, *, is_gone: bool = False) -> None:
+    def _hint(self, node: NodeId, *, is_gone: bool) -> None:
         if self._membership is not None:
             self._membership.driver.hint(node, is_gone=is_gone)
 
@@ -399,6 +399,8 @@ class Node:
     def _peer_connected(self, node: NodeId) -> None:
         assert self._driver is not None
         self._connected_since[node] = self._clock()
+        if self._membership is not None:
+            self._membership.driver.greet(node, self._standing_peers()[node])
         self._driver.peer_connected(node)
         for shard, replicas in self._placed_replicas():
             if replicas[0].node == self._config.node_id:
@@ -414,7 +416,7 @@ class Node:
         assert self._driver is not None
         self._connected_since.pop(node, None)
         if lane is Lane.CONTROL:
-            self._hint(node)
+            self._hint(node, is_gone=False)
         else:
             self._driver.messages_dropped(node)
 

@@ -191,6 +191,7 @@ class RecoveryProgress:
         self._next_at = clock() + 1.0
 
     def __call__(self, done_bytes: int, total_bytes: int) -> None:
+        """So much of the log has been read."""
         if self._clock() >= self._next_at:
             self._next_at = self._clock() + 1.0
             log.info("recovering: %d of %d MiB of the log", done_bytes >> 20, total_bytes >> 20)

@@ -34,7 +34,7 @@ _SAID: Final = {
     EventKind.JOINED: "%s has joined",
     EventKind.SUSPECTED: "%s is suspected",
     EventKind.REFUTED: "%s was suspected, and lives",
-    EventKind.DIED: "%s is dead",
+    EventKind.DIED: "%s is found dead",
     EventKind.LEFT: "%s has left",
     EventKind.REMOVED: "%s was removed",
     EventKind.UPDATED: "%s says something else of itself",
@@ -87,6 +87,11 @@ class SwimDriver:
     def hint(self, node: NodeId, *, is_gone: bool = False) -> None:
         """A connection to ``node`` was lost, or refused (``is_gone``)."""
         self.core.hint(node, self._clock(), is_gone=is_gone)
+        self._settle()
+
+    def greet(self, node: NodeId, address: str) -> None:
+        """A connection to ``node``, which listens at ``address``, stands."""
+        self.core.greet(node, address, self._clock())
         self._settle()
 
     def tick(self) -> None:

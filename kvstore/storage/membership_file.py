@@ -86,7 +86,7 @@ def _decode(data: bytes) -> Remembered:
     return Remembered(said["incarnation"], said["saved_ms"], members)
 
 
-def _claim(  # noqa: PLR0913  the fields of a row
+def _claim(
     node: str,
     state: str,
     incarnation: int,

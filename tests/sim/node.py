@@ -231,14 +231,17 @@ class SimNode:
             raise Violation(told) from error
         else:
             self.may_be_damaged = False
-            self.network.notify(self, is_dead=False, share=0.9)
-            self.network.introduce(self, share=0.9)
-            self.later(0.0, self._tick)
-            self.later(UPKEEP_S, self._upkeep)
-            if self.swarm.balances_leaders:
-                self.later(BALANCE_S, self._spread)
-            if self.swarm.membership:
-                self.member = SimMember(self, self.remembered)
+            self._go_to_work()
+
+    def _go_to_work(self) -> None:
+        self.network.notify(self, is_dead=False, share=0.9)
+        self.network.introduce(self, share=0.9)
+        self.later(0.0, self._tick)
+        self.later(UPKEEP_S, self._upkeep)
+        if self.swarm.balances_leaders:
+            self.later(BALANCE_S, self._spread)
+        if self.swarm.membership:
+            self.member = SimMember(self, self.remembered)
 
     def _assemble(self) -> None:
         data_dir = self.disk.path(f"/{self.id}")

@@ -121,7 +121,7 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
 def test_another_process_that_dies_leaves_no_lock(tmp_path: Path) -> None:
     script = (
         "import pathlib, sys; from kvstore.storage.identity import open_identity;"
-        "kept = open_identity(pathlib.Path(sys.argv[1]), cluster_id='c', node_id='n1', facts={'shards': '8'});"
+        "kept = open_identity(pathlib.Path(sys.argv[1]), cluster_id='c', node_id='n1');"
         "print('open', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
