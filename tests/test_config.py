@@ -159,9 +159,15 @@ def test_an_address_has_a_host_and_a_port(address: str, host: str, port: int) ->
     assert (node.host, node.port) == (host, port)
 
 
-@pytest.mark.parametrize("text", ["", "h", ":1", "h:", "h:0", "h:65536", "h:-1", "h:1a", "h:१"])
+@pytest.mark.parametrize(
+    "text", ["", "h", ":1", "h:", "h:0", "h:65536", "h:-1", "h:1a", "h:१", "h\n:1"]
+)
 def test_what_is_no_address(text: str) -> None:
     assert not config.is_address(text)
+
+
+def test_a_port_with_more_digits_than_a_number_may_have() -> None:
+    assert not config.is_address("h:" + "9" * 5000)
 
 
 def test_a_member_is_found_by_its_name() -> None:
@@ -201,6 +207,7 @@ BROKEN: list[tuple[str, str]] = [
     (SMALLEST.replace("[node]", '[node]\naddress = "h:2"'), "are for a node that joins"),
     (SMALLEST.replace("[node]", "[node]\nweight = 2"), "node.address is missing"),
     (SMALLEST + 'zone = "' + "z" * 65 + '"', "the zone has 65 characters; at most 64"),
+    (SMALLEST + 'zone = "a\\nb"', "the zone 'a\\nb' cannot be printed"),
     (SMALLEST + '[swim]\nprofile = "moon"', "swim.profile must be one of local, lan, wan"),
     (SMALLEST + "[swim]\nbudy = true", "unknown setting swim.budy"),
     (SMALLEST + "[swim]\nprobe_timeout_s = 0.3", "at least two probe timeouts"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
@@ -32,7 +31,7 @@ from kvstore.config.settings import (
 )
 from kvstore.config.swim import PROFILES, SwimConfig
 from kvstore.errors import ConfigError
-from kvstore.ids import NodeId
+from kvstore.ids import NodeId, is_node_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -40,7 +39,7 @@ if TYPE_CHECKING:
 _Settings = TypeVar("_Settings")
 AWARENESS_MAX = 64
 PIGGYBACK_BYTES_MIN = 1024
-_NODE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+PORT_DIGITS_MAX = 5
 
 
 def load(path: Path) -> NodeConfig:
@@ -260,7 +259,7 @@ def _check_nodes(cluster: ClusterConfig) -> None:
 
 
 def _check_node(node: NodeAddress) -> None:
-    if not _NODE_ID.fullmatch(node.id):
+    if not is_node_id(node.id):
         raise ConfigError(
             f"node id {node.id!r}: letters, digits, '.', '_' and '-' only, at most 64"
         )
@@ -275,12 +274,15 @@ def _check_node(node: NodeAddress) -> None:
             f"node {node.id}: the zone has {len(node.zone)} characters; "
             f"at most {ZONE_CHARS_MAX} are allowed"
         )
+    if not node.zone.isprintable():
+        raise ConfigError(f"node {node.id}: the zone {node.zone!r} cannot be printed")
 
 
 def is_address(text: str) -> bool:
-    """Whether ``text`` is ``host:port`` with a port from 1 to 65535."""
-    host, colon, port = text.rpartition(":")
-    return bool(host and colon and port.isascii() and port.isdigit() and 0 < int(port) < 65536)
+    """Whether ``text`` is ``host:port``, can be printed, and has a port from 1 to 65535."""
+    host, _, port = text.rpartition(":")
+    is_number = port.isascii() and port.isdigit() and len(port) <= PORT_DIGITS_MAX
+    return bool(host) and host.isprintable() and is_number and 0 < int(port) < 65536
 
 
 def _check_positive(name: str, section: Any) -> None:
