@@ -37,6 +37,12 @@ class Kind(IntEnum):
     """The answer to a client's request, with that request's id."""
     RAFT = 48
     """Raft messages of many groups: :mod:`kvstore.wire.raft_codec`."""
+    SWIM = 49
+    """One message of the membership: :mod:`kvstore.wire.swim_codec`."""
+    MAP_PULL = 50
+    """Answered by a MAP if the receiver has one; no body."""
+    MAP = 51
+    """The shard map as the sender has it: :mod:`kvstore.wire.map_codec`."""
 
 
 APPLICATION_KINDS = frozenset(kind.value for kind in Kind if kind >= Kind.WRITE)

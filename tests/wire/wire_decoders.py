@@ -22,7 +22,15 @@ from typing import Any
 
 from kvstore.errors import InvalidArgument, KVError, ProtocolError, Refused
 from kvstore.ids import LogIndex
-from kvstore.wire import checksums, codec, hello, raft_codec, requests
+from kvstore.wire import (
+    checksums,
+    codec,
+    hello,
+    map_codec,
+    raft_codec,
+    requests,
+    swim_codec,
+)
 from kvstore.wire.frames import Frame, FrameDecoder, encode_frame
 
 CORPUS = Path(__file__).parent / "corpus"
@@ -60,6 +68,8 @@ DECODERS: dict[str, Decoder] = {
     "hello": Decoder(hello.decode_hello, hello.encode_hello, HANDSHAKE),
     "welcome": Decoder(hello.decode_welcome, hello.encode_welcome, HANDSHAKE),
     "raft": Decoder(raft_codec.decode_messages, raft_codec.encode_messages),
+    "swim": Decoder(swim_codec.decode_message, swim_codec.encode_message),
+    "map": Decoder(map_codec.decode_map, map_codec.encode_map),
     "write": Decoder(requests.decode_write, requests.encode_write, REQUEST),
     "read": Decoder(requests.decode_read, requests.encode_read, REQUEST),
     "scan": Decoder(requests.decode_scan, requests.encode_scan, REQUEST),
