@@ -33,6 +33,9 @@ class Kind(IntEnum):
     STATUS = 20
     CHECKSUM = 21
     """:mod:`kvstore.wire.checksums`."""
+    MEMBERS = 22
+    """The view of the asked node, no body; with EVENTS: :mod:`kvstore.wire.membership`."""
+    EVENTS = 23
     REPLY = 32
     """The answer to a client's request, with that request's id."""
     RAFT = 48
