@@ -58,15 +58,16 @@ from kvstore.wire.raft_codec import decode_messages
 from kvstore.wire.requests import encode_shard_map_reply, encode_status_reply
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine, Mapping
 
     from kvstore.config import NodeConfig
     from kvstore.ids import NodeId
+    from kvstore.kv.state_machine import StateMachine
     from kvstore.net.connection import FrameConnection
     from kvstore.server.shard_host import ShardHost
-    from kvstore.sharding.shard_map import Replica
+    from kvstore.sharding.shard_map import Replica, ShardMap
     from kvstore.storage.identity import Identity
-    from kvstore.storage.wal import Wal
+    from kvstore.storage.wal import RecoveredLog, Wal
     from kvstore.wire.frames import Frame
 
 log = logging.getLogger(__name__)
@@ -159,17 +160,8 @@ class Node:
         undo.push_async_callback(wal.close)
         await asyncio.to_thread(note_log, identity)
         if placed is not None:
-            self._hosts, marks = await asyncio.to_thread(
-                recover_hosts,
-                config,
-                placed,
-                engine,
-                machines,
-                logs,
-                rng=self._rng,
-                now=self._clock(),
-                life=identity.life,
-                installed_index=snapshots.installed_index,
+            marks = await self._recover(
+                placed, engine, machines, logs, identity.life, snapshots.installed_index
             )
             if marks:
                 wal.append(marks, lambda: None)
@@ -197,6 +189,30 @@ class Node:
         peers.start()
         undo.push_async_callback(peers.close)
         undo.callback(self._answer_all)
+
+    async def _recover(
+        self,
+        placed: ShardMap,
+        engine: RocksEngine,
+        machines: Mapping[GroupId, StateMachine],
+        logs: Mapping[GroupId, RecoveredLog],
+        life: int,
+        installed_index: Callable[[GroupId], LogIndex],
+    ) -> list[bytes]:
+        """Bring back the hosts of the shards that are ``placed`` here; see ``recover_hosts``."""
+        self._hosts, marks = await asyncio.to_thread(
+            recover_hosts,
+            self._config,
+            placed,
+            engine,
+            machines,
+            logs,
+            rng=self._rng,
+            now=self._clock(),
+            life=life,
+            installed_index=installed_index,
+        )
+        return marks
 
     def _make_handshake(self, identity: Identity) -> Handshake:
         return Handshake(

@@ -93,16 +93,21 @@ def metadata(value: Any, what: str, node: NodeId, *, is_open: bool = False) -> M
 
     See :func:`array` for ``is_open``.
     """
-    name = f"{what}: metadata of {node}"
-    host_port, zone, share, software = array(value, name, 4, is_open=is_open)
-    said = Metadata(
-        address(host_port, f"{name}: the address"),
-        text(zone, f"{name}: the zone"),
-        weight(share, f"{name}: the weight"),
-        text(software, f"{name}: the software"),
-    )
-    if said.size_bytes > METADATA_BYTES_MAX:
-        raise ProtocolError(f"{name} has {said.size_bytes} bytes, more than {METADATA_BYTES_MAX}")
+    try:
+        host_port, zone, share, software = array(value, "it", 4, is_open=is_open)
+        said = Metadata(
+            address(host_port, "the address"),
+            text(zone, "the zone"),
+            weight(share, "the weight"),
+            text(software, "the software"),
+        )
+    except ProtocolError as error:
+        raise ProtocolError(f"{what}: metadata of {node}: {error.message}") from None
+    size = said.size_bytes
+    if size > METADATA_BYTES_MAX:
+        raise ProtocolError(
+            f"{what}: metadata of {node} has {size} bytes, more than {METADATA_BYTES_MAX}"
+        )
     return said
 
 

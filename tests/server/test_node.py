@@ -38,6 +38,7 @@ from kvstore.server.process import EXIT_STARTUP
 from kvstore.server.raft_driver import RaftDriver
 from kvstore.server.upkeep import LogKeeper
 from kvstore.storage.identity import IDENTITY_FILE, LOCK_FILE, Identity, Pin, open_identity
+from kvstore.storage.membership_file import MEMBERSHIP_FILE
 from kvstore.storage.renewal import PARTS
 from kvstore.storage.rocks import RocksEngine
 from kvstore.storage.wal import Wal
@@ -350,6 +351,7 @@ async def test_sigterm_in_the_middle_of_a_start_counts_from_then(
     monkeypatch.setattr(Node, "__aenter__", slow)
     monkeypatch.setattr(Node, "__aexit__", nothing)
     monkeypatch.setattr(Node, "hand_over", nothing)
+    monkeypatch.setattr(Node, "leave", nothing)
     serving = asyncio.create_task(process._serve(config))
     try:
         async with asyncio.timeout(10):
@@ -381,11 +383,13 @@ async def test_whatever_prevents_a_start_is_one_line_and_exit_code_2(
     assert capsys.readouterr().err == f"n1: cannot start: {error}\n"
 
 
-async def test_all_that_it_keeps_would_be_set_aside_by_a_repair(config: NodeConfig) -> None:
+async def test_all_that_it_keeps_of_the_store_would_be_set_aside_by_a_repair(
+    config: NodeConfig,
+) -> None:
     async with Node(config):
         await put_and_get(config)
     kept = {entry.name for entry in config.data_dir.iterdir()}
-    assert kept == {IDENTITY_FILE, LOCK_FILE, *PARTS}
+    assert kept == {IDENTITY_FILE, MEMBERSHIP_FILE, LOCK_FILE, *PARTS}
 
 
 async def test_lost_data_is_answered_by_the_command_that_repairs_it(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import suppress
+from dataclasses import astuple
 from typing import TYPE_CHECKING, Any, get_args
 
 import pytest
@@ -87,7 +88,7 @@ def test_the_format_is_pinned(message: Message, row: list[Any]) -> None:
 
 
 def test_a_whole_number_will_do_for_a_number() -> None:
-    row = [1, 6, ["n1", "h:1", 2, [3, 4, 1]], True, [[ALIVE_ROW, 7, [8, 9, 0], 5]]]
+    row: list[Any] = [1, 6, ["n1", "h:1", 2, [3, 4, 1]], True, [[ALIVE_ROW, 7, [8, 9, 0], 5]]]
     row[4][0][0] = ["n2", 0, 5, ["h:2", "", 2, ""], None]
     decoded = decode_message(pack(row))
     assert isinstance(decoded, PushPull)
@@ -166,7 +167,7 @@ def test_too_much_cannot_be_sent() -> None:
 PING, PING_REQUEST, PUSH_PULL = PINNED[0][1], PINNED[2][1], PINNED[5][1]
 CLAIM = (4, 0, 0)
 METADATA = (*CLAIM, 3)
-TEXTS_600 = ["h:2", "z" * 300, 1.0, "s" * 297]
+SAID_600 = Metadata("h:2", "z" * 300, 1.0, "s" * 297)
 MILLION = "x" * 10**6
 
 NOT_WHOLE = "must be a whole number from 0 to 2^63-1"
@@ -209,7 +210,7 @@ RULES: list[tuple[list[Any], tuple[int, ...], list[Any], str]] = [
     (PUSH_PULL, (4,), [None, {}, 1], "members must be an array"),
     (PUSH_PULL, (4, 0), [None, [], ALIVE_ROW], "a member must be an array of 4 fields"),
     (PUSH_PULL, (*CLAIM,), [None, []], "a claim must be an array of 5 fields"),
-    (PUSH_PULL, METADATA, [[], "h:2", 1, [1, 2, 3]], "metadata of n2 must be an array of 4 fields"),
+    (PUSH_PULL, METADATA, [[], "h:2", 1, [1, 2, 3]], "metadata of n2: it must be an array of 4"),
     (PUSH_PULL, (*METADATA, 0), NO_ADDRESS, f"metadata of n2: the address {NOT_ADDRESS}"),
     (PUSH_PULL, (*METADATA, 1), NO_TEXT, f"metadata of n2: the zone {NOT_TEXT}"),
     (
@@ -218,8 +219,8 @@ RULES: list[tuple[list[Any], tuple[int, ...], list[Any], str]] = [
         "metadata of n2: the weight must be from 0.01 to 100.0",
     ),
     (PUSH_PULL, (*METADATA, 3), NO_TEXT, f"metadata of n2: the software {NOT_TEXT}"),
-    (PUSH_PULL, METADATA, [[*TEXTS_600[:3], "s" * 298]], "metadata of n2 has 601 bytes, more th"),
-    (PUSH_PULL, METADATA, [["h:2", "é" * 299, 1.0, ""]], "metadata of n2 has 601 bytes, more th"),
+    (PUSH_PULL, METADATA, [["h:2", "z" * 300, 1, "s" * 298]], "metadata of n2 has 601 bytes, more"),
+    (PUSH_PULL, METADATA, [["h:2", "é" * 299, 1.0, ""]], "metadata of n2 has 601 bytes, more"),
     (PUSH_PULL, (*METADATA, 1), [MILLION], "metadata of n2 has 1000009 bytes, more than 600"),
     (PUSH_PULL, (4, 0, 1), NO_REAL, f"an age {NOT_REAL}"),
     (PUSH_PULL, (4, 0, 2), [None, [], [1, 2, 3, 4]], "vitals must be an array of 3 fields"),
@@ -245,10 +246,11 @@ def test_what_breaks_a_rule(row: list[Any], path: tuple[int, ...], value: Any, w
 
 
 def test_metadata_of_600_bytes_and_any_incarnation_of_63_bits_are_let_in() -> None:
-    largest = spoilt(spoilt(PUSH_PULL, METADATA, TEXTS_600), (*CLAIM, 2), 2**63 - 1)
+    largest = spoilt(PUSH_PULL, METADATA, list(astuple(SAID_600)))
+    largest = spoilt(largest, (*CLAIM, 2), 2**63 - 1)
     decoded = decode_message(pack(largest))
     assert isinstance(decoded, PushPull)
-    assert decoded.rows[0].claim == Claim(N2, State.ALIVE, 2**63 - 1, Metadata(*TEXTS_600))
+    assert decoded.rows[0].claim == Claim(N2, State.ALIVE, 2**63 - 1, SAID_600)
 
 
 @names

@@ -61,5 +61,5 @@ def test_what_a_node_says_of_itself_comes_back() -> None:
     assert fields.metadata(row, "it", node) == said
     assert fields.metadata([*row, "later"], "it", node, is_open=True) == said
     assert fields.metadata_row(None) is None
-    with pytest.raises(ProtocolError, match="it: metadata of n1 must be an array of 4 fields"):
+    with pytest.raises(ProtocolError, match="it: metadata of n1: it must be an array of 4 fields"):
         fields.metadata([*row, "later"], "it", node)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -161,8 +161,7 @@ events = st.builds(
 
 @given(st.lists(events, max_size=5), st.integers(1, 2**40))
 def test_any_history_comes_back(some: list[EventRow], first: int) -> None:
-    numbered = [EventRow(number, *list(asdict(event).values())[1:])
-                for number, event in enumerate(some, first)]  # fmt: skip
+    numbered = [replace(event, number=number) for number, event in enumerate(some, first)]
     last = first + len(numbered) - 1
     reply = decode_events_reply(encode_events_reply(N1, last, first, numbered))
     assert reply == EventsReply(N1, last, first, numbered)
@@ -218,7 +217,7 @@ MEMBERS_RULES: list[tuple[tuple[int, ...], list[Any], str]] = [
     ((1, 0, 2), NO_WHOLE, f"an incarnation {NOT_WHOLE}"),
     ((1, 0, 3), NO_REAL, f"an age {NOT_REAL}"),
     ((1, 0, 4), NO_REAL, f"a phi {NOT_REAL}"),
-    ((1, 0, 5), [[], 1, ["h:1", "b", 2.0]], "metadata of n1 must be an array of 4 fields"),
+    ((1, 0, 5), [[], 1, ["h:1", "b", 2.0]], "metadata of n1: it must be an array of 4 fields"),
     ((1, 0, 5, 0), ["", "h", None], "metadata of n1: the address must be host:port"),
     ((1, 0, 5, 1), NO_TEXT, "metadata of n1: the zone must be printable text"),
     ((1, 0, 5, 2), [0, 101.0, math.nan, None], "metadata of n1: the weight must be from 0.01"),
@@ -269,7 +268,10 @@ def test_events_that_break_a_rule(path: tuple[int, ...], value: Any, why: str) -
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"\xc1", *map(pack, ([], {}, [5], [-5, 1], [5, 1.0], [5, None], [5, True], [5, 1, []]))],
+    [
+        *(b"", b"\xc1", pack([]), pack({}), pack([5]), pack([-5, 1]), pack([5, 1.0])),
+        *(pack([5, None]), pack([5, True]), pack([5, 1, []])),
+    ],
 )
 def test_a_malformed_request_is_an_invalid_argument(body: bytes) -> None:
     with pytest.raises(InvalidArgument, match="malformed request"):
