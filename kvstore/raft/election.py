@@ -114,7 +114,11 @@ def _may_grant(state: RaftState, request: VoteRequest) -> bool:
         return request.term > state.term
     if _is_bound_by_lease(state, request):
         return False  # Somebody else than the candidate brought us into its term.
-    return request.term == state.term and state.vote in (NO_REPLICA, request.sender)
+    if request.term != state.term:
+        return False
+    # Once the term has a leader no other candidate of it can win: nothing to promise (as in etcd).
+    is_open = state.vote == NO_REPLICA and state.leader == NO_REPLICA
+    return is_open or state.vote == request.sender
 
 
 def refuse(state: RaftState, request: VoteRequest) -> None:

@@ -71,6 +71,13 @@ def test_5_2_one_vote_a_term_first_come_first_served() -> None:
     assert solo.ask_vote(R3, 2, (0, 0)).granted
 
 
+def test_5_2_no_vote_in_a_term_that_has_a_leader() -> None:
+    solo = Solo()
+    solo.heartbeat(R2, term=1)
+    assert not solo.ask_vote(R3, 1, (0, 0)).granted, "it cannot win any more"
+    assert solo.core.leader == R2
+
+
 def test_5_2_a_vote_leaves_only_once_it_is_durable() -> None:
     solo = Solo()
     solo.disk_is_slow = True

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 ATTEMPT_S = 1.0
 GIVE_UP_S = 8.0
+PAUSE_S_MAX = 1.0
 
 
 @dataclass
@@ -307,7 +308,16 @@ class SimClient:
         elif call.attempts >= self.swarm.attempts_max:
             self._give_up(call)
         elif number == call.attempts:
-            self.world.after(0.02 + 0.1 * self.rng.random(), self._again(call, number))
+            self.world.after(self._pause_s(error, number), self._again(call, number))
+
+    def _pause_s(self, error: KVError, attempts: int) -> float:
+        """As a real client does: soon where the leader is known, ever later where it is not.
+
+        Without that, a cluster that is slower than its clients drowns in repeated writes.
+        """
+        is_known = isinstance(error, NotLeader) and error.leader is not None
+        most_s = 0.1 if is_known else min(0.1 * attempts, PAUSE_S_MAX * self.swarm.time_scale)
+        return 0.02 + most_s * self.rng.random()
 
     def _again(self, call: Call, number: int) -> Callable[[], None]:
         def again() -> None:

@@ -99,7 +99,10 @@ class ElectionRules:
                 self._lease.at = now
         if isinstance(message, VoteRequest) and no:
             answers = state.out.messages_when_durable[-1:]
-            is_granted = any(isinstance(a, VoteResponse) and a.granted for a in answers)
+            is_granted = any(
+                isinstance(a, VoteResponse) and a.granted and a.receiver == message.sender
+                for a in answers
+            )
             if is_granted or (state.vote == message.sender and (state.term, state.vote) != was):
                 raise Violation(
                     f"{self._name} says yes to {message}, with a log up to "
