@@ -5,6 +5,7 @@ Floor 0: everything may import this module, it imports nothing of ours.
 
 from __future__ import annotations
 
+import re
 from typing import NewType
 
 NodeId = NewType("NodeId", str)
@@ -33,9 +34,16 @@ Revision = NewType("Revision", int)
 
 NO_REPLICA = ReplicaId(0)
 
+_NODE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
 LIFE_MAX = (1 << 32) - 1
 _NUMBER_BITS = 32
 _NUMBER_MASK = (1 << _NUMBER_BITS) - 1
+
+
+def is_node_id(text: str) -> bool:
+    """Whether a node may be called so: 1 to 64 letters, digits, ``.``, ``_`` and ``-``."""
+    return _NODE_ID.fullmatch(text) is not None
 
 
 def replica_id(number: int, life: int) -> ReplicaId:

@@ -116,9 +116,15 @@ def test_an_address_has_a_host_and_a_port(address: str, host: str, port: int) ->
     assert (node.host, node.port) == (host, port)
 
 
-@pytest.mark.parametrize("text", ["", "h", ":1", "h:", "h:0", "h:65536", "h:-1", "h:1a", "h:१"])
+@pytest.mark.parametrize(
+    "text", ["", "h", ":1", "h:", "h:0", "h:65536", "h:-1", "h:1a", "h:१", "h\n:1"]
+)
 def test_what_is_no_address(text: str) -> None:
     assert not config.is_address(text)
+
+
+def test_a_port_with_more_digits_than_a_number_may_have() -> None:
+    assert not config.is_address("h:" + "9" * 5000)
 
 
 def test_a_member_is_found_by_its_name() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
 import tomllib
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
@@ -29,10 +28,10 @@ from kvstore.config.settings import (
     WalConfig,
 )
 from kvstore.errors import ConfigError
-from kvstore.ids import NodeId
+from kvstore.ids import NodeId, is_node_id
 
 _Settings = TypeVar("_Settings")
-_NODE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+PORT_DIGITS_MAX = 5
 
 
 def load(path: Path) -> NodeConfig:
@@ -184,7 +183,7 @@ def _check(config: NodeConfig) -> None:
 def _check_nodes(cluster: ClusterConfig) -> None:
     seen: set[str] = set()
     for node in cluster.nodes:
-        if not _NODE_ID.fullmatch(node.id):
+        if not is_node_id(node.id):
             raise ConfigError(
                 f"node id {node.id!r}: letters, digits, '.', '_' and '-' only, at most 64"
             )
@@ -201,9 +200,10 @@ def _check_nodes(cluster: ClusterConfig) -> None:
 
 
 def is_address(text: str) -> bool:
-    """Whether ``text`` is ``host:port`` with a port from 1 to 65535."""
-    host, colon, port = text.rpartition(":")
-    return bool(host and colon and port.isascii() and port.isdigit() and 0 < int(port) < 65536)
+    """Whether ``text`` is ``host:port``, can be printed, and has a port from 1 to 65535."""
+    host, _, port = text.rpartition(":")
+    is_number = port.isascii() and port.isdigit() and len(port) <= PORT_DIGITS_MAX
+    return bool(host) and host.isprintable() and is_number and 0 < int(port) < 65536
 
 
 def _check_positive(name: str, section: Any) -> None:

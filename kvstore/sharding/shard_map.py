@@ -6,6 +6,7 @@ Nodes and clients hold a copy and compare versions; whoever is behind asks for t
 from __future__ import annotations
 
 import math
+import reprlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -71,7 +72,8 @@ class ShardMap:
         """The inverse of :meth:`to_wire`, with every rule checked.
 
         Raises:
-            ProtocolError: not a shard map, or one of a newer format.
+            ProtocolError: not a shard map, or one of a newer format; the text is short, whatever
+                ``wire`` is.
         """
         try:
             return _decode(wire)
@@ -98,7 +100,7 @@ def _decode(wire: Any) -> ShardMap:
     if not isinstance(wire, dict):
         raise TypeError("not a map")
     if wire["format"] != FORMAT_VERSION:
-        raise ValueError(f"format {wire['format']!r} is not {FORMAT_VERSION}")
+        raise ValueError(f"format {reprlib.repr(wire['format'])} is not {FORMAT_VERSION}")
     shards = _whole(wire["shards"])
     if shards > SHARDS_MAX or shards & (shards - 1):
         raise ValueError(f"{shards} shards")
@@ -116,11 +118,10 @@ def _decode_node(node_id: Any, address: Any, weight: Any, zone: Any) -> NodeAddr
     if not (isinstance(node_id, str) and isinstance(zone, str) and isinstance(address, str)):
         raise TypeError("a node's id, address and zone are text")
     if not is_address(address):
-        raise ValueError(f"address {address!r} is not host:port")
-    weight = float(weight)
-    if not (math.isfinite(weight) and weight > 0):
-        raise ValueError(f"weight {weight}")
-    return NodeAddress(NodeId(node_id), address, weight, zone)
+        raise ValueError(f"address {reprlib.repr(address)} is not host:port")
+    if type(weight) not in (int, float) or not (math.isfinite(weight) and weight > 0):
+        raise ValueError(f"weight {reprlib.repr(weight)}")
+    return NodeAddress(NodeId(node_id), address, float(weight), zone)
 
 
 def _decode_replicas(rows: Any, known: set[NodeId]) -> tuple[Replica, ...]:
@@ -135,5 +136,5 @@ def _decode_replicas(rows: Any, known: set[NodeId]) -> tuple[Replica, ...]:
 def _whole(value: Any) -> int:
     """A whole number of at least 1."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{value!r} is not a whole number above 0")
+        raise ValueError(f"{reprlib.repr(value)} is not a whole number above 0")
     return value

@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from kvstore.swim.messages import CLAIMS_MAX
+
 if TYPE_CHECKING:
     from kvstore.ids import NodeId
     from kvstore.swim.claims import Claim
@@ -40,12 +42,17 @@ class Broadcasts:
         self._queue.pop(node, None)
 
     def take(self, bytes_max: int, members: int, first: Claim | None = None) -> tuple[Claim, ...]:
-        """The claims for one message of at most ``bytes_max``, ``first`` before all others."""
+        """The claims for one message of at most ``bytes_max``, ``first`` before all others.
+
+        There are at most ``CLAIMS_MAX``.
+        """
         taken = [] if first is None else [first]
         left = bytes_max - sum(claim.size_bytes for claim in taken)
         limit = retransmits(self._mult, members)
         newest_first = reversed(list(self._queue.values()))
         for claim, sent in sorted(newest_first, key=lambda queued: queued[1]):
+            if len(taken) == CLAIMS_MAX:
+                break
             if claim.size_bytes > left:
                 continue
             left -= claim.size_bytes

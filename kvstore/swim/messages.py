@@ -6,10 +6,13 @@ Every message begins with a :class:`Sender`; every one may carry claims, the new
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from kvstore.ids import NodeId
 from kvstore.swim.claims import Claim, Vitals
+
+CLAIMS_MAX: Final = 1024
+"""In one message, however short they are; more wait for the next."""
 
 
 @dataclass(frozen=True, slots=True)

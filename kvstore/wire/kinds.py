@@ -33,10 +33,19 @@ class Kind(IntEnum):
     STATUS = 20
     CHECKSUM = 21
     """:mod:`kvstore.wire.checksums`."""
+    MEMBERS = 22
+    """The view of the asked node, no body; with EVENTS: :mod:`kvstore.wire.membership`."""
+    EVENTS = 23
     REPLY = 32
     """The answer to a client's request, with that request's id."""
     RAFT = 48
     """Raft messages of many groups: :mod:`kvstore.wire.raft_codec`."""
+    SWIM = 49
+    """One message of the membership: :mod:`kvstore.wire.swim_codec`."""
+    MAP_PULL = 50
+    """Answered by a MAP if the receiver has one; no body."""
+    MAP = 51
+    """The shard map as the sender has it: :mod:`kvstore.wire.map_codec`."""
 
 
 APPLICATION_KINDS = frozenset(kind.value for kind in Kind if kind >= Kind.WRITE)

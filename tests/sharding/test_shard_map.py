@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -9,6 +9,9 @@ from kvstore.errors import ProtocolError
 from kvstore.ids import NodeId, ShardId
 from kvstore.sharding import ring
 from kvstore.sharding.shard_map import ShardMap, bootstrap
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 CLUSTER = ClusterConfig(
     id="c",
@@ -67,6 +70,8 @@ def test_unknown_fields_are_left_for_later_versions() -> None:
         {"nodes": [["n1", "nowhere", 1.0, ""]] * 4},
         {"nodes": [[name, "h:1", float("nan"), ""] for name in ("n1", "n2", "n3", "n4")]},
         {"nodes": [[1, "h:1", 1.0, ""]]},
+        {"nodes": [[name, "h:1", "1", ""] for name in ("n1", "n2", "n3", "n4")]},
+        {"nodes": [[name, "h:1", True, ""] for name in ("n1", "n2", "n3", "n4")]},
         {"nodes": [["n1", "h:1", 1.0, ""]] * 2},
         {"replicas": [[]] * 16},
         {"replicas": [[[1, "n9"]]] * 16},
@@ -79,6 +84,36 @@ def test_unknown_fields_are_left_for_later_versions() -> None:
 def test_what_breaks_a_rule_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(ProtocolError, match="not a shard map"):
         ShardMap.from_wire(bootstrap(CLUSTER).to_wire() | change)
+
+
+def deep(levels: int) -> list[Any]:
+    nested: list[Any] = []
+    for _ in range(levels):
+        nested = [nested]
+    return nested
+
+
+@pytest.mark.parametrize(
+    "value",
+    [deep(2000), "x" * 10**6, b"x" * 10**6, [0] * 10**6],
+    ids=["deep", "text", "bytes", "list"],
+)
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda value: {"format": value},
+        lambda value: {"version": value},
+        lambda value: {"shards": value},
+        lambda value: {"nodes": [["n1", value, 1.0, ""]]},
+        lambda value: {"nodes": [["n1", "h:1", value, ""]]},
+        lambda value: {"replicas": [[[value, "n1"]]] * 16},
+        lambda value: {"replicas": [[[1, value]]] * 16},
+    ],
+)
+def test_a_refusal_is_short_whatever_came(change: Callable[[Any], Any], value: Any) -> None:
+    with pytest.raises(ProtocolError, match="not a shard map") as refused:
+        ShardMap.from_wire(bootstrap(CLUSTER).to_wire() | change(value))
+    assert len(refused.value.message) < 200
 
 
 @pytest.mark.parametrize("wire", [None, [], "map", {}, 7])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import pytest
 import wire_decoders
@@ -20,10 +20,12 @@ from wire_decoders import (
 
 from kvstore.errors import KVError, NotLeader, from_wire
 from kvstore.raft.messages import Message
+from kvstore.swim import messages as swim
 from kvstore.wire import requests
 from kvstore.wire.frames import FrameDecoder
 from kvstore.wire.kinds import Kind
 from kvstore.wire.raft_codec import decode_messages
+from kvstore.wire.swim_codec import decode_message
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -70,6 +72,15 @@ def test_there_is_a_raft_message_of_every_type() -> None:
         for _, message in decode_messages(case.data)
     }
     assert types == set(Message.__args__)
+
+
+def test_there_is_a_message_of_the_membership_of_every_type() -> None:
+    types = {
+        type(decode_message(case.data))
+        for case in load("swim")
+        if not case.outcome.startswith("ProtocolError")
+    }
+    assert types == set(get_args(swim.Message))
 
 
 def test_there_is_an_error_of_every_code() -> None:

@@ -22,7 +22,18 @@ from typing import Any
 
 from kvstore.errors import InvalidArgument, KVError, ProtocolError, Refused
 from kvstore.ids import LogIndex
-from kvstore.wire import checksums, codec, hello, raft_codec, requests
+from kvstore.swim.claims import Metadata, State, Vitals
+from kvstore.swim.ready import MemberStatus
+from kvstore.wire import (
+    checksums,
+    codec,
+    hello,
+    map_codec,
+    membership,
+    raft_codec,
+    requests,
+    swim_codec,
+)
 from kvstore.wire.frames import Frame, FrameDecoder, encode_frame
 
 CORPUS = Path(__file__).parent / "corpus"
@@ -52,6 +63,18 @@ def encode_stream(frames: list[Frame]) -> bytes:
     return b"".join(encode_frame(f.kind, f.request, f.body, f.flags) for f in frames)
 
 
+def status_of(row: membership.MemberRow) -> MemberStatus:
+    """What is told as ``row``."""
+    said = Metadata(row.address, row.zone, row.weight, row.version) if row.address else None
+    vitals = Vitals(0, row.map_version, row.load)
+    state = State[row.state.upper()]
+    return MemberStatus(row.id, said, state, row.incarnation, row.age_s, row.phi, vitals)
+
+
+def encode_members(reply: membership.MembersReply) -> bytes:
+    return membership.encode_members_reply(reply.asked, [status_of(row) for row in reply.members])
+
+
 REQUEST = (InvalidArgument,)
 HANDSHAKE = (ProtocolError, Refused)
 DECODERS: dict[str, Decoder] = {
@@ -60,10 +83,15 @@ DECODERS: dict[str, Decoder] = {
     "hello": Decoder(hello.decode_hello, hello.encode_hello, HANDSHAKE),
     "welcome": Decoder(hello.decode_welcome, hello.encode_welcome, HANDSHAKE),
     "raft": Decoder(raft_codec.decode_messages, raft_codec.encode_messages),
+    "swim": Decoder(swim_codec.decode_message, swim_codec.encode_message),
+    "map": Decoder(map_codec.decode_map, map_codec.encode_map),
     "write": Decoder(requests.decode_write, requests.encode_write, REQUEST),
     "read": Decoder(requests.decode_read, requests.encode_read, REQUEST),
     "scan": Decoder(requests.decode_scan, requests.encode_scan, REQUEST),
     "checksum": Decoder(checksums.decode_checksum, checksums.encode_checksum, REQUEST),
+    "events": Decoder(
+        membership.decode_events, lambda request: membership.encode_events(*request), REQUEST
+    ),
     "read_reply": Decoder(
         lambda body: requests.decode_read_reply(body, 2), requests.encode_read_reply
     ),
@@ -78,6 +106,10 @@ DECODERS: dict[str, Decoder] = {
     "checksum_reply": Decoder(
         lambda body: checksums.decode_checksum_reply(body, LogIndex(7)),
         checksums.encode_checksum_reply,
+    ),
+    "members_reply": Decoder(membership.decode_members_reply, encode_members),
+    "events_reply": Decoder(
+        membership.decode_events_reply, lambda reply: membership.encode_events_reply(*reply)
     ),
     "error": Decoder(requests.decode_error, requests.encode_error),
 }
