@@ -10,8 +10,8 @@ ELECTION = (
         "one vote a term (Raft §5.2)",
         (
             "raft/election.py",
-            "request.term == state.term and state.vote in (NO_REPLICA, request.sender)",
-            "request.term == state.term",
+            "is_open = state.vote == NO_REPLICA and state.leader == NO_REPLICA",
+            "is_open = True",
         ),
     ),
     mutant(
