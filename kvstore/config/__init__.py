@@ -3,7 +3,7 @@
 ``configs/node.toml`` is the commented form of the same settings.
 """
 
-from kvstore.config.parsing import is_address, load, parse, with_seeds
+from kvstore.config.parsing import is_address, load, parse
 from kvstore.config.settings import (
     ADDRESS_CHARS_MAX,
     FRAME_BYTES_MAX,
@@ -15,7 +15,6 @@ from kvstore.config.settings import (
     SHARDS_MAX,
     WEIGHT_MAX,
     WEIGHT_MIN,
-    ZONE_CHARS_MAX,
     ClusterConfig,
     EngineConfig,
     LimitsConfig,
@@ -38,7 +37,6 @@ __all__ = [
     "SHARDS_MAX",
     "WEIGHT_MAX",
     "WEIGHT_MIN",
-    "ZONE_CHARS_MAX",
     "ClusterConfig",
     "EngineConfig",
     "LimitsConfig",
@@ -50,5 +48,4 @@ __all__ = [
     "is_address",
     "load",
     "parse",
-    "with_seeds",
 ]
