@@ -154,6 +154,7 @@ BROKEN: list[tuple[str, str]] = [
     ('[node]\nid="a"\ndata_dir="d"\n[cluster]\nid="c"\nnodes=[1]', "cluster.nodes[0] must be"),
     (SMALLEST + "wieght = 2", "unknown setting cluster.nodes[0].wieght"),
     (SMALLEST + "weight = 0", "weight must be from 0.01 to 100.0, not 0.0"),
+    (changed("127.0.0.1:7401", "h" * 251 + ":7401"), "is not host:port"),
     (SMALLEST + "weight = nan", "weight must be from"),
     (SMALLEST + "weight = 1e9", "weight must be from"),
     (SMALLEST + "weight = true", "cluster.nodes[0].weight must be a number, not True"),
