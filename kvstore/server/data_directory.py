@@ -26,7 +26,6 @@ def open_data_directory(config: NodeConfig) -> Identity:
         config.data_dir,
         cluster_id=owner.cluster_id,
         node_id=config.node_id,
-        shards=config.cluster.shards,
         facts=owner.facts,
     )
     try:
@@ -50,14 +49,12 @@ def note_log(identity: Identity) -> None:
 
 
 def owner_of(config: NodeConfig) -> Owner:
-    """Whose directory it must be, and by which settings."""
-    shards = str(config.cluster.shards)
-    return Owner(
-        config.cluster.id, config.node_id, {"shards": shards, **placement_facts(config.cluster)}
-    )
+    """Whose directory it must be, and by which settings; one that joins is told of them."""
+    facts = {} if config.joining is not None else placement_facts(config.cluster)
+    return Owner(config.cluster.id, config.node_id, facts)
 
 
 def placement_facts(cluster: ClusterConfig) -> dict[str, str]:
     """What decides which node holds which shard, so it must not change under stored data."""
     nodes = " ".join(f"{node.id}/{node.weight:g}/{node.zone}" for node in cluster.nodes)
-    return {"replicas": str(cluster.replicas), "nodes": nodes}
+    return {"shards": str(cluster.shards), "replicas": str(cluster.replicas), "nodes": nodes}

@@ -32,6 +32,7 @@ from kvstore import __version__
 from kvstore.errors import ClockAhead, Refused, Unavailable
 from kvstore.hlc import HybridClock, revision_at
 from kvstore.storage.identity_file import Pin
+from kvstore.swim.members import MEMBERS_MAX
 from kvstore.wire.hello import Hello, Welcome
 
 if TYPE_CHECKING:
@@ -69,6 +70,8 @@ class Handshake:
         self._coming: dict[NodeId, Pin] = {}
         self._remember = remember
         self._wall_ms = wall_ms
+        self.is_removed: Callable[[NodeId], bool] = lambda node: False
+        """Whether a node was expelled for good; set by whoever knows."""
         self._clock = HybridClock(ahead_ms_max=config.limits.clock_ahead_ms_max)
 
     def life_of(self, node: NodeId) -> int | None:
@@ -115,22 +118,28 @@ class Handshake:
             life=self._own.life,
         )
 
-    def check_welcome(self, expected: NodeId, welcome: Welcome) -> None:
-        """Accept whoever answered at the address of ``expected``; raises as :meth:`welcome`."""
+    def check_welcome(self, expected: NodeId | None, welcome: Welcome) -> None:
+        """Accept whoever answered at the address of ``expected``, if anybody was.
+
+        Raises:
+            KVError: as :meth:`welcome`.
+        """
         ours = self._config.cluster.id
         if welcome.cluster_id != ours:
             raise Refused(f"the node at its address is of cluster {welcome.cluster_id!r}")
-        if welcome.node_id != expected:
+        if expected is not None and welcome.node_id != expected:
             raise Refused(f"the node at its address is {welcome.node_id}")
         self._check_peer(welcome.node_id, Pin(welcome.data_id, welcome.life), welcome.wall_ms)
 
     def _check_peer(self, node: NodeId, pin: Pin, wall_ms: int) -> None:
         if node == self._config.node_id:
             raise Refused(f"two nodes are called {node}")
-        if all(member.id != node for member in self._config.cluster.nodes):
-            raise Refused(f"{node} is no member of this cluster")
+        if self.is_removed(node):
+            raise Refused(f"{node} was removed from this cluster; it cannot come back by this name")
         remembered = self._pins().get(node)
         newest = self._newest(node, remembered)
+        if newest is None and len(self._pins()) + len(self._coming) >= MEMBERS_MAX:
+            raise Refused(f"this node knows {MEMBERS_MAX} others already")
         if newest is not None and pin != newest:
             _check_later(node, pin, newest)
         try:

@@ -158,6 +158,10 @@ class Exchange:
             self._asked[sender.node] = now
             self._ask(sender.node, sender.address, now)
 
+    def greet(self, node: NodeId, address: str, now: float) -> None:
+        """Exchange views with somebody who can be reached."""
+        self._ask(node, address, now)
+
     def exchanged(self, message: PushPull, now: float) -> None:
         """Another view: take what is news, and answer with ours."""
         is_joining = message.is_reply and not self._has_joined

@@ -75,7 +75,6 @@ def test_a_clients_clock_does_not_matter() -> None:
     [
         ({"cluster_id": "other"}, Refused, "this is cluster"),
         ({"node_id": N1}, Refused, "two nodes are called n1"),
-        ({"node_id": NodeId("n9")}, Refused, "n9 is no member"),
         ({"data_id": 333}, Refused, "another data directory.*kv repair"),
         (
             {"data_id": 333, "life": 0},
@@ -91,6 +90,19 @@ def test_a_peer_is_turned_away(changes: dict[str, object], error: type[KVError],
     with pytest.raises(error, match=said):
         door.welcome(replace(PEER, **changes))
     assert door.remembered == []
+
+
+def test_any_node_of_the_cluster_may_join_and_is_remembered() -> None:
+    door = Door()
+    door.welcome(replace(PEER, node_id=NodeId("n9")))
+    assert [node for node, _ in door.remembered] == ["n9"]
+
+
+def test_a_removed_node_is_told_so() -> None:
+    door = Door(n2=Pin(222, 2))
+    door.handshake.is_removed = lambda node: node == "n2"
+    with pytest.raises(Refused, match="n2 was removed from this cluster"):
+        door.welcome(PEER)
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,8 @@ class Swarm:
     install_faults: float
     """How often the moment of putting a snapshot in force is chosen for a fault."""
     balances_leaders: bool
+    membership: bool
+    """Nodes also keep track of who lives."""
     heals_a_core_first: bool
     """Progress is demanded first while a minority stays outside, or one link stays cut."""
     limits_of: dict[NodeId, LimitsConfig] = field(default_factory=dict)
@@ -172,6 +174,7 @@ def draw(rng: random.Random) -> Swarm:
         value_bytes_min=rng.choice((0, 0, 0, 0, 0, 5000)),
         install_faults=rng.choice((0.0, 0.0, 0.5)),
         balances_leaders=rng.random() < 0.5,
+        membership=rng.random() < 0.3,
         heals_a_core_first=rng.random() < 0.5,
     )
     if not swarm.raft.lease_reads and rng.random() < 0.2:
