@@ -14,10 +14,10 @@ from kvstore.cli.conversation import ANSWER_WAIT_S
 from kvstore.cli.endpoints import Endpoints, resolve
 from kvstore.cli.options import Command, Settings
 from kvstore.wire.kinds import Kind
-from kvstore.wire.membership import EventsReply, decode_events_reply, encode_events
+from kvstore.wire.membership import EventsRequest, decode_events_reply, encode_events
 
 if TYPE_CHECKING:
-    from kvstore.wire.membership import EventRow
+    from kvstore.wire.membership import EventRow, EventsReply
 
 WAIT_MS: Final = 5000
 """How long one question of a follower waits for news."""
@@ -36,28 +36,36 @@ def events(settings: Settings, follow: bool) -> None:
 
 async def _show(settings: Settings, endpoints: Endpoints, follow: bool) -> None:
     wait_s = settings.timeout or ANSWER_WAIT_S
-    reply = await _ask(endpoints, 0, 0, wait_s)
-    _write(settings, reply)
+    reply = await _ask(endpoints, EventsRequest(0, 0, 0), wait_s)
+    _write(settings, reply.events)
+    shown_ms = 0
     while follow:
-        asked, after = reply.asked, reply.next
-        reply = await _ask(endpoints, after, WAIT_MS, wait_s + WAIT_MS / 1000)
-        if reply.asked != asked or reply.next < after:
-            output.note(f"kv: note: {asked} does not answer any more; {reply.asked} goes on")
-            reply = await _ask(endpoints, 0, 0, wait_s)
-        elif reply.oldest > after + 1:
-            output.note(f"kv: note: {reply.oldest - after - 1} events were missed")
-            _write(settings, reply)
+        last = reply
+        shown_ms = max([shown_ms, *(event.wall_ms for event in reply.events)])
+        request = EventsRequest(last.next, WAIT_MS, last.stream)
+        reply = await _ask(endpoints, request, wait_s + WAIT_MS / 1000)
+        if reply.stream == last.stream:
+            if reply.oldest > last.next + 1:
+                output.note(f"kv: note: {reply.oldest - last.next - 1} events were missed")
+            _write(settings, reply.events)
         else:
-            _write(settings, reply)
+            output.note(f"kv: note: {_change(last, reply)}")
+            _write(settings, [event for event in reply.events if event.wall_ms > shown_ms])
 
 
-async def _ask(endpoints: Endpoints, after: int, wait_ms: int, wait_s: float) -> EventsReply:
-    body = encode_events(after, wait_ms)
+def _change(last: EventsReply, now: EventsReply) -> str:
+    if now.asked == last.asked:
+        return f"{now.asked} was restarted"
+    return f"{last.asked} does not answer; {now.asked} goes on, as it saw things"
+
+
+async def _ask(endpoints: Endpoints, request: EventsRequest, wait_s: float) -> EventsReply:
+    body = encode_events(request)
     return decode_events_reply(await ask_first(endpoints, Kind.EVENTS, body, wait_s=wait_s))
 
 
-def _write(settings: Settings, reply: EventsReply) -> None:
-    for event in reply.events:
+def _write(settings: Settings, events: list[EventRow]) -> None:
+    for event in events:
         if settings.format == "json":
             output.write_json(_json(event))
         else:

@@ -251,10 +251,10 @@ class ClientRequests:
 
     def _events_of(self, membership: Membership) -> Callable[[Connection, Frame], None]:
         def handle(connection: Connection, frame: Frame) -> None:
-            after, wait_ms = decode_events(frame.body)
+            request = decode_events(frame.body)
             cost = self._admission.admit(len(frame.body))
             answer = ReplyTo(connection, frame.request, self._admission, cost)
-            membership.ask_events(after, wait_ms / 1000, answer)
+            membership.ask_events(request, answer)
 
         return handle
 

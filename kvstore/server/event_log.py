@@ -30,8 +30,14 @@ class _Waiter:
 class EventLog:
     """Invariant: each asker is answered once, with news or at its deadline."""
 
-    def __init__(self, encode: Callable[[int], bytes]) -> None:
-        """``encode`` makes the answer to whoever has all up to a number."""
+    def __init__(self, encode: Callable[[int], bytes], stream: int) -> None:
+        """Begin with none.
+
+        Args:
+            encode: Makes the answer to whoever has all up to a number.
+            stream: Tells the numbers of this log from those of any other.
+        """
+        self.stream = stream
         self._encode = encode
         self._events: deque[EventRow] = deque(maxlen=EVENTS_KEPT)
         self._last = 0
@@ -56,14 +62,14 @@ class EventLog:
         self._last += 1
         self._events.append(EventRow.of(self._last, wall_ms, event))
 
-    def ask(self, after: int, wait_s: float, now: float, asker: Asker) -> None:
+    def ask(self, stream: int, after: int, wait_s: float, now: float, asker: Asker) -> None:
         """Answer with what came after ``after``: at once if anything did, or when it does.
 
-        A number beyond the newest is of an earlier process here: it gets all there is.
+        Whose number is of another stream is answered at once with all that is kept.
         """
-        if after > self._last:
-            after = 0
-        if self._last > after or wait_s <= 0:
+        if stream != self.stream or after > self._last:
+            asker.reply(self._encode(0))
+        elif self._last > after or wait_s <= 0:
             asker.reply(self._encode(after))
         elif len(self._waiters) >= WAITERS_MAX:
             asker.fail(Overloaded(f"{WAITERS_MAX} others wait for events of this node already"))

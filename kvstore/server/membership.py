@@ -28,7 +28,12 @@ from kvstore.swim.core import SwimCore
 from kvstore.wire.frames import encode_frame
 from kvstore.wire.kinds import Kind
 from kvstore.wire.map_codec import decode_map, encode_map
-from kvstore.wire.membership import EVENTS_MAX, encode_events_reply, encode_members_reply
+from kvstore.wire.membership import (
+    EVENTS_MAX,
+    EventsReply,
+    encode_events_reply,
+    encode_members_reply,
+)
 from kvstore.wire.swim_codec import decode_message
 
 if TYPE_CHECKING:
@@ -45,10 +50,12 @@ if TYPE_CHECKING:
     from kvstore.sharding.shard_map import ShardMap
     from kvstore.swim.ready import MemberStatus
     from kvstore.wire.frames import Frame
+    from kvstore.wire.membership import EventsRequest
 
 log = logging.getLogger(__name__)
 
 SAVE_INTERVAL_S: Final = 1.0
+STREAM_BITS: Final = 63
 VITALS_INTERVAL_S: Final = 5.0
 MAP_PULL_INTERVAL_S: Final = 0.5
 DRAIN_S_MAX: Final = 0.2
@@ -160,7 +167,7 @@ class Membership:
             rng=rng,
             now=clock(),
         )
-        self.events = EventLog(self._events_reply)
+        self.events = EventLog(self._events_reply, rng.getrandbits(STREAM_BITS))
         self.driver = SwimDriver(
             core,
             couriers,
@@ -189,14 +196,16 @@ class Membership:
         """The answer to a MEMBERS request."""
         return encode_members_reply(self._own, self.members())
 
-    def ask_events(self, after: int, wait_s: float, asker: Asker) -> None:
-        """Answer with what has happened since ``after``; see :class:`EventLog`."""
-        self.events.ask(after, wait_s, self._clock(), asker)
+    def ask_events(self, request: EventsRequest, asker: Asker) -> None:
+        """Answer with what has happened since; see :class:`EventLog`."""
+        wait_s = request.wait_ms / 1000
+        self.events.ask(request.stream, request.after, wait_s, self._clock(), asker)
 
     def _events_reply(self, after: int) -> bytes:
-        events = self.events.after(after)[:EVENTS_MAX]
-        last = events[-1].number if events else self.events.last
-        return encode_events_reply(self._own, last, self.events.oldest, events)
+        log_ = self.events
+        events = log_.after(after)[:EVENTS_MAX]
+        last = events[-1].number if events else log_.last
+        return encode_events_reply(EventsReply(self._own, last, log_.oldest, events, log_.stream))
 
     def is_removed(self, node: NodeId) -> bool:
         """Whether ``node`` was expelled for good."""

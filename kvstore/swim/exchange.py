@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 LEAVE_FANOUT: Final = 16
 """Members that are told at once that this node leaves."""
+SEED_RETRY_S: Final = 1.0
+"""While nobody else is known the seeds are asked at least this often: a person may be waiting."""
 MEMBERS_AT_FULL_RATE: Final = 32
 """Beyond it whole views are exchanged less often, in proportion."""
 
@@ -93,8 +95,10 @@ class Exchange:
             view.members.forget(now - config.forget_after_s)
             self._push_pull(now)
         if now >= self._reconnect_at:
-            self._reconnect_at = now + self._about(config.reconnect_interval_s)
-            self._reconnect(now)
+            is_alone = not self._has_joined or not view.members.others
+            wait_s = min(config.reconnect_interval_s, SEED_RETRY_S if is_alone else math.inf)
+            self._reconnect_at = now + self._about(wait_s)
+            self._reconnect(now, is_alone=is_alone)
 
     def _about(self, seconds: float) -> float:
         """Those who began together must not do everything together for ever."""
@@ -108,9 +112,9 @@ class Exchange:
                 gossip = Gossip(self._sender(), claims)
                 self._send(member.node, member.metadata.address, gossip)
 
-    def _reconnect(self, now: float) -> None:
+    def _reconnect(self, now: float, *, is_alone: bool) -> None:
         self._asked = {node: at for node, at in self._asked.items() if not self._may_ask(at, now)}
-        if not self._has_joined or not self._view.members.others:
+        if is_alone:
             for address in self._seeds:
                 self._ask(None, address, now)
         dead = self._view.members.dead()

@@ -9,6 +9,7 @@ from kvstore.ids import NodeId
 from kvstore.server.event_log import EVENTS_KEPT, WAIT_S_MAX, WAITERS_MAX, EventLog
 from kvstore.swim.ready import Event, EventKind
 
+STREAM = 11
 JOINED = Event(EventKind.JOINED, NodeId("n2"), 1)
 
 
@@ -31,7 +32,7 @@ def make_log() -> EventLog:
     def encode(after: int) -> bytes:
         return b" ".join(b"%d" % row.number for row in events.after(after))
 
-    events = EventLog(encode)
+    events = EventLog(encode, STREAM)
     return events
 
 
@@ -39,15 +40,15 @@ def test_whoever_is_behind_is_answered_at_once() -> None:
     events, asker = make_log(), Asker()
     events.add(JOINED, 1)
     events.add(JOINED, 2)
-    events.ask(1, 10.0, 0.0, asker)
+    events.ask(STREAM, 1, 10.0, 0.0, asker)
     assert asker.answers == [b"2"]
     assert [row.wall_ms for row in events.after(0)] == [1, 2]
 
 
 def test_whoever_has_all_waits_for_more_or_until_its_time_is_over() -> None:
     events, first, second = make_log(), Asker(), Asker()
-    events.ask(0, 2.0, 100.0, first)
-    events.ask(0, 1e9, 100.0, second)
+    events.ask(STREAM, 0, 2.0, 100.0, first)
+    events.ask(STREAM, 0, 1e9, 100.0, second)
     assert events.deadline == 102.0
     events.answer(101.9)
     assert (first.answers, second.answers) == ([], [])
@@ -63,15 +64,22 @@ def test_whoever_has_all_waits_for_more_or_until_its_time_is_over() -> None:
 
 def test_who_does_not_want_to_wait_does_not() -> None:
     events, asker = make_log(), Asker()
-    events.ask(0, 0.0, 0.0, asker)
+    events.ask(STREAM, 0, 0.0, 0.0, asker)
     assert asker.answers == [b""]
 
 
-def test_a_number_of_an_earlier_process_gets_all_there_is() -> None:
+@pytest.mark.parametrize(("stream", "after"), [(STREAM + 1, 1), (STREAM + 1, 0), (STREAM, 7)])
+def test_a_number_of_another_stream_gets_all_there_is(stream: int, after: int) -> None:
     events, asker = make_log(), Asker()
     events.add(JOINED, 1)
-    events.ask(7, 10.0, 0.0, asker)
+    events.ask(stream, after, 10.0, 0.0, asker)
     assert asker.answers == [b"1"]
+
+
+def test_whoever_begins_is_answered_at_once_though_nothing_has_happened() -> None:
+    events, asker = make_log(), Asker()
+    events.ask(0, 0, 10.0, 0.0, asker)
+    assert asker.answers == [b""]
 
 
 def test_the_oldest_go_first() -> None:
@@ -87,7 +95,7 @@ def test_those_who_wait_are_bounded_and_all_answered_in_the_end() -> None:
     events = make_log()
     askers = [Asker() for _ in range(WAITERS_MAX + 1)]
     for asker in askers:
-        events.ask(0, 5.0, 0.0, asker)
+        events.ask(STREAM, 0, 5.0, 0.0, asker)
     assert [type(error) for error in askers[-1].errors] == [Overloaded]
     events.stop()
     assert all(len(asker.answers) == 1 for asker in askers[:-1])
