@@ -152,8 +152,13 @@ def summary(totals: Totals) -> str:
 
 def kept_seeds() -> list[int]:
     """Seeds that once failed."""
-    lines = KEPT_SEEDS.read_text(encoding="utf-8").splitlines()
-    return [int(line.partition("#")[0]) for line in lines if line.partition("#")[0].strip()]
+    kept = []
+    for number, line in enumerate(KEPT_SEEDS.read_text(encoding="utf-8").splitlines(), start=1):
+        seed = line.partition("#")[0].strip()
+        if seed and not seed.isdecimal():
+            raise click.ClickException(f"{KEPT_SEEDS.name}:{number}: {seed!r} is no seed")
+        kept += [int(seed)] if seed else []
+    return kept
 
 
 def _show_one(seed: int) -> NoReturn:
@@ -166,7 +171,12 @@ def _show_one(seed: int) -> NoReturn:
 
 
 def _run_all(
-    fresh: Iterator[int], kept: list[int], *, seeds: int | None, until: float, keep_going: bool
+    fresh: Iterator[int],
+    kept: list[int],
+    *,
+    seeds: int | None,
+    minutes: float | None,
+    keep_going: bool,
 ) -> Totals:
     """The kept seeds, whatever time that takes, then the fresh ones, behind a bar of progress."""
     totals, began = Totals(), time.monotonic()
@@ -176,8 +186,10 @@ def _run_all(
         TimeRemainingColumn(), console=Console(stderr=True), transient=True,
     ) as progress:  # fmt: skip
         task = progress.add_task("seeds", total=total, figures="")
-        for row, end in ((iter(kept), float("inf")), (fresh, until)):
-            for result in run_seeds(row, until=end, keep_going=keep_going):
+        for row in (iter(kept), fresh):
+            bound_s = float("inf") if minutes is None or row is not fresh else 60 * minutes
+            until = time.monotonic() + bound_s
+            for result in run_seeds(row, until=until, keep_going=keep_going):
                 totals.add(result)
                 totals.fresh += row is fresh
                 elapsed_s = time.monotonic() - began
@@ -228,7 +240,7 @@ def main(
             fresh,
             kept_seeds() if kept else [],
             seeds=seeds,
-            until=float("inf") if minutes is None else time.monotonic() + 60 * minutes,
+            minutes=minutes,
             keep_going=keep_going,
         )
         for failed in totals.failed[:FAILURES_SHOWN]:

@@ -67,7 +67,7 @@ class SimMember:
         )
         if core.incarnation <= remembered.incarnation:
             raise Violation(f"{node.id} begins again in incarnation {core.incarnation}")
-        events = EventLog(lambda after: b"")
+        events = EventLog(lambda after: b"", stream=0)
         self.driver = SwimDriver(core, self, events, clock=node.clock, wall_ms=node.wall_ms)
         self._armed_for = float("inf")
         self._arm()

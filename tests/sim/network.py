@@ -67,14 +67,15 @@ class Network:
 
     def cut(self, links: Collection[Link], *, is_holding: bool) -> None:
         """Nothing passes from the first to the second of each pair any more."""
-        self._cuts.update(links)
+        in_order = sorted(links)  # They may come as a set, and are mended in this order.
+        self._cuts.update(in_order)
         if is_holding:
-            for link in links:
+            for link in in_order:
                 self._held.setdefault(link, [])
 
     def mend(self, links: Iterable[Link]) -> None:
         """One partition is over."""
-        for link in links:
+        for link in sorted(links):
             self._cuts[link] -= 1
             if self._cuts[link] <= 0:
                 del self._cuts[link]

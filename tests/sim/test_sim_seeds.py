@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from sim import __main__ as program
-from sim.run import run_seed
+from sim.run import REPEATED_EVERY, digest_elsewhere, run_seed, run_seed_twice_at_times
 from sim.swarm import RATES, Swarm, draw
 from sim.world import Violation, World
 
@@ -47,7 +47,7 @@ def traced(seed: int, hash_seed: str) -> bytes:
     done = subprocess.run(
         [sys.executable, "-m", "sim", "--seed", str(seed)],
         cwd=TESTS,
-        env=os.environ | {"PYTHONPATH": str(TESTS), "PYTHONHASHSEED": hash_seed},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONHASHSEED": hash_seed},
         capture_output=True,
         check=False,
     )
@@ -55,11 +55,32 @@ def traced(seed: int, hash_seed: str) -> bytes:
     return done.stdout
 
 
-@pytest.mark.parametrize("seed", seeds_with_every_fault())
+HELD_CUTS_HEAL = 90_000_961
+"""Frames of several cut links arrive when all are mended at once, in whatever order."""
+
+
+@pytest.mark.parametrize("seed", [HELD_CUTS_HEAL, *seeds_with_every_fault()])
 def test_a_seed_repeats_itself_to_the_byte(seed: int) -> None:
     trace = traced(seed, hash_seed="1")
     assert len(trace.splitlines()) > 200
     assert traced(seed, hash_seed="2") == trace
+    assert digest_elsewhere(seed, "3") == str(run_seed(seed).digest)
+
+
+def test_a_seed_that_does_not_repeat_itself_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not run_seed_twice_at_times(REPEATED_EVERY).failure
+    monkeypatch.setattr("sim.run.digest_elsewhere", lambda seed, hash_seed: "0")
+    assert run_seed_twice_at_times(REPEATED_EVERY).failure.startswith("does not repeat itself: 0")
+
+
+def test_a_kept_seed_that_is_no_number_is_told_with_its_place(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    kept = tmp_path / "kept.txt"
+    kept.write_text("# some\n12  # one\n\n1x\n")
+    monkeypatch.setattr("sim.__main__.KEPT_SEEDS", kept)
+    result = CliRunner().invoke(program.main, ["--kept", "--seeds", "1"])
+    assert (result.exit_code, result.output) == (1, "Error: kept.txt:4: '1x' is no seed\n")
 
 
 def test_every_fault_is_drawn_and_none_always() -> None:

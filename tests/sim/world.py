@@ -5,7 +5,9 @@ from __future__ import annotations
 import heapq
 import random
 import traceback
-from typing import TYPE_CHECKING
+from struct import Struct
+from typing import TYPE_CHECKING, Final
+from zlib import crc32
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,6 +24,8 @@ def place_of(error: Exception) -> str:
     return f" ({folder.rpartition('/')[2]}/{name}:{frame.lineno}, {frame.name})"
 
 
+_EVENT: Final = Struct("<dQ")
+
 EVENTS_MAX = 5_000_000
 """Of one seed: fifty times as many as the longest needs. More is a livelock."""
 
@@ -35,6 +39,8 @@ class World:
         self.tracing = tracing
         self.trace: list[str] = []
         self.events_run = 0
+        self.digest = 0
+        """Of when each event was run, and which it was: the same for each run of the seed."""
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
         self._asked = 0
 
@@ -51,8 +57,9 @@ class World:
         end = self.now + seconds
         queue = self._queue
         while queue and queue[0][0] <= end:
-            when, _, action = heapq.heappop(queue)
+            when, number, action = heapq.heappop(queue)
             self.now = max(self.now, when)
+            self.digest = crc32(_EVENT.pack(self.now, number), self.digest)
             self.events_run += 1
             if self.events_run > EVENTS_MAX:
                 raise Violation(f"livelock: more than {EVENTS_MAX} events")
