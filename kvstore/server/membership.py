@@ -170,6 +170,7 @@ class Membership:
             on_changed=self._changed,
         )
         self._is_changed = True
+        self._saved_incarnation = remembered.incarnation
         self._cannot_save = RepeatFilter()
         self._measured_at, self._measured_cpu_s = clock(), cpu_s()
         self._load = 0.0
@@ -271,7 +272,8 @@ class Membership:
 
     async def save(self) -> None:
         """Write the file if what it says is no longer so."""
-        if not self._is_changed:
+        # A new incarnation is an event to others, and not always to ourselves.
+        if not self._is_changed and self.driver.core.incarnation == self._saved_incarnation:
             return
         self._is_changed = False
         now = self._remember()
@@ -281,6 +283,8 @@ class Membership:
             self._is_changed = True
             if self._cannot_save.is_new(error.errno, self._clock()):
                 log.warning("%s could not be written, will be tried again: %s", self._path, error)
+        else:
+            self._saved_incarnation = now.incarnation
 
     def _remember(self) -> Remembered:
         core = self.driver.core

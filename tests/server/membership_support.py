@@ -5,26 +5,34 @@ from __future__ import annotations
 import dataclasses
 import random
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from kvstore.config import PROFILES
+from kvstore.config import PROFILES, ClusterConfig, NodeAddress, NodeConfig
 from kvstore.ids import NodeId
 from kvstore.server.event_log import EventLog
+from kvstore.server.membership import Membership
 from kvstore.server.swim_driver import SwimDriver
+from kvstore.sharding.shard_map import bootstrap
+from kvstore.storage import membership_file
+from kvstore.storage.membership_file import MEMBERSHIP_FILE, Remembered
 from kvstore.swim.claims import Claim, Metadata, State, Vitals
 from kvstore.swim.core import SwimCore
 from kvstore.swim.messages import Gossip, Ping, Sender
 from kvstore.wire.frames import Frame, FrameDecoder
 from kvstore.wire.kinds import Kind
-from kvstore.wire.swim_codec import decode_message
+from kvstore.wire.membership import EventsReply, decode_events_reply
+from kvstore.wire.swim_codec import decode_message, encode_message
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
     import pytest
 
     from kvstore.config import SwimConfig
     from kvstore.errors import KVError
+    from kvstore.server.membership import MemberCouriers
+    from kvstore.sharding.shard_map import ShardMap
     from kvstore.swim.messages import Message
 
 N1, N2, N3, N4 = map(NodeId, ("n1", "n2", "n3", "n4"))
@@ -50,6 +58,15 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
+
+
+def pass_time(clock: Clock, driver: SwimDriver, seconds: float) -> None:
+    """The driver ticks as often as it wants to."""
+    end = clock.now + seconds
+    while (until_s := driver.until_tick_s()) <= end - clock.now:
+        clock.now += until_s
+        driver.tick()
+    clock.now = end
 
 
 @dataclass(frozen=True)
@@ -198,16 +215,67 @@ class DriverRig:
             self.driver.receive(message)
 
     def pass_time(self, seconds: float) -> None:
-        """The driver ticks as often as it wants to."""
-        end = self.clock.now + seconds
-        while (until_s := self.driver.until_tick_s()) <= end - self.clock.now:
-            self.clock.now += until_s
-            self.driver.tick()
-        self.clock.now = end
+        pass_time(self.clock, self.driver, seconds)
 
     def kinds(self) -> list[str]:
         """The events so far."""
         return [row.kind for row in self.events.after(0)]
+
+
+# -- a whole membership ---------------------------------------------------------------------
+
+CLUSTER = ClusterConfig(
+    "c", tuple(NodeAddress(node, f"{node}:1", 2.0, "a") for node in (N1, N2, N3)), shards=4
+)
+MAP = bootstrap(CLUSTER)
+NEWER = dataclasses.replace(MAP, version=2)
+
+
+class MembershipRig:
+    """The membership of ``n1``, which keeps its file in a directory of the test."""
+
+    def __init__(
+        self,
+        data_dir: Path,
+        remembered: Remembered | None = None,
+        *,
+        shard_map: ShardMap | None = MAP,
+        wall_ms: int = WALL_MS,
+    ) -> None:
+        self.clock, self.wall, self.cpu = Clock(1000.0), Clock(wall_ms), Clock(0.0)
+        self.couriers = FakeCouriers()
+        self.path = data_dir / MEMBERSHIP_FILE
+        self.membership = Membership(
+            NodeConfig(N1, data_dir, CLUSTER, swim=SILENT),
+            remembered or Remembered(),
+            cast("MemberCouriers", self.couriers),
+            shard_map,
+            clock=self.clock,
+            wall_ms=lambda: int(self.wall()),
+            cpu_s=self.cpu,
+            rng=random.Random(1),
+        )
+
+    def receive(self, *messages: Message) -> None:
+        """Each from whoever it says it is of."""
+        for message in messages:
+            frame = Frame(Kind.SWIM, 0, 0, encode_message(message))
+            self.membership.receive(message.sender.node, frame)
+
+    def pass_time(self, seconds: float) -> None:
+        """By both clocks."""
+        pass_time(self.clock, self.membership.driver, seconds)
+        self.wall.now += 1000 * seconds
+
+    def events(self) -> EventsReply:
+        """All that has happened, as a client is told."""
+        asker = Asker()
+        self.membership.ask_events(0, 0.0, asker)
+        (body,) = asker.answers
+        return decode_events_reply(body)
+
+    def saved(self) -> Remembered:
+        return membership_file.load(self.path)
 
 
 def lines(caplog: pytest.LogCaptureFixture, logger: str = "kvstore") -> list[tuple[str, str]]:
