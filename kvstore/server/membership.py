@@ -13,7 +13,7 @@ import logging
 from typing import TYPE_CHECKING, Final, Protocol
 
 from kvstore import __version__
-from kvstore.errors import ProtocolError
+from kvstore.errors import ProtocolError, Unavailable
 from kvstore.net.contacts import ContactBook, ContactCallbacks
 from kvstore.net.dial import NobodyListens
 from kvstore.net.repeats import RepeatFilter
@@ -65,7 +65,10 @@ def make_contacts(
     def unreachable(address: str, node: NodeId | None, error: KVError) -> None:
         if node is not None:
             hint(node, is_gone=isinstance(error, NobodyListens))
-        elif silent.is_new(address, asyncio.get_running_loop().time()):
+        # One that answers, but is not to be talked to, was told of by the book itself.
+        elif isinstance(error, Unavailable) and silent.is_new(
+            address, asyncio.get_running_loop().time()
+        ):
             log.warning("the seed %s does not answer, and is asked again: %s", address, error)
 
     callbacks = ContactCallbacks(
