@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from kvstore import config
+from kvstore import __version__, config
 from kvstore.config import (
     EngineConfig,
     LimitsConfig,
@@ -19,6 +19,7 @@ from kvstore.config import (
 )
 from kvstore.errors import ConfigError
 from kvstore.ids import NodeId
+from kvstore.swim.claims import METADATA_BYTES_MAX, Metadata
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 SECTIONS = {"raft": RaftConfig, "wal": WalConfig, "engine": EngineConfig, "limits": LimitsConfig}
@@ -138,6 +139,13 @@ def test_the_smallest_configuration_has_defaults_for_the_rest() -> None:
     assert loaded.limits == LimitsConfig()
 
 
+def test_the_longest_that_a_node_may_say_of_itself_is_let_in_by_the_others() -> None:
+    text = changed("127.0.0.1:7401", "é" * 125 + ":7401") + 'zone = "' + "\U0001f600" * 64 + '"'
+    own = config.parse(text).address
+    said = Metadata(own.address, own.zone, own.weight, __version__)
+    assert 500 < said.size_bytes <= METADATA_BYTES_MAX
+
+
 def test_an_absolute_data_directory_stays_so() -> None:
     text = changed('"data"', '"/var/lib/kv"')
     assert config.parse(text, relative_to=Path("/etc")).data_dir == Path("/var/lib/kv")
@@ -219,6 +227,7 @@ BROKEN: list[tuple[str, str]] = [
     (SMALLEST + "wieght = 2", "unknown setting cluster.nodes[0].wieght"),
     (SMALLEST + "weight = 0", "weight must be from 0.01 to 100.0, not 0.0"),
     (changed("127.0.0.1:7401", "h" * 251 + ":7401"), "is not host:port"),
+    (changed("127.0.0.1:7401", "é" * 126 + ":7401"), "is not host:port"),
     (SMALLEST + "weight = nan", "weight must be from"),
     (SMALLEST + "weight = 1e9", "weight must be from"),
     (SMALLEST + "weight = true", "cluster.nodes[0].weight must be a number, not True"),

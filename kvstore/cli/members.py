@@ -13,7 +13,7 @@ from kvstore.cli.conversation import ANSWER_WAIT_S
 from kvstore.cli.endpoints import Endpoints, resolve
 from kvstore.cli.exits import Exit
 from kvstore.cli.options import Command, Settings
-from kvstore.errors import InvalidArgument, KVError
+from kvstore.errors import InvalidArgument, KVError, Unavailable
 from kvstore.wire.kinds import Kind
 from kvstore.wire.membership import MembersReply, decode_members_reply
 
@@ -65,10 +65,18 @@ async def _ask(endpoints: Endpoints, wait_s: float, asked: str | None) -> Member
     reply = decode_members_reply(body)
     if asked is None or asked == reply.asked:
         return reply
-    address = next((row.address for row in reply.members if row.id == asked), None)
-    if not address:
+    member = next((row for row in reply.members if row.id == asked and row.address), None)
+    if member is None:
         raise InvalidArgument(f"there is no member {asked!r} that {reply.asked} could name")
-    return decode_members_reply(await ask_one(address, Kind.MEMBERS, wait_s=wait_s))
+    return await _ask_member(member, wait_s)
+
+
+async def _ask_member(member: MemberRow, wait_s: float) -> MembersReply:
+    """Its own view."""
+    reply = decode_members_reply(await ask_one(member.address, Kind.MEMBERS, wait_s=wait_s))
+    if reply.asked != member.id:
+        raise Unavailable(f"{member.address}: {reply.asked} answers where {member.id} was")
+    return reply
 
 
 async def _ask_everyone(
@@ -76,16 +84,16 @@ async def _ask_everyone(
 ) -> tuple[MembersReply, dict[NodeId, MembersReply | KVError]]:
     """The first view, and that of every member in it which may be there."""
     first = await _ask(endpoints, wait_s, None)
-    asked = {row.id: row.address for row in first.members if row.address}
+    asked = [row for row in first.members if row.address]
 
-    async def view(address: str) -> MembersReply | KVError:
+    async def view(member: MemberRow) -> MembersReply | KVError:
         try:
-            return decode_members_reply(await ask_one(address, Kind.MEMBERS, wait_s=wait_s))
+            return await _ask_member(member, wait_s)
         except KVError as error:
             return error
 
-    views = await asyncio.gather(*map(view, asked.values()))
-    return first, dict(zip(asked, views, strict=True))
+    views = await asyncio.gather(*map(view, asked))
+    return first, dict(zip((row.id for row in asked), views, strict=True))
 
 
 def _show_all(
@@ -162,8 +170,8 @@ def _json(row: MemberRow) -> dict[str, Any]:
 
 def duration(seconds: float) -> str:
     """``0.3s``, ``12s``, ``4m05s``, ``3h10m``, ``2d04h``: two units at most."""
-    if seconds < 60:
-        return f"{seconds:.1f}s" if seconds < 10 else f"{seconds:.0f}s"
+    if seconds < 9.95:
+        return f"{seconds:.1f}s"
     whole = round(seconds)
     smaller = {"d": (3600, "h"), "h": (60, "m"), "m": (1, "s")}
     for size, unit in _UNITS:

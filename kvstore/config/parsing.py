@@ -280,7 +280,7 @@ def _check_node(node: NodeAddress) -> None:
         raise ConfigError(
             f"node id {node.id!r}: letters, digits, '.', '_' and '-' only, at most 64"
         )
-    if not is_address(node.address) or len(node.address) > ADDRESS_CHARS_MAX:
+    if not is_address(node.address) or len(node.address.encode()) > ADDRESS_CHARS_MAX:
         raise ConfigError(f"node {node.id}: address {node.address!r} is not host:port")
     if not WEIGHT_MIN <= node.weight <= WEIGHT_MAX:
         raise ConfigError(

@@ -19,6 +19,7 @@ WEIGHT_MAX = 100.0
 """A node has 128 places on the ring for each 1.0, so heavier ones would cost time."""
 FRAME_BYTES_MAX = 1024 * MIB
 ADDRESS_CHARS_MAX = 255
+"""Of a node's own address in bytes, too: no name of a host is longer."""
 ZONE_CHARS_MAX = 64
 """What a node says of itself travels in every exchange of views, so it is bounded."""
 SEEDS_MAX = 64

@@ -13,7 +13,7 @@ import logging
 from typing import TYPE_CHECKING, Final, Protocol
 
 from kvstore import __version__
-from kvstore.errors import ProtocolError
+from kvstore.errors import ProtocolError, Unavailable
 from kvstore.net.contacts import ContactBook, ContactCallbacks
 from kvstore.net.dial import NobodyListens
 from kvstore.net.repeats import RepeatFilter
@@ -72,7 +72,10 @@ def make_contacts(
     def unreachable(address: str, node: NodeId | None, error: KVError) -> None:
         if node is not None:
             hint(node, is_gone=isinstance(error, NobodyListens))
-        elif silent.is_new(address, asyncio.get_running_loop().time()):
+        # One that answers, but is not to be talked to, was told of by the book itself.
+        elif isinstance(error, Unavailable) and silent.is_new(
+            address, asyncio.get_running_loop().time()
+        ):
             log.warning("the seed %s does not answer, and is asked again: %s", address, error)
 
     callbacks = ContactCallbacks(
@@ -177,6 +180,7 @@ class Membership:
             on_changed=self._changed,
         )
         self._is_changed = True
+        self._saved_incarnation = remembered.incarnation
         self._cannot_save = RepeatFilter()
         self._measured_at, self._measured_cpu_s = clock(), cpu_s()
         self._load = 0.0
@@ -280,7 +284,8 @@ class Membership:
 
     async def save(self) -> None:
         """Write the file if what it says is no longer so."""
-        if not self._is_changed:
+        # A new incarnation is an event to others, and not always to ourselves.
+        if not self._is_changed and self.driver.core.incarnation == self._saved_incarnation:
             return
         self._is_changed = False
         now = self._remember()
@@ -290,6 +295,8 @@ class Membership:
             self._is_changed = True
             if self._cannot_save.is_new(error.errno, self._clock()):
                 log.warning("%s could not be written, will be tried again: %s", self._path, error)
+        else:
+            self._saved_incarnation = now.incarnation
 
     def _remember(self) -> Remembered:
         core = self.driver.core

@@ -17,7 +17,7 @@ from kvstore.wire.kinds import Kind
 from kvstore.wire.swim_codec import encode_message
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Hashable
 
     from kvstore.ids import NodeId
     from kvstore.server.event_log import EventLog
@@ -43,7 +43,6 @@ _SAID: Final = {
     EventKind.CROWDED: "no room for %s",
 }
 _BAD_INPUT: Final = {EventKind.CONFLICT, EventKind.ABSURD, EventKind.CROWDED}
-"""These may come with every message, so they are told once in a while."""
 
 
 class Couriers(Protocol):
@@ -77,7 +76,7 @@ class SwimDriver:
         self._hurry = asyncio.Event()
         self._ticked = asyncio.Event()
         self._armed_for = float("inf")
-        self._complaints = RepeatFilter()
+        self._repeats = RepeatFilter()
 
     def receive(self, message: Message) -> None:
         """A message of another member."""
@@ -138,8 +137,10 @@ class SwimDriver:
 
     def _note(self, event: Event) -> None:
         is_bad = event.kind in _BAD_INPUT
-        cause = (event.kind, event.node, event.detail)
-        if is_bad and not self._complaints.is_new(cause, self._clock()):
+        if not is_bad:
+            self._on_changed()
+        cause = _cause(event)
+        if cause is not None and not self._repeats.is_new(cause, self._clock()):
             return
         self.events.add(event, self._wall_ms())
         by = f" by {event.accuser}" if event.accuser is not None else ""
@@ -147,5 +148,20 @@ class SwimDriver:
         level = logging.WARNING if is_bad or event.kind is EventKind.DIED else logging.INFO
         text = _SAID[event.kind] % event.node
         log.log(level, "%s%s (incarnation %d)%s", text, by, event.incarnation, detail)
-        if not is_bad:
-            self._on_changed()
+
+
+def _cause(event: Event) -> Hashable | None:
+    """What may come with every message is told once in a while for each cause; None: always.
+
+    Two nodes of one name outdo each other for ever, so that to all others the member keeps
+    changing between what the one and what the other says.
+    """
+    match event.kind:
+        case EventKind.CROWDED:
+            return event.kind  # whoever it is that finds no room
+        case EventKind.ABSURD:
+            return event.kind, event.node  # whatever is claimed this time
+        case EventKind.CONFLICT | EventKind.UPDATED:
+            return event.kind, event.node, event.detail
+        case _:
+            return None

@@ -160,7 +160,7 @@ async def test_seeds_of_another_cluster_and_a_taken_name_have_no_effect(
         await wait_for(does_it, f"{node_id} says {words!r}")
 
     with joining(tmp_path, "another", "n5", seeds), joining(tmp_path, cluster_id, "n2", seeds):
-        await says("n5", "of cluster")
+        await says("n5", f"this is cluster {cluster_id!r}, not 'another'")
         await says("n2", "another data directory")
         await all_see(cluster, set(alive), alive)
 
