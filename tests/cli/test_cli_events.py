@@ -254,3 +254,41 @@ async def test_when_nobody_is_left_it_ends(capsysbinary: pytest.CaptureFixture[b
     async with asyncio.timeout(DEADLINE_S):
         with pytest.raises(Unavailable, match="no node answers"):
             await follower.task
+
+
+async def test_what_the_other_saw_meanwhile_is_shown_and_nothing_twice(
+    capsysbinary: pytest.CaptureFixture[bytes],
+) -> None:
+    first, second = Teller("n1", 11), Teller("n2", 22)
+    for teller in (first, second):
+        teller.sees("joined")
+    async with AsyncExitStack() as nodes:
+        living = await nodes.enter_async_context(second.node.listening())
+        async with AsyncExitStack() as dying:
+            address = await dying.enter_async_context(first.node.listening())
+            follower = await nodes.enter_async_context(following(capsysbinary, address, living))
+            await follower.until(lambda: len(first.questions) == 2)
+            second.sees("suspected", wall_ms=WALL_MS + 1)
+        await follower.until(lambda: len(second.questions) == 2)
+        assert follower.kinds == ["joined", "suspected"]
+
+
+async def test_a_node_that_was_restarted_is_noticed_though_it_counts_as_far(
+    capsysbinary: pytest.CaptureFixture[bytes],
+) -> None:
+    teller = Teller("n1", 11)
+    teller.sees("joined")
+    async with (
+        teller.node.listening() as address,
+        following(capsysbinary, address) as follower,
+    ):
+        await follower.until(lambda: len(teller.questions) == 2)
+        ((_, question),), teller.stream = teller._waiting, 12
+        teller._waiting.clear()
+        teller.forgets(1)
+        teller._last = 0
+        teller.sees("updated", wall_ms=WALL_MS + 1)
+        teller._answer(0, question)
+        await follower.until(lambda: len(teller.questions) == 3)
+        assert follower.kinds == ["joined", "updated"]
+    assert follower.notes == "kv: note: n1 was restarted\n"

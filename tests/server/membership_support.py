@@ -20,7 +20,7 @@ from kvstore.swim.core import SwimCore
 from kvstore.swim.messages import Gossip, Ping, Sender
 from kvstore.wire.frames import Frame, FrameDecoder
 from kvstore.wire.kinds import Kind
-from kvstore.wire.membership import EventsReply, decode_events_reply
+from kvstore.wire.membership import EventsReply, EventsRequest, decode_events_reply
 from kvstore.wire.swim_codec import decode_message, encode_message
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 N1, N2, N3, N4 = map(NodeId, ("n1", "n2", "n3", "n4"))
 WALL_MS = 1_700_000_000_000
 FRAME_BYTES_MAX = 1 << 24
+STREAM = 11
 
 QUIET = dataclasses.replace(
     PROFILES["lan"],
@@ -165,7 +166,7 @@ def make_events() -> EventLog:
     def encode(after: int) -> bytes:
         return b" ".join(b"%d" % row.number for row in events.after(after))
 
-    events = EventLog(encode)
+    events = EventLog(encode, STREAM)
     return events
 
 
@@ -270,7 +271,7 @@ class MembershipRig:
     def events(self) -> EventsReply:
         """All that has happened, as a client is told."""
         asker = Asker()
-        self.membership.ask_events(0, 0.0, asker)
+        self.membership.ask_events(EventsRequest(0, 0, 0), asker)
         (body,) = asker.answers
         return decode_events_reply(body)
 

@@ -17,6 +17,7 @@ from membership_support import (
     N4,
     QUIET,
     SILENT,
+    STREAM,
     WALL_MS,
     Asker,
     DriverRig,
@@ -271,7 +272,7 @@ def test_a_clock_that_goes_back_puts_nothing_off() -> None:
 
 def test_whoever_waits_for_events_is_answered_in_time() -> None:
     rig, asker = DriverRig(N2, config=SILENT), Asker()
-    rig.events.ask(0, 0.25, rig.clock(), asker)
+    rig.events.ask(STREAM, 0, 0.25, rig.clock(), asker)
     assert rig.driver.until_tick_s() == 0.25
     rig.driver.tick()
     assert asker.answers == []
@@ -282,7 +283,7 @@ def test_whoever_waits_for_events_is_answered_in_time() -> None:
 
 def test_whoever_waits_for_events_is_answered_when_one_comes() -> None:
     rig, asker = DriverRig(N2, config=SILENT), Asker()
-    rig.events.ask(0, 5.0, rig.clock(), asker)
+    rig.events.ask(STREAM, 0, 5.0, rig.clock(), asker)
     rig.receive(gossip(N2))
     assert asker.answers == []
     rig.receive(gossip(N2, claim(N3)))
