@@ -169,6 +169,18 @@ def of_file(error: OSError, path: object) -> str:
     return f"{error.filename or path}: {error.strerror or error}"
 
 
+def copy_of(error: KVError) -> KVError:
+    """The same error without its past: no traceback, no cause, no context.
+
+    Those hold the frames it went through, and so all that was being worked on; and they grow
+    whenever it is raised. Hence a copy for whoever keeps an error, and for each that gets it.
+    """
+    twin = error.__class__.__new__(error.__class__)
+    twin.args = error.args
+    twin.__dict__.update(error.__dict__)
+    return twin
+
+
 def from_wire(
     code: str, message: str, *, may_have_applied: bool = False, leader: str | None = None
 ) -> KVError:

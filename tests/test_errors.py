@@ -66,3 +66,19 @@ def test_corruption_names_file_and_offset() -> None:
     error = errors.CorruptionError("checksum differs", file="/data/wal/7", offset=42)
     assert str(error) == "/data/wal/7: offset 42: checksum differs"
     assert (error.file, error.offset) == ("/data/wal/7", 42)
+
+
+def test_a_copy_has_the_words_and_nothing_of_the_past() -> None:
+    error = errors.NotLeader("ask n2", leader="n2", may_have_applied=True)
+    try:
+        try:
+            raise KeyError("a cause")
+        except KeyError as cause:
+            raise error from cause
+    except errors.NotLeader:
+        copy = errors.copy_of(error)
+    assert type(copy) is errors.NotLeader
+    assert (str(copy), copy.message, copy.leader) == ("ask n2", "ask n2", "n2")
+    assert (copy.may_have_applied, copy.retryable) == (True, True)
+    assert (copy.__traceback__, copy.__cause__, copy.__context__) == (None, None, None)
+    assert error.__cause__ is not None

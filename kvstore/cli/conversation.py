@@ -14,8 +14,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Final
 
 from kvstore import __version__
-from kvstore.client.operations import copy_of
-from kvstore.errors import KVError, Unavailable
+from kvstore.errors import KVError, Unavailable, copy_of
 from kvstore.net.dial import dial
 from kvstore.net.limits import NetLimits
 from kvstore.wire.frames import encode_frame
@@ -112,7 +111,7 @@ class Conversation:
                     on_closed=self._closed,
                 )
             except KVError as error:
-                self._failure = error
+                self._failure = copy_of(error)
                 self._redial_at = self._now() + REDIAL_S
                 raise
             return self._connection

@@ -35,6 +35,7 @@ from kvstore.errors import (
     ProtocolError,
     SessionExpired,
     Unavailable,
+    copy_of,
 )
 from kvstore.wire.kinds import Kind
 from kvstore.wire.requests import decode_error
@@ -162,7 +163,7 @@ class Call:
                 error = decode_error(frame.body)
         except ProtocolError as malformed:
             self._is_doubtful = True
-            error = malformed
+            error = copy_of(malformed)  # the original holds this frame
         assert link.node is not None
         if error is None:
             self._owner.settled(self, link.node, len(frame.body))

@@ -16,10 +16,11 @@ from kvstore.client.backoff import seek_delay_s
 from kvstore.client.batches import ReadBatch, ScanPage, WriteBatch
 from kvstore.client.call import Call, late
 from kvstore.client.gathering import Gathering
-from kvstore.client.operations import TIMER_SLACK_S, copy_of
+from kvstore.client.operations import TIMER_SLACK_S
 from kvstore.client.read_window import ReadWindow
 from kvstore.client.route import Contact, Route
 from kvstore.client.session import Session
+from kvstore.errors import copy_of
 from kvstore.ids import NodeId
 
 if TYPE_CHECKING:
@@ -272,6 +273,8 @@ class Channel:
         """The call is over; there may be room for the next."""
         call.finish()
         call.batch.end()
+        if call is self._seeker:
+            self._seeker = None
         del self._calls[call]
         self.wake()
 

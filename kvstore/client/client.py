@@ -25,7 +25,7 @@ from kvstore.client.cluster import Cluster
 from kvstore.client.options import ClientOptions
 from kvstore.client.question import ask
 from kvstore.client.scan import ShardCursor, merge
-from kvstore.errors import DeadlineExceeded, InvalidArgument, KVError, Unavailable
+from kvstore.errors import DeadlineExceeded, InvalidArgument, KVError, Unavailable, copy_of
 from kvstore.kv.commands import CAS, DELETE, PUT
 from kvstore.sharding.ring import shard_of
 from kvstore.wire.kinds import Kind
@@ -334,7 +334,7 @@ class Client:
         except TimeoutError:
             error: KVError = DeadlineExceeded(f"{node.id} ({node.address}) does not answer")
         except KVError as failure:
-            error = failure
+            error = copy_of(failure)
         return NodeStatus(node.id, node.address, None, error)
 
 

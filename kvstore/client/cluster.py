@@ -23,7 +23,7 @@ from kvstore.client.operations import TIMER_SLACK_S
 from kvstore.client.question import ask
 from kvstore.client.route import Contact
 from kvstore.client.session import RevisionEstimate
-from kvstore.errors import KVError, ProtocolError, Refused, Unavailable
+from kvstore.errors import KVError, ProtocolError, Refused, Unavailable, copy_of
 from kvstore.ids import ShardId
 from kvstore.net.dial import dial
 from kvstore.net.limits import NetLimits
@@ -323,14 +323,14 @@ async def _first_success(tries: Sequence[asyncio.Task[None]]) -> None:
             if error is None:
                 return
     assert error is not None
-    raise error
+    raise copy_of(error) if isinstance(error, KVError) else error
 
 
 def _nobody_answers(seeds: Sequence[Link]) -> KVError:
     """What to say when no endpoint led to the map in time."""
     for seed in seeds:
         if isinstance(seed.error, Refused | ProtocolError):
-            return seed.error
+            return copy_of(seed.error)
     said = "; ".join(_reason(seed) for seed in seeds)
     return Unavailable(f"no endpoint could be reached: {said}")
 

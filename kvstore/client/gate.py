@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from kvstore.errors import KVError, Overloaded
+from kvstore.errors import KVError, Overloaded, copy_of
 
 
 class Gate:
@@ -57,6 +57,7 @@ class Gate:
             overdue.cancel()
             if self._waiting.pop(turn, None) is not None:
                 self._admit()  # who stood behind a large one may fit
+            del turn  # it holds the error that is raised, which holds the caller's value
 
     def _no_turn_in_time(self) -> Overloaded:
         return Overloaded(
@@ -93,4 +94,4 @@ class Gate:
 
 def _fail(turn: asyncio.Future[None], error: KVError) -> None:
     if not turn.done():
-        turn.set_exception(error)
+        turn.set_exception(copy_of(error))

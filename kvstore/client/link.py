@@ -10,9 +10,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Protocol
 
-from kvstore.client.operations import copy_of
 from kvstore.client.route import Contact
-from kvstore.errors import KVError, Unavailable
+from kvstore.errors import KVError, Unavailable, copy_of
 from kvstore.wire.frames import encode_frame
 from kvstore.wire.kinds import Kind
 
@@ -120,7 +119,7 @@ class Link:
         try:
             connection = await self._dial(address, self._frames, self._ended)
         except KVError as error:
-            self.error = error
+            self.error = copy_of(error)
             self.addresses.append(self.addresses.pop(0))
             self._breaker.failed(self._loop.time())
         else:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from kvstore.errors import KVError, copy_of
+
 if TYPE_CHECKING:
     import asyncio
-
-    from kvstore.errors import KVError
 
 Operation: TypeAlias = tuple[Any, "asyncio.Future[Any]", float]
 """What to do, who waits for it, and until when (the loop's time). A tuple: it is hot."""
@@ -90,11 +90,3 @@ class Operations:
         for _, future, _ in self.items:
             if not future.done():
                 future.set_exception(copy_of(error))
-
-
-def copy_of(error: KVError) -> KVError:
-    """An error of its own for each caller: a traceback grows with every raise."""
-    twin = error.__class__.__new__(error.__class__)
-    twin.args = error.args
-    twin.__dict__.update(error.__dict__)
-    return twin

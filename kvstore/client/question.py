@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from kvstore.errors import KVError
+from kvstore.errors import KVError, copy_of
 from kvstore.wire.kinds import Kind
 from kvstore.wire.requests import decode_error
 
@@ -28,6 +28,7 @@ async def ask(link: Link, kind: Kind, request: int) -> bytes:
         return await question.answer
     finally:
         link.forget(request)
+        del question  # it holds the error that is raised, which holds this frame
 
 
 class _Question:
@@ -45,9 +46,9 @@ class _Question:
         try:
             error = decode_error(frame.body)
         except KVError as malformed:
-            error = malformed
+            error = copy_of(malformed)  # the original holds this frame
         self.answer.set_exception(error)
 
     def lost(self, link: Link, request: int, error: KVError) -> None:
         if not self.answer.done():
-            self.answer.set_exception(error)
+            self.answer.set_exception(copy_of(error))

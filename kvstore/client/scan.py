@@ -74,7 +74,10 @@ class ShardCursor:
             self._ask_ahead()
             assert self._page is not None
             page = self._page
-        return await page
+        try:
+            return await page
+        finally:
+            del page  # it holds the error that is raised, which holds this frame
 
     def _take(self, page: ScanReply) -> None:
         rows = page.rows
@@ -91,6 +94,7 @@ class ShardCursor:
         """Nothing more will be taken."""
         if self._page is not None:
             self._page.cancel()
+            self._page = None
 
 
 def _retrieve(page: asyncio.Future[ScanReply]) -> None:

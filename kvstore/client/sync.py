@@ -12,7 +12,7 @@ from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from kvstore.client.client import Client, connect
-from kvstore.errors import InvalidArgument, KVError, Unavailable
+from kvstore.errors import InvalidArgument, KVError, Unavailable, copy_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator
@@ -109,6 +109,8 @@ class SyncClient:
         except BaseException:
             future.cancel()
             raise
+        finally:
+            del future  # it holds the error that is raised, which holds this frame
 
     # -- keys and values ----------------------------------------------------------------------
 
@@ -149,7 +151,7 @@ class SyncClient:
                 items, error = self._wait(_some, rows)
                 yield from items
                 if error is not None:
-                    raise error
+                    raise copy_of(error)
                 if len(items) < SCAN_ROWS_PER_HOP:
                     return
         finally:

@@ -30,6 +30,7 @@ from kvstore.errors import (
     Overloaded,
     ProtocolError,
     Unavailable,
+    copy_of,
 )
 from kvstore.net.progress import Progress
 from kvstore.net.sockets import set_socket_options
@@ -330,7 +331,8 @@ class FrameConnection(asyncio.Protocol):
         """From now on nothing is handed on or queued; the socket is gone in ``linger_s``."""
         assert self._transport is not None
         self._closing = True
-        self.reason = error
+        # Only its words: its traceback leads through this connection and all that arrived.
+        self.reason = None if error is None else copy_of(error)
         self.is_ours = is_ours
         self._decoder = FrameDecoder(0)
         self._hear_on()

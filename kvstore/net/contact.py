@@ -14,7 +14,7 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, Final, Protocol
 
-from kvstore.errors import KVError, ProtocolError, Unavailable
+from kvstore.errors import KVError, ProtocolError, Unavailable, copy_of
 from kvstore.net.dial import NobodyListens, dial
 from kvstore.net.tasks import start_task
 
@@ -174,7 +174,7 @@ class Contact:
             connection = await self._dial()
             in_vain = self._stand(connection)
         except KVError as error:
-            in_vain = dict.fromkeys(self._waiting.expected(), error)
+            in_vain = dict.fromkeys(self._waiting.expected(), copy_of(error))
             self._rest()
         finally:
             self.dialling = None
@@ -191,7 +191,7 @@ class Contact:
         if objection is not None:
             connection.close(objection)
             await connection.wait_closed()  # at once, or when it has lingered
-            raise objection
+            raise copy_of(objection)
         return connection
 
     async def _connect(self) -> FrameConnection:
@@ -225,7 +225,7 @@ class Contact:
         try:
             self._owner.check_welcome(expected, connection.welcome)
         except KVError as error:
-            return error
+            return copy_of(error)
         self._accepted.add(expected)
         return None
 

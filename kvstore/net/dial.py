@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from kvstore.config import is_address
-from kvstore.errors import InvalidArgument, KVError, ProtocolError, Unavailable
+from kvstore.errors import InvalidArgument, KVError, ProtocolError, Unavailable, copy_of
 from kvstore.net.connection import FrameConnection
 from kvstore.wire.frames import encode_frame
 from kvstore.wire.hello import Hello, Welcome, decode_welcome, encode_hello
@@ -52,21 +52,27 @@ async def dial(
         InvalidArgument: ``address`` is none.
         KVError: the node turned us away and says why, or ``check`` turned it down.
     """
-    handshake = _Handshake(hello, limits, on_closed)
+    handshake = _Handshake(on_closed)
+    connection = FrameConnection(
+        limits, on_frames=handshake.first_frames, on_closed=handshake.closed
+    )
     try:
         async with asyncio.timeout(timeout_s):
-            await _open(address, handshake.connection)
-            handshake.begin()
-            welcome, rest = await handshake.outcome
+            await _open(address, connection)
+            connection.send(encode_frame(Kind.HELLO, 0, encode_hello(hello)))
+            outcome = await handshake.outcome
     except TimeoutError as error:
-        handshake.connection.abort()
+        connection.abort()
         raise Unavailable(f"{address}: no answer within {timeout_s:g} s") from error
     except OSError as error:
         raise Unavailable(f"{address}: cannot connect: {error.strerror or error}") from error
     except BaseException:
-        handshake.connection.abort()
+        connection.abort()
         raise
-    return handshake.complete(welcome, rest, check, on_frames)
+    if isinstance(outcome, KVError):
+        connection.abort()
+        raise copy_of(outcome)
+    return handshake.complete(connection, *outcome, check, on_frames)
 
 
 async def _open(address: str, connection: FrameConnection) -> None:
@@ -83,25 +89,21 @@ async def _open(address: str, connection: FrameConnection) -> None:
 
 
 class _Handshake:
-    """The accepting side's first frame, awaited; the connection is not yet anybody's."""
+    """The accepting side's first frame, awaited; the connection is not yet anybody's.
 
-    def __init__(
-        self, hello: Hello, limits: NetLimits, on_closed: ConnectionCallback | None
-    ) -> None:
-        self.outcome: asyncio.Future[tuple[Welcome, list[Frame]]]
+    A failure is the future's result, not its exception: one that is raised holds the frames that
+    await it, which hold the future and the connection.
+    """
+
+    def __init__(self, on_closed: ConnectionCallback | None) -> None:
+        self.outcome: asyncio.Future[tuple[Welcome, list[Frame]] | KVError]
         self.outcome = asyncio.get_running_loop().create_future()
-        self.connection = FrameConnection(
-            limits, on_frames=self._first_frames, on_closed=self._closed
-        )
-        self._hello = hello
         self._on_closed = on_closed
         self._is_complete = False
 
-    def begin(self) -> None:
-        self.connection.send(encode_frame(Kind.HELLO, 0, encode_hello(self._hello)))
-
     def complete(
         self,
+        connection: FrameConnection,
         welcome: Welcome,
         rest: list[Frame],
         check: Callable[[Welcome], None] | None,
@@ -111,16 +113,16 @@ class _Handshake:
             try:
                 check(welcome)
             except KVError as error:
-                self.connection.close(error)
+                connection.close(error)
                 raise
-        if not self.connection.is_open:
-            raise self.connection.reason or Unavailable("the node said goodbye")
-        self.connection.welcome = welcome
+        if not connection.is_open:
+            raise copy_of(connection.reason or Unavailable("the node said goodbye"))
+        connection.welcome = welcome
         self._is_complete = True
-        self.connection.establish(on_frames, rest)
-        return self.connection
+        connection.establish(on_frames, rest)
+        return connection
 
-    def _first_frames(self, connection: FrameConnection, frames: list[Frame]) -> None:
+    def first_frames(self, connection: FrameConnection, frames: list[Frame]) -> None:
         first = frames[0]
         if self.outcome.done():
             return
@@ -128,15 +130,15 @@ class _Handshake:
             case Kind.WELCOME:
                 self.outcome.set_result((decode_welcome(first.body), frames[1:]))
             case Kind.ERROR:
-                self.outcome.set_exception(decode_error(first.body))
+                self.outcome.set_result(decode_error(first.body))
             case Kind.GOODBYE:
-                self.outcome.set_exception(Unavailable(f"{connection.address} is stopping"))
+                self.outcome.set_result(Unavailable(f"{connection.address} is stopping"))
             case _:
                 raise ProtocolError(f"expected a welcome, not a message of kind {first.kind}")
 
-    def _closed(self, connection: FrameConnection) -> None:
+    def closed(self, connection: FrameConnection) -> None:
         if not self.outcome.done():
-            self.outcome.set_exception(
+            self.outcome.set_result(
                 connection.reason or Unavailable(f"{connection.address} closed the connection")
             )
         if self._is_complete and self._on_closed is not None:

@@ -197,10 +197,16 @@ class FrameServer:
             self._strangers.pop(connection, None)
 
     def _complain(self, connection: FrameConnection, error: KVError) -> None:
-        """One line per host, node and kind of trouble, however often it comes."""
-        node = connection.hello.node_id if connection.hello else None
+        """One line per host, peer and kind of trouble, however often it comes.
+
+        Whoever was not let in as a peer may have any name, and gets no line for each of them.
+        """
+        hello = connection.hello
+        node = hello.node_id if hello else None
+        is_peer = hello is not None and hello.role == "peer" and connection in self._guests
+        known = node if is_peer else None
         now = asyncio.get_running_loop().time()
-        if self._complaints.is_new((connection.remote_host, node, error.code), now):
+        if self._complaints.is_new((connection.remote_host, known, error.code), now):
             who = f"{connection.address} ({node})" if node else connection.address
             log.warning("closed the connection from %s: %s", who, error.message)
 

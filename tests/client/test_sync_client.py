@@ -1,35 +1,17 @@
 from __future__ import annotations
 
-import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
 from conftest import QUICK
-from fake_kv_cluster import FakeCluster
 
 import kvstore
 from kvstore.errors import DeadlineExceeded, InvalidArgument, Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-
-@pytest.fixture
-def served() -> Iterator[FakeCluster]:
-    """A fake cluster in a thread of its own."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    fake = FakeCluster()
-    asyncio.run_coroutine_threadsafe(fake.start(), loop).result()
-    yield fake
-    asyncio.run_coroutine_threadsafe(fake.stop(), loop).result()
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join()
-    loop.close()
-    assert fake.violations == []
+    from fake_kv_cluster import FakeCluster
 
 
 def test_all_calls(served: FakeCluster) -> None:

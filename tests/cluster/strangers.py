@@ -63,6 +63,9 @@ class Stranger(asyncio.Protocol):
         """From now on whatever the node says stays in the sockets' buffers."""
         self._transport.pause_reading()
 
+    def read_on(self) -> None:
+        self._transport.resume_reading()
+
     def cut(self) -> None:
         self._transport.abort()
 

@@ -413,3 +413,27 @@ async def test_the_same_trouble_is_logged_once(caplog: pytest.LogCaptureFixture)
         assert "this is cluster home, not away" in lines[0]
         assert "(n2)" in lines[0]
         assert "frame length" in lines[1]
+
+
+async def test_invented_names_get_one_line_and_those_of_nodes_one_each(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with undisturbed() as node:
+        for number in range(10):
+            name = NodeId(f"x{number}")
+            async with raw(node) as stranger:
+                await stranger.shake_hands(replace(PEER, node_id=name, cluster_id="away"))
+            async with raw(node) as client:
+                await client.shake_hands(replace(CLIENT, node_id=name))
+                client.send(bytes(4))
+                await client.ending()
+        for name in ("n2", "n3", "n2"):
+            async with raw(node) as guest:
+                await guest.shake_hands(replace(PEER, node_id=NodeId(name)))
+                guest.send(bytes(4))
+                await guest.ending()
+        await until(lambda: node.server.connection_count == 1)
+        lines = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+        named = [name for line in lines for name in ("(x0)", "(n2)", "(n3)") if name in line]
+        assert named == ["(x0)", "(x0)", "(n2)", "(n3)"]
+        assert len(lines) == 4
