@@ -6,6 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from kvstore.storage.identity import Owner, open_identity
+from kvstore.wire.hello import Begun
 
 if TYPE_CHECKING:
     from kvstore.config import ClusterConfig, NodeConfig
@@ -34,6 +35,19 @@ def open_data_directory(config: NodeConfig) -> Identity:
         identity.release()
         raise
     return identity
+
+
+def count_start(identity: Identity, wall_ms: int) -> Begun:
+    """Which of all the processes on this directory this is.
+
+    So that the others can tell it from one that uses a copy. Without room for it the time alone
+    must do.
+    """
+    try:
+        return Begun(identity.count_start(), wall_ms)
+    except OSError as error:
+        log.warning("this start could not be counted: %s", error)
+        return Begun(identity.starts + 1, wall_ms)
 
 
 def note_log(identity: Identity) -> None:

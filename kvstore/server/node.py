@@ -36,7 +36,7 @@ from kvstore.server import fatal, status
 from kvstore.server.admission import Admission
 from kvstore.server.checksums import Checksums
 from kvstore.server.clients import ClientRequests, send_error
-from kvstore.server.data_directory import note_log, open_data_directory
+from kvstore.server.data_directory import count_start, note_log, open_data_directory
 from kvstore.server.groups import load_machines, recover_hosts
 from kvstore.server.handshake import Handshake
 from kvstore.server.membership import MemberCouriers, Membership, make_contacts
@@ -69,6 +69,7 @@ if TYPE_CHECKING:
     from kvstore.storage.identity import Identity
     from kvstore.storage.wal import RecoveredLog, Wal
     from kvstore.wire.frames import Frame
+    from kvstore.wire.hello import Begun
 
 log = logging.getLogger(__name__)
 
@@ -131,7 +132,8 @@ class Node:
         identity = await asyncio.to_thread(open_data_directory, config)
         undo.callback(identity.release)
         undo.callback(self._stop_pinning)
-        handshake = self._make_handshake(identity)
+        begun = await asyncio.to_thread(count_start, identity, self._wall_ms())
+        handshake = self._make_handshake(identity, begun)
         await self._listen(handshake, undo)
         engine = await asyncio.to_thread(RocksEngine, data_dir / "engine", config.engine)
         undo.push_async_callback(asyncio.to_thread, engine.close)
@@ -214,10 +216,11 @@ class Node:
         )
         return marks
 
-    def _make_handshake(self, identity: Identity) -> Handshake:
+    def _make_handshake(self, identity: Identity, begun: Begun) -> Handshake:
         return Handshake(
             self._config,
             own=Pin(identity.data_id, identity.life),
+            begun=begun,
             pins=lambda: identity.pins,
             remember=lambda node, pin: self._remember(identity, node, pin),
             wall_ms=self._wall_ms,

@@ -70,6 +70,21 @@ class Identity:
                 raise Refused(f"node {node} has another data directory than before")
             self._save(replace(self._content, pins={**self.pins, node: pin}))
 
+    def count_start(self) -> int:
+        """One more process uses the directory; how many that makes.
+
+        Raises:
+            OSError: the disk fails or is full: the next one may be given the same number.
+        """
+        with self._changing:
+            self._save(replace(self._content, starts=self._content.starts + 1))
+            return self._content.starts
+
+    @property
+    def starts(self) -> int:
+        """How many processes have begun to use the directory, as the disk has it."""
+        return self._content.starts
+
     def begin_log(self) -> None:
         """From now on there is a log: a start that does not find it is refused.
 

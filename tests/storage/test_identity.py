@@ -43,6 +43,27 @@ def test_a_directory_keeps_its_id_and_pins(tmp_path: Path) -> None:
     again.release()
 
 
+def test_starts_are_counted(tmp_path: Path) -> None:
+    for count in (1, 2, 3):
+        identity = open_it(tmp_path)
+        assert identity.count_start() == count
+        assert identity.starts == count
+        identity.release()
+
+
+def test_a_start_that_cannot_be_counted_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    identity = open_it(tmp_path)
+    identity.count_start()
+    with monkeypatch.context() as patch:
+        fail_at_step(patch, 1)
+        with pytest.raises(OSError, match="injected"):
+            identity.count_start()
+    assert identity.starts == 1
+    identity.release()
+
+
 def test_two_directories_differ(tmp_path: Path) -> None:
     ids = set()
     for name in "abc":
