@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import threading
 from typing import TYPE_CHECKING, Final, Protocol
 
 from kvstore import __version__
@@ -58,7 +59,12 @@ SAVE_INTERVAL_S: Final = 1.0
 STREAM_BITS: Final = 63
 VITALS_INTERVAL_S: Final = 5.0
 MAP_PULL_INTERVAL_S: Final = 0.5
-DRAIN_S_MAX: Final = 0.2
+MAP_PULL_AGAIN_S: Final = 5.0
+"""Before a node that did not send its newer map is asked again: others may have it too."""
+INCARNATIONS_RESERVED: Final = 8
+"""On the disk stands an incarnation that this node is yet to reach: so it can refute at once, and
+would still begin in a later one after a crash. Only a proper stop writes down the true one."""
+DRAIN_S_MAX: Final = 1.0
 LEAVE_S_MAX: Final = 0.5
 """How long the goodbye may take to get around; whoever misses it hears of it from others."""
 
@@ -182,9 +188,11 @@ class Membership:
         self._is_changed = True
         self._saved_incarnation = remembered.incarnation
         self._cannot_save = RepeatFilter()
+        self._writing = threading.Lock()
         self._measured_at, self._measured_cpu_s = clock(), cpu_s()
         self._load = 0.0
-        self._pulled_at = float("-inf")
+        self._pulled: dict[NodeId, float] = {}
+        """Who was asked for its map not long ago, and when."""
         self._tell_vitals()
 
     @property
@@ -240,8 +248,10 @@ class Membership:
 
     def _pull_map(self, node: NodeId, address: str) -> None:
         now = self._clock()
-        if now - self._pulled_at >= MAP_PULL_INTERVAL_S:
-            self._pulled_at = now
+        self._pulled = {n: at for n, at in self._pulled.items() if now - at < MAP_PULL_AGAIN_S}
+        last = max(self._pulled.values(), default=float("-inf"))
+        if node not in self._pulled and now - last >= MAP_PULL_INTERVAL_S:
+            self._pulled[node] = now
             self._couriers.send(node, address, encode_frame(Kind.MAP_PULL, 0, b""))
 
     def _send_map(self, node: NodeId) -> None:
@@ -252,7 +262,7 @@ class Membership:
             self._couriers.send(node, said.address, frame)
 
     def _take_map(self, node: NodeId, shard_map: ShardMap) -> None:
-        if shard_map.version > self.map_version:
+        if self._pulled.pop(node, None) is not None and shard_map.version > self.map_version:
             self.shard_map = shard_map
             log.info("shard map version %d comes from %s", shard_map.version, node)
             self._tell_vitals()
@@ -285,12 +295,23 @@ class Membership:
     async def save(self) -> None:
         """Write the file if what it says is no longer so."""
         # A new incarnation is an event to others, and not always to ourselves.
-        if not self._is_changed and self.driver.core.incarnation == self._saved_incarnation:
-            return
+        reserve = self._saved_incarnation - self.driver.core.incarnation
+        if self._is_changed or reserve < INCARNATIONS_RESERVED // 2:
+            await self._save(self._remember(INCARNATIONS_RESERVED))
+
+    async def close(self) -> None:
+        """Write the file for the last time; nothing may be said after that."""
+        await self._save(self._remember(0))
+
+    def _remember(self, reserve: int) -> Remembered:
+        core = self.driver.core
+        reached = core.incarnation + reserve
+        return Remembered(reached, self._wall_ms(), tuple(core.known(self._clock())))
+
+    async def _save(self, now: Remembered) -> None:
         self._is_changed = False
-        now = self._remember()
         try:
-            await asyncio.to_thread(membership_file.save, OsFiles(), self._path, now)
+            await asyncio.to_thread(self._write, now)
         except OSError as error:
             self._is_changed = True
             if self._cannot_save.is_new(error.errno, self._clock()):
@@ -298,9 +319,9 @@ class Membership:
         else:
             self._saved_incarnation = now.incarnation
 
-    def _remember(self) -> Remembered:
-        core = self.driver.core
-        return Remembered(core.incarnation, self._wall_ms(), tuple(core.known(self._clock())))
+    def _write(self, now: Remembered) -> None:
+        with self._writing:  # Whoever was cancelled may still be at it.
+            membership_file.save(OsFiles(), self._path, now)
 
     async def leave(self) -> None:
         """Say goodbye to the others."""

@@ -292,7 +292,7 @@ class Node:
         )
         await membership.save()
         handshake.is_removed = membership.is_removed
-        undo.push_async_callback(membership.save)
+        undo.push_async_callback(membership.close)
         contacts.start()
         undo.push_async_callback(contacts.close)
         for work in (membership.driver.run(), membership.keep()):

@@ -2,8 +2,8 @@
 
 With it a restarted node begins in a higher incarnation than it ever had, so that what others
 heard of its last life does not count against it, and finds them again even if none of its
-seeds lives. Nothing rests on it: without the file, or with an old one, the node begins in
-incarnation 1 and hears from the others how far it had come.
+seeds lives. Nothing rests on it: without the file, or with an old one, the node begins in a
+lower incarnation and hears from the others how far it had come.
 
 Everything in this module blocks; run it in a thread.
 """
@@ -37,7 +37,7 @@ class Remembered:
     """The whole file."""
 
     incarnation: int = 0
-    """The highest in which the node has spoken."""
+    """None in which the node has spoken is higher."""
     saved_ms: int = 0
     """When it was written, by the wall clock."""
     members: tuple[tuple[Claim, float], ...] = ()
@@ -50,7 +50,7 @@ def load(path: Path) -> Remembered:
         return _decode(path.read_bytes())
     except FileNotFoundError:
         return Remembered()
-    except (OSError, KeyError, TypeError, ValueError) as error:
+    except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
         log.warning("%s cannot be used, the membership is learned anew: %s", path, error)
         return Remembered()
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-from typing import TYPE_CHECKING
+import threading
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from membership_support import (
@@ -30,6 +32,8 @@ from kvstore.errors import ProtocolError
 from kvstore.ids import NodeId
 from kvstore.server import membership as membership_module
 from kvstore.server.membership import (
+    INCARNATIONS_RESERVED,
+    MAP_PULL_AGAIN_S,
     MAP_PULL_INTERVAL_S,
     VITALS_INTERVAL_S,
 )
@@ -143,6 +147,32 @@ def test_a_newer_map_is_pulled_from_whoever_has_it_but_not_with_every_message(
     assert pulled_from(rig) == [(N3, "n3:1")], "the first may be dead"
 
 
+def test_one_that_does_not_send_its_map_does_not_keep_others_from_it(rig: MembershipRig) -> None:
+    rig.receive(ping(N2, map_version=99))
+    assert pulled_from(rig) == [(N2, "n2:1")]
+    rig.clock.now += MAP_PULL_INTERVAL_S
+    rig.receive(ping(N2, map_version=99), ping(N3, map_version=2), ping(N2, map_version=99))
+    assert pulled_from(rig) == [(N3, "n3:1")]
+    rig.clock.now += MAP_PULL_AGAIN_S
+    rig.receive(ping(N2, map_version=99))
+    assert pulled_from(rig) == [(N2, "n2:1")]
+
+
+def test_a_map_that_nobody_asked_for_is_not_taken(rig: MembershipRig) -> None:
+    give(rig, NEWER)
+    rig.receive(ping(N3, map_version=2))
+    give(rig, NEWER)
+    assert rig.membership.shard_map == MAP
+
+
+@pytest.mark.parametrize("version", [0, 1 << 63])
+def test_no_map_is_so_new_that_it_could_not_be_told(rig: MembershipRig, version: int) -> None:
+    rig.receive(ping(N2, map_version=2))
+    with pytest.raises(ProtocolError, match="not a shard map"):
+        give(rig, replace(MAP, version=version))
+    assert rig.membership.map_version == MAP.version
+
+
 def test_whoever_joins_has_none_and_takes_any(tmp_path: Path) -> None:
     rig = MembershipRig(tmp_path, shard_map=None)
     assert rig.membership.map_version == 0
@@ -160,10 +190,14 @@ def test_only_a_newer_map_is_taken_and_then_told_of(
 ) -> None:
     beat = rig.membership.members()[0].vitals.beat
     with caplog.at_level(logging.INFO):
+        rig.receive(ping(N2, map_version=2))
         give(rig, NEWER)
         assert lines(caplog) == [("INFO", "shard map version 2 comes from n2")]
         for other in (MAP, NEWER):
+            rig.clock.now += MAP_PULL_INTERVAL_S
+            rig.receive(ping(N3, map_version=3))
             give(rig, other, N3)
+            rig.clock.now += MAP_PULL_AGAIN_S
         assert lines(caplog) == []
     assert rig.membership.shard_map == NEWER
     assert rig.membership.members()[0].vitals == Vitals(beat + 1, 2, 0.0)
@@ -190,14 +224,15 @@ def test_who_has_no_map_gives_none(tmp_path: Path) -> None:
 
 async def test_what_has_changed_is_saved_and_nothing_else_is(rig: MembershipRig) -> None:
     await rig.membership.save()
-    assert rig.saved() == Remembered(1, WALL_MS)
+    reserved = 1 + INCARNATIONS_RESERVED
+    assert rig.saved() == Remembered(reserved, WALL_MS)
     rig.path.unlink()
     await rig.membership.save()
     assert not rig.path.exists()
     rig.receive(gossip(N2, claim(N2)))
     rig.pass_time(2.5)
     await rig.membership.save()
-    assert rig.saved() == Remembered(1, WALL_MS + 2500, ((claim(N2), 2.5),))
+    assert rig.saved() == Remembered(reserved, WALL_MS + 2500, ((claim(N2), 2.5),))
     rig.receive(gossip(N2, claim(N2, life=2)))
     rig.path.unlink()
     await rig.membership.save()
@@ -212,14 +247,40 @@ async def test_what_has_changed_is_saved_and_nothing_else_is(rig: MembershipRig)
         pytest.param(claim(N1, State.LEFT, 4), id="a life that its disk forgot"),
     ],
 )
-async def test_a_new_incarnation_is_saved_whatever_made_it_begin(
+async def test_the_disk_is_ahead_of_the_incarnations_whatever_makes_them_begin(
     rig: MembershipRig, said: Claim
 ) -> None:
     await rig.membership.save()
     rig.receive(gossip(N2, said))
     assert rig.membership.driver.core.incarnation == 5
+    assert rig.saved().incarnation >= 5, "it may crash now"
     await rig.membership.save()
-    assert rig.saved().incarnation == 5
+    assert rig.saved().incarnation >= 5 + INCARNATIONS_RESERVED // 2
+    await rig.membership.close()
+    assert rig.saved().incarnation == 5, "it has stopped: none was spoken beyond"
+
+
+async def test_two_that_write_the_file_do_not_get_in_each_others_way(
+    rig: MembershipRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever waited for the first one was cancelled; the thread goes on."""
+    is_begun, may_go_on = threading.Event(), threading.Event()
+    real = membership_module.membership_file.save
+
+    def slowly(*arguments: Any) -> None:
+        is_begun.set()
+        assert may_go_on.wait(DEADLINE_S)
+        real(*arguments)
+
+    monkeypatch.setattr(membership_module.membership_file, "save", slowly)
+    first = asyncio.create_task(rig.membership.save())
+    await until(is_begun.is_set)
+    first.cancel()
+    last = asyncio.create_task(rig.membership.close())
+    await settle()
+    may_go_on.set()
+    await last
+    assert rig.saved().incarnation == 1, "the last word"
 
 
 async def test_a_disk_that_cannot_write_is_told_of_once_and_tried_again(

@@ -47,7 +47,7 @@ def test_a_damaged_file_is_as_good_as_none_and_logged(
     save(OsFiles(), path, KNOWN)
     whole = path.read_bytes()
     damaged = [whole[:cut] for cut in range(0, len(whole), 7)]
-    damaged += [b"[]", b"7", b"{}", b"\xff", whole.replace(b"h:1", b"h:9")]
+    damaged += [b"[]", b"7", b"{}", b"\xff", b"[" * 100_000, whole.replace(b"h:1", b"h:9")]
     damaged += [whole.replace(b'"format": 1', b'"format": 2')]
     with caplog.at_level(logging.WARNING):
         for data in damaged:
