@@ -74,6 +74,8 @@ class ElectionRules:
 
     def before(self, message: Message, now: float) -> bool:
         """A message comes in; whether it must be answered with a no."""
+        if message.receiver != self._state.replica:
+            return False  # For an earlier life of this node: it is dropped.
         match message:
             case VoteResponse(granted=True, pre_vote=True):
                 self._pre_votes[message.term].add(message.sender)
@@ -92,6 +94,8 @@ class ElectionRules:
             Violation: it was not answered with the no that it had to be.
         """
         state = self._state
+        if message.receiver != state.replica:
+            return
         if message.term == state.term:
             self._heard[message.sender] = now
             if isinstance(message, AppendRequest | Heartbeat | SnapshotChunk):

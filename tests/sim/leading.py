@@ -115,7 +115,7 @@ class LeaderRules:
         self._who = who
         self._state = state
         self._slack_s = SILENCE_SLACK_S * time_scale
-        self._handing_over: tuple[Term, ReplicaId] | None = None
+        self._handing_over: tuple[Term, ReplicaId, float] | None = None
         self._since = self._seen_at = float("-inf")
 
     def judge(self, now: float, holds_promise: Callable[[ReplicaId], bool]) -> None:
@@ -146,9 +146,10 @@ class LeaderRules:
         state, lead = self._state, self._state.leading
         assert lead is not None
         timeout_s = state.options.election_timeout_s_min
-        is_new = (state.term, lead.transferring_to) != self._handing_over
+        handing_over = state.term, lead.transferring_to, lead.transfer_deadline
+        is_new = handing_over != self._handing_over
         if is_new or now - self._seen_at > timeout_s / 2 or lead.transferring_to == NO_REPLICA:
-            self._handing_over, self._since = (state.term, lead.transferring_to), now
+            self._handing_over, self._since = handing_over, now
         self._seen_at = now
         if now - self._since > TRANSFER_TIMEOUTS_MAX * timeout_s + self._slack_s:
             raise Violation(f"{self._who} never ends its transfer to {lead.transferring_to}")
