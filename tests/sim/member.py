@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from kvstore.config import PROFILES
 from kvstore.ids import NodeId
 from kvstore.server.event_log import EventLog
+from kvstore.server.membership import INCARNATIONS_RESERVED
 from kvstore.server.swim_driver import SwimDriver
 from kvstore.storage.membership_file import Remembered
 from kvstore.swim.claims import Metadata, State, precedence
@@ -46,8 +47,8 @@ def swim_config(time_scale: float) -> SwimConfig:
 class SimMember:
     """Of one node, in one life of its process.
 
-    Invariants, checked: what it believes of another never loses precedence; its own
-    incarnation is higher than any of an earlier life that reached its disk.
+    Invariants, checked: what it believes of another never loses precedence; it begins in a higher
+    incarnation than it has ever spoken in.
     """
 
     def __init__(self, node: SimNode, remembered: Remembered) -> None:
@@ -65,18 +66,19 @@ class SimMember:
             rng=random.Random(node.rng.random()),
             now=node.clock(),
         )
-        if core.incarnation <= remembered.incarnation:
+        if core.incarnation <= node.incarnation_spoken:
             raise Violation(f"{node.id} begins again in incarnation {core.incarnation}")
         events = EventLog(lambda after: b"", stream=0)
         self.driver = SwimDriver(core, self, events, clock=node.clock, wall_ms=node.wall_ms)
         self._armed_for = float("inf")
+        self._save()
         self._arm()
-        node.later(SAVE_S, self._save)
 
     # -- what the driver asks for -------------------------------------------------------------
 
     def send(self, node: NodeId | None, address: str, frame: bytes) -> None:
         """See :class:`kvstore.server.swim_driver.Couriers`."""
+        self._node.incarnation_spoken = self.driver.core.incarnation
         target = node_at(address)
         if node in (None, target):
             self._node.network.send_swim(self._node, target, frame)
@@ -107,6 +109,11 @@ class SimMember:
         self.driver.hint(gone, is_gone=True)
         self._arm()
 
+    def greet(self, peer: NodeId) -> None:
+        """A connection to another member stands."""
+        self.driver.greet(peer, address_of(peer))
+        self._arm()
+
     def leave(self) -> None:
         """The process is about to stop."""
         self.driver.core.leave(self._node.clock())
@@ -115,7 +122,8 @@ class SimMember:
     def _save(self) -> None:
         core = self.driver.core
         now = self._node.clock()
-        self._node.remembered = Remembered(core.incarnation, 0, tuple(core.known(now)))
+        reached = core.incarnation + INCARNATIONS_RESERVED
+        self._node.remembered = Remembered(reached, 0, tuple(core.known(now)))
         self._node.later(SAVE_S, self._save)
 
     # -- what is checked ------------------------------------------------------------------------

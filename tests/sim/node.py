@@ -101,6 +101,8 @@ class SimNode:
         """Its part in the membership, in the seeds that have one."""
         self.remembered = Remembered()
         """What its membership file says."""
+        self.incarnation_spoken = 0
+        """The highest, in any life."""
         self.on_install: Callable[[SimNode], None] = lambda node: None
         """Told when a snapshot is about to be put in force."""
         self.may_be_damaged = False
@@ -401,6 +403,8 @@ class SimNode:
     def peer_connected(self, peer: NodeId) -> None:
         self.connected_since[peer] = self.clock()
         self.driver.peer_connected(peer)
+        if self.member is not None:
+            self.member.greet(peer)
 
     def _tick(self) -> None:
         self.driver.guarded(self.driver.tick)
