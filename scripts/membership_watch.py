@@ -11,7 +11,12 @@ from typing import TYPE_CHECKING
 from kvstore.cli.conversation import Conversation
 from kvstore.errors import Unavailable
 from kvstore.wire.kinds import Kind
-from kvstore.wire.membership import decode_events_reply, decode_members_reply, encode_events
+from kvstore.wire.membership import (
+    EventsRequest,
+    decode_events_reply,
+    decode_members_reply,
+    encode_events,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -84,7 +89,7 @@ class Follower:
         self.node = node.id
         self.events: list[EventRow] = []
         self._conversation = _conversation(cluster, node)
-        self._after = 0
+        self._after = self._stream = 0
 
     async def follow(self) -> None:
         """Take what happens until cancelled; raises as :meth:`take`."""
@@ -97,15 +102,15 @@ class Follower:
         Raises:
             Unavailable: some of it cannot be had any more.
         """
-        request = encode_events(self._after, wait_ms)
+        request = encode_events(EventsRequest(self._after, wait_ms, self._stream))
         reply = decode_events_reply(await self._conversation.ask(Kind.EVENTS, request))
-        if reply.next < self._after:
+        if self._stream not in (0, reply.stream):
             raise Unavailable(f"{self.node} has restarted, what it saw is gone")
         if reply.oldest > self._after + 1:
             missed = reply.oldest - self._after - 1
             raise Unavailable(f"{self.node} has seen {missed} events that were missed")
         self.events += reply.events
-        self._after = reply.next
+        self._after, self._stream = reply.next, reply.stream
 
 
 def _conversation(cluster: Cluster, node: Node) -> Conversation:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from kvstore.cli.conversation import Conversation
 from kvstore.errors import KVError, Refused, Unavailable
@@ -32,20 +32,38 @@ async def ask_one(
         conversation.close()
 
 
-async def ask_first(endpoints: Endpoints, kind: Kind, body: bytes = b"", *, wait_s: float) -> bytes:
+class Answer(NamedTuple):
+    """Of one of several nodes."""
+
+    address: str
+    """Where it listens."""
+    body: bytes
+
+
+async def ask_first(
+    endpoints: Endpoints, kind: Kind, body: bytes = b"", *, wait_s: float, before: str | None = None
+) -> Answer:
     """The answer of the first node of ``endpoints`` that gives one.
 
+    Args:
+        endpoints: Where to ask.
+        kind: What to ask, together with ``body``.
+        body: Of the frame.
+        wait_s: How long each of them may take.
+        before: This address is asked before all others.
+
     Raises:
-        Refused: none answered, and one turned us away.
-        Unavailable: none answered.
+        KVError: None answered; what the last of them said, or one that turned us away.
     """
     cluster_id = endpoints.cluster.id if endpoints.cluster is not None else None
-    refusal: Refused | None = None
-    for address in endpoints.addresses:
+    failure: KVError | None = None
+    for address in sorted(endpoints.addresses, key=lambda address: address != before):
         try:
-            return await ask_one(address, kind, body, wait_s=wait_s, cluster_id=cluster_id)
-        except Refused as error:
-            refusal = refusal or error
-        except KVError:
-            continue
-    raise refusal or Unavailable(f"no node answers at {endpoints}")
+            answer = await ask_one(address, kind, body, wait_s=wait_s, cluster_id=cluster_id)
+            return Answer(address, answer)
+        except KVError as error:
+            if not isinstance(failure, Refused):
+                failure = error
+    if failure is None or isinstance(failure, Unavailable):
+        raise Unavailable(f"no node answers at {endpoints}") from failure
+    raise failure

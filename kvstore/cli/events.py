@@ -19,7 +19,7 @@ from kvstore.wire.membership import EventsRequest, decode_events_reply, encode_e
 if TYPE_CHECKING:
     from kvstore.wire.membership import EventRow, EventsReply
 
-WAIT_MS: Final = 5000
+WAIT_MS: Final = 2000
 """How long one question of a follower waits for news."""
 
 
@@ -36,32 +36,40 @@ def events(settings: Settings, follow: bool) -> None:
 
 async def _show(settings: Settings, endpoints: Endpoints, follow: bool) -> None:
     wait_s = settings.timeout or ANSWER_WAIT_S
-    reply = await _ask(endpoints, EventsRequest(0, 0, 0), wait_s)
+    answer = await ask_first(endpoints, Kind.EVENTS, _question(0, 0, 0), wait_s=wait_s)
+    reply = decode_events_reply(answer.body)
     _write(settings, reply.events)
     shown_ms = 0
     while follow:
         last = reply
         shown_ms = max([shown_ms, *(event.wall_ms for event in reply.events)])
-        request = EventsRequest(last.next, WAIT_MS, last.stream)
-        reply = await _ask(endpoints, request, wait_s + WAIT_MS / 1000)
+        answer = await ask_first(
+            endpoints,
+            Kind.EVENTS,
+            _question(last.next, WAIT_MS, last.stream),
+            wait_s=wait_s + WAIT_MS / 1000,
+            before=answer.address,
+        )
+        reply = decode_events_reply(answer.body)
         if reply.stream == last.stream:
             if reply.oldest > last.next + 1:
                 output.note(f"kv: note: {reply.oldest - last.next - 1} events were missed")
             _write(settings, reply.events)
         else:
             output.note(f"kv: note: {_change(last, reply)}")
-            _write(settings, [event for event in reply.events if event.wall_ms > shown_ms])
+            is_another = reply.asked != last.asked
+            # What another node has seen of old was shown already, as the last one saw it.
+            _write(settings, [e for e in reply.events if not is_another or e.wall_ms > shown_ms])
+
+
+def _question(after: int, wait_ms: int, stream: int) -> bytes:
+    return encode_events(EventsRequest(after, wait_ms, stream))
 
 
 def _change(last: EventsReply, now: EventsReply) -> str:
     if now.asked == last.asked:
         return f"{now.asked} was restarted"
     return f"{last.asked} does not answer; {now.asked} goes on, as it saw things"
-
-
-async def _ask(endpoints: Endpoints, request: EventsRequest, wait_s: float) -> EventsReply:
-    body = encode_events(request)
-    return decode_events_reply(await ask_first(endpoints, Kind.EVENTS, body, wait_s=wait_s))
 
 
 def _write(settings: Settings, events: list[EventRow]) -> None:

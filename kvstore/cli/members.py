@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 ALL = "all"
 NOTHING = "-"
+LIVING = ("alive", "suspect")
+"""Of others there is nothing to be expected."""
 HEADER = (
     "member", "address", "state", "incarnation", "age", "phi", "zone", "weight", "version", "map",
     "load",
@@ -61,8 +63,7 @@ def members(settings: Settings, asked: str | None) -> int:
 
 async def _ask(endpoints: Endpoints, wait_s: float, asked: str | None) -> MembersReply:
     """The view of the first node that answers, or of the one called ``asked``."""
-    body = await ask_first(endpoints, Kind.MEMBERS, wait_s=wait_s)
-    reply = decode_members_reply(body)
+    reply = decode_members_reply((await ask_first(endpoints, Kind.MEMBERS, wait_s=wait_s)).body)
     if asked is None or asked == reply.asked:
         return reply
     member = next((row for row in reply.members if row.id == asked and row.address), None)
@@ -143,7 +144,7 @@ def _row(row: MemberRow) -> Sequence[str]:
         row.state,
         str(row.incarnation),
         duration(row.age_s),
-        f"{row.phi:.1f}",
+        f"{row.phi:.1f}" if row.state in LIVING else NOTHING,
         row.zone or NOTHING,
         f"{row.weight:g}",
         row.version or NOTHING,

@@ -13,7 +13,7 @@ import asyncio
 import errno
 import logging
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from kvstore.errors import Overloaded, ProtocolError, Refused, StartupError, Unavailable
 from kvstore.net.connection import FrameConnection
@@ -25,7 +25,7 @@ from kvstore.wire.hello import Hello, Welcome, decode_hello, encode_welcome, neg
 from kvstore.wire.kinds import Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from kvstore.errors import KVError
     from kvstore.ids import NodeId
@@ -39,6 +39,9 @@ log = logging.getLogger(__name__)
 
 _BACKLOG = 1024
 _LANES = frozenset(lane.value for lane in Lane)
+CONTACTS_PER_PEER: Final = 4
+_Place: TypeAlias = tuple[int, int]
+"""A peer's lane, and which of its connections there."""
 
 
 class FrameServer:
@@ -71,7 +74,7 @@ class FrameServer:
         self._strangers: dict[FrameConnection, float] = {}  # in order of arrival
         self._guests: set[FrameConnection] = set()
         self._clients = 0
-        self._peers: dict[NodeId, dict[int, FrameConnection]] = {}  # by lane, never empty
+        self._peers: dict[NodeId, dict[_Place, FrameConnection]] = {}  # never empty
         self._complaints = RepeatFilter()
 
     @property
@@ -169,9 +172,10 @@ class FrameServer:
         if hello.role == "client":
             self._clients += 1
         elif hello.node_id is not None and hello.lane is not None:
-            lanes = self._peers.setdefault(hello.node_id, {})
-            earlier = lanes.get(hello.lane)
-            lanes[hello.lane] = connection
+            places = self._peers.setdefault(hello.node_id, {})
+            place = _place(hello.lane, places)
+            earlier = places.pop(place, None)
+            places[place] = connection
             if earlier is not None:
                 earlier.abort()
 
@@ -180,10 +184,10 @@ class FrameServer:
         if hello.role == "client":
             self._clients -= 1
         elif hello.node_id is not None and hello.lane is not None:
-            lanes = self._peers.get(hello.node_id, {})
-            if lanes.get(hello.lane) is connection:
-                del lanes[hello.lane]
-                if not lanes:
+            places = self._peers.get(hello.node_id, {})
+            for place in [place for place, held in places.items() if held is connection]:
+                del places[place]
+                if not places:
                     del self._peers[hello.node_id]
 
     def _closed(self, connection: FrameConnection) -> None:
@@ -245,6 +249,18 @@ class FrameServer:
                 break
             excess -= held[connection]
             connection.abort(Unavailable("the node is short of memory for its connections"))
+
+
+def _place(lane: int, places: Mapping[_Place, FrameConnection]) -> _Place:
+    """Where a new connection of a peer belongs; whoever is there makes way.
+
+    A lane has one place. Contacts have several, for a peer may know us by several addresses.
+    """
+    if lane != Lane.CONTACT:
+        return lane, 0
+    taken = [place for place in places if place[0] == lane]
+    free = ((lane, number) for number in range(CONTACTS_PER_PEER) if (lane, number) not in taken)
+    return next(free, taken[0] if taken else (lane, 0))  # the oldest stands first
 
 
 def _cannot_listen(host: str, port: int, error: OSError) -> str:

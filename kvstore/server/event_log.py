@@ -71,10 +71,16 @@ class EventLog:
             asker.reply(self._encode(0))
         elif self._last > after or wait_s <= 0:
             asker.reply(self._encode(after))
-        elif len(self._waiters) >= WAITERS_MAX:
+        elif not self._has_room():
             asker.fail(Overloaded(f"{WAITERS_MAX} others wait for events of this node already"))
         else:
             self._waiters.append(_Waiter(after, now + min(wait_s, WAIT_S_MAX), asker))
+
+    def _has_room(self) -> bool:
+        """Whether one more may wait, once those who have gone away are forgotten."""
+        if len(self._waiters) >= WAITERS_MAX:
+            self._waiters = [waiter for waiter in self._waiters if waiter.asker.is_wanted]
+        return len(self._waiters) < WAITERS_MAX
 
     def answer(self, now: float) -> None:
         """Answer those for whom there is news, and those who have waited long enough."""

@@ -3,8 +3,9 @@
 Probes carry news anyway. While there is any, it is also sent by itself, so that it travels
 faster than probes; now and then two members exchange their whole views, which mends whatever
 news did not reach; and the dead are asked now and then whether they are back, for neither side
-of a partition has any other reason to talk to the other again. Seeds that are not among the
-members are asked, too: there may be members whom nobody here has ever met.
+of a partition has any other reason to talk to the other again. So are those who have left, by
+one that is alone: they may have been started again, each without the others. Seeds that are
+not among the members are asked, too: there may be members whom nobody here has ever met.
 """
 
 from __future__ import annotations
@@ -117,9 +118,9 @@ class Exchange:
         if is_alone:
             for address in self._seeds:
                 self._ask(None, address, now)
-        dead = self._view.members.dead()
-        if dead:
-            self._prober.probe(self._rng.choice(dead).node, now)
+        gone = self._view.members.gone(State.DEAD, *((State.LEFT,) if is_alone else ()))
+        if gone:
+            self._prober.probe(self._rng.choice(gone).node, now)
 
     def _push_pull(self, now: float) -> None:
         others = self._view.members.others

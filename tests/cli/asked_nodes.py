@@ -41,9 +41,9 @@ class AskedNode:
         self._writers: set[asyncio.StreamWriter] = set()
 
     @asynccontextmanager
-    async def listening(self) -> AsyncIterator[str]:
+    async def listening(self, port: int = 0) -> AsyncIterator[str]:
         """Its address; at the end its process has died."""
-        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        server = await asyncio.start_server(self._serve, "127.0.0.1", port)
         try:
             yield "{}:{}".format(*server.sockets[0].getsockname())
         finally:

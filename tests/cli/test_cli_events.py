@@ -273,6 +273,23 @@ async def test_what_the_other_saw_meanwhile_is_shown_and_nothing_twice(
         assert follower.kinds == ["joined", "suspected"]
 
 
+async def test_whoever_answered_last_is_asked_first(
+    capsysbinary: pytest.CaptureFixture[bytes],
+) -> None:
+    first, second = Teller("n1", 11), Teller("n2", 22)
+    first.sees("joined")
+    async with AsyncExitStack() as nodes:
+        living = await nodes.enter_async_context(second.node.listening())
+        address = await nobody()
+        follower = await nodes.enter_async_context(following(capsysbinary, address, living))
+        await follower.until(lambda: len(second.questions) == 2)
+        port = int(address.rpartition(":")[2])
+        await nodes.enter_async_context(first.node.listening(port))
+        second.sees("died")
+        await follower.until(lambda: len(second.questions) == 3)
+        assert (first.questions, follower.kinds, follower.notes) == ([], ["died"], "")
+
+
 async def test_a_node_that_was_restarted_is_noticed_though_it_counts_as_far(
     capsysbinary: pytest.CaptureFixture[bytes],
 ) -> None:

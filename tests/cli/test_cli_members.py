@@ -54,7 +54,7 @@ def test_a_row_for_the_eye() -> None:
 
 def test_what_is_not_known_is_a_dash() -> None:
     assert list(_row(NEVER_MET)) == [
-        *("n3", "-", "removed", "0", "1.0s", "0.0", "-", "0", "-", "-", "0.00"),
+        *("n3", "-", "removed", "0", "1.0s", "-", "-", "0", "-", "-", "0.00"),
     ]
 
 

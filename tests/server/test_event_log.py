@@ -103,6 +103,19 @@ def test_those_who_wait_are_bounded_and_all_answered_in_the_end() -> None:
     assert all(len(asker.answers) <= 1 for asker in askers)
 
 
+def test_those_who_have_gone_away_do_not_keep_others_out() -> None:
+    events, gone, last = make_log(), [Asker() for _ in range(WAITERS_MAX)], Asker()
+    for asker in gone:
+        events.ask(STREAM, 0, 5.0, 0.0, asker)
+    for asker in gone[1:]:
+        asker.is_wanted = False
+    events.ask(STREAM, 0, 5.0, 0.0, last)
+    assert last.errors == []
+    events.add(JOINED, 1)
+    events.answer(0.0)
+    assert [asker.answers for asker in (gone[0], gone[1], last)] == [[b"1"], [], [b"1"]]
+
+
 @pytest.mark.parametrize("after", [0, 3])
 def test_what_is_handed_on_begins_behind_what_is_known(after: int) -> None:
     events = make_log()

@@ -286,6 +286,16 @@ def test_the_dead_are_asked_now_and_then_whether_they_are_back() -> None:
     assert solo.happened() == []
 
 
+def test_who_is_alone_asks_those_who_have_left_as_well() -> None:
+    """They may have been started again, like this node, and have it for one that left."""
+    known = [(claim(C, State.LEFT), 0.0), (claim(D, State.REMOVED), 0.0)]
+    solo = Solo(config=RECONNECTING, known=known)
+    solo.silent.update((C, D))
+    solo.wait(60.0)
+    assert {sent.target for sent in solo.take(Ping)} == {C}
+    assert solo.happened() == []
+
+
 def test_one_of_them_that_answers_is_asked_for_its_view_and_may_refute() -> None:
     solo = Solo(B, config=RECONNECTING, known=[(claim(C, State.DEAD), 0.0)])
     solo.silent.add(C)
