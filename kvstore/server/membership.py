@@ -114,11 +114,14 @@ class MemberCouriers:
         self._contacts = contacts
 
     def send(self, node: NodeId | None, address: str, frame: bytes) -> None:
-        """By the control lane that stands, or by a connection of its own."""
+        """By the control lane, or, where none stands, by a connection of its own.
+
+        That is so with peers too while their lane is being dialled: to lose the first probe of a
+        node that has just begun would make it suspect them.
+        """
         peer = self._nodes.get(address) if node is None else node
-        if peer is not None and self._standing.get(peer) == address:
-            self._pool.send(peer, Lane.CONTROL, frame)
-        else:
+        is_standing = peer is not None and self._standing.get(peer) == address
+        if peer is None or not is_standing or not self._pool.send(peer, Lane.CONTROL, frame):
             self._contacts.send(address, frame, node)
 
     def heard(self, address: str) -> None:

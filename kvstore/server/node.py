@@ -244,7 +244,7 @@ class Node:
         undo.push_async_callback(server.close)
 
     def _standing_peers(self) -> dict[NodeId, str]:
-        """Those that this node shares groups with."""
+        """The others that the cluster was founded with: any of them may share groups with us."""
         config = self._config
         if config.joining is not None:
             return {}

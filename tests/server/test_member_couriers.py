@@ -37,7 +37,8 @@ class Connections:
         self.by_contact: list[tuple[str, bytes, NodeId | None]] = []
         self.forgiven: list[str] = []
         self.drained_s: list[float] = []
-        pool = SimpleNamespace(send=lambda *sent: self.by_lane.append(sent))
+        self.is_connected = True
+        pool = SimpleNamespace(send=self._send)
         contacts = SimpleNamespace(
             send=lambda *sent: self.by_contact.append(sent),
             forgive=self.forgiven.append,
@@ -46,6 +47,11 @@ class Connections:
         self.couriers = MemberCouriers(
             STANDING, cast("PeerPool", pool), cast("ContactBook", contacts)
         )
+
+    def _send(self, *sent: Any) -> bool:
+        if self.is_connected:
+            self.by_lane.append(sent)
+        return self.is_connected
 
     async def _drain(self, deadline_s: float) -> None:
         self.drained_s.append(deadline_s)
@@ -57,6 +63,13 @@ def test_a_standing_peer_is_spoken_to_on_its_control_lane(node: NodeId | None) -
     connections.couriers.send(node, "n2:1", b"frame")
     assert connections.by_lane == [(N2, Lane.CONTROL, b"frame")]
     assert connections.by_contact == []
+
+
+def test_a_peer_whose_lane_is_still_dialled_is_spoken_to_by_a_contact() -> None:
+    connections = Connections()
+    connections.is_connected = False
+    connections.couriers.send(N2, "n2:1", b"frame")
+    assert connections.by_contact == [("n2:1", b"frame", N2)]
 
 
 @pytest.mark.parametrize(
