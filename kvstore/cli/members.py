@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -31,6 +32,7 @@ HEADER = (
     "member", "address", "state", "incarnation", "age", "phi", "zone", "weight", "version", "map",
     "load",
 )  # fmt: skip
+_NUMBER = re.compile(r"([0-9]+)")
 _UNITS = ((86400.0, "d"), (3600.0, "h"), (60.0, "m"))
 
 
@@ -57,7 +59,8 @@ def members(settings: Settings, asked: str | None) -> int:
     if settings.format == "json":
         output.write_json({"members": [_json(row) for row in reply.members]})
     else:
-        output.write_rows(settings.format, HEADER, [_row(member) for member in reply.members])
+        members = sorted(reply.members, key=lambda row: _in_order(row.id))
+        output.write_rows(settings.format, HEADER, [_row(member) for member in members])
     return Exit.OK
 
 
@@ -85,7 +88,7 @@ async def _ask_everyone(
 ) -> tuple[MembersReply, dict[NodeId, MembersReply | KVError]]:
     """The first view, and that of every member in it which may be there."""
     first = await _ask(endpoints, wait_s, None)
-    asked = [row for row in first.members if row.address]
+    asked = sorted((m for m in first.members if m.address), key=lambda m: _in_order(m.id))
 
     async def view(member: MemberRow) -> MembersReply | KVError:
         try:
@@ -130,7 +133,13 @@ def _compared(
     names = dict.fromkeys(row.id for row in first.members)
     for view in views.values():
         names |= dict.fromkeys(view)
-    return [[name, *(_seen(view.get(name)) for view in views.values())] for name in names]
+    in_order = sorted(names, key=_in_order)
+    return [[name, *(_seen(view.get(name)) for view in views.values())] for name in in_order]
+
+
+def _in_order(name: NodeId) -> list[tuple[int, str]]:
+    """As people count: n2 before n10."""
+    return [(int(part), "") if part.isdigit() else (0, part) for part in _NUMBER.split(name)]
 
 
 def _seen(row: MemberRow | None) -> str:

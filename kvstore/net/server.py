@@ -174,10 +174,11 @@ class FrameServer:
         elif hello.node_id is not None and hello.lane is not None:
             places = self._peers.setdefault(hello.node_id, {})
             place = _place(hello.lane, places)
-            earlier = places.pop(place, None)
+            earlier = [places.pop(place)] if place in places else []
+            earlier += [held for held in places.values() if _is_of_another(held, hello)]
             places[place] = connection
-            if earlier is not None:
-                earlier.abort()
+            for replaced in earlier:
+                replaced.abort()
 
     def _let_out(self, connection: FrameConnection, hello: Hello) -> None:
         self._guests.remove(connection)
@@ -249,6 +250,11 @@ class FrameServer:
                 break
             excess -= held[connection]
             connection.abort(Unavailable("the node is short of memory for its connections"))
+
+
+def _is_of_another(connection: FrameConnection, hello: Hello) -> bool:
+    """Whether it is of another process of that peer: one that has ended, or should."""
+    return connection.hello is not None and connection.hello.begun != hello.begun
 
 
 def _place(lane: int, places: Mapping[_Place, FrameConnection]) -> _Place:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from asked_nodes import AskedNode, nobody
 
-from kvstore.cli.members import HEADER, _compared, _json, _row, duration
+from kvstore.cli.members import HEADER, _compared, _in_order, _json, _row, duration
 from kvstore.errors import Overloaded
 from kvstore.ids import NodeId
 from kvstore.swim.claims import Metadata, State, Vitals
@@ -56,6 +56,11 @@ def test_what_is_not_known_is_a_dash() -> None:
     assert list(_row(NEVER_MET)) == [
         *("n3", "-", "removed", "0", "1.0s", "-", "-", "0", "-", "-", "0.00"),
     ]
+
+
+def test_members_stand_as_people_count() -> None:
+    names = [NodeId(name) for name in ("n10", "b", "n2", "n1", "a2b", "a10b", "7")]
+    assert sorted(names, key=_in_order) == ["7", "a2b", "a10b", "b", "n1", "n2", "n10"]
 
 
 def test_a_row_for_programs() -> None:

@@ -24,6 +24,7 @@ from kvstore.net.peers import PeerCallbacks, PeerPool
 from kvstore.net.server import CONTACTS_PER_PEER
 from kvstore.net.transport import STANDING_LANES, Lane
 from kvstore.wire.frames import encode_frame
+from kvstore.wire.hello import Begun
 from kvstore.wire.kinds import Kind
 
 if TYPE_CHECKING:
@@ -386,6 +387,16 @@ async def test_a_peer_that_knows_us_by_several_addresses_has_a_few_contacts() ->
         peer = await dialled.enter_async_context(raw(node))
         await peer.shake_hands(contact)
         assert node.guests[2].is_open, "a place was free"
+
+
+async def test_a_peers_new_process_takes_the_place_of_the_last_on_all_lanes() -> None:
+    async with listening() as node, AsyncExitStack() as dialled:
+        for begun in (Begun(1, 5), Begun(2, 6)):
+            for lane in (Lane.DATA, Lane.CONTACT):
+                peer = await dialled.enter_async_context(raw(node))
+                await peer.shake_hands(replace(PEER, lane=lane.value, begun=begun))
+        await until(lambda: node.server.connection_count == 2)
+        assert [guest.is_open for guest in node.guests] == [False, False, True, True]
 
 
 async def test_a_lane_that_is_not_known_yet() -> None:
