@@ -98,7 +98,7 @@ class FrameServer:
             self._server = await loop.create_server(
                 self._new_connection, self._host, self._port, backlog=_BACKLOG
             )
-        except OSError as error:
+        except (OSError, ValueError) as error:  # the latter for a name that no host can have
             raise StartupError(_cannot_listen(self._host, self._port, error)) from error
         self._port = self._server.sockets[0].getsockname()[1]
         self._sweeper = start_task(self._sweep_forever(), f"sweep of port {self._port}")
@@ -269,7 +269,9 @@ def _place(lane: int, places: Mapping[_Place, FrameConnection]) -> _Place:
     return next(free, taken[0] if taken else (lane, 0))  # the oldest stands first
 
 
-def _cannot_listen(host: str, port: int, error: OSError) -> str:
-    if error.errno == errno.EADDRINUSE:
-        return f"cannot listen at {host}:{port}: the port is in use by another process"
-    return f"cannot listen at {host}:{port}: {error.strerror or error}"
+def _cannot_listen(host: str, port: int, error: OSError | ValueError) -> str:
+    reason: object = error
+    if isinstance(error, OSError):
+        in_use = "the port is in use by another process"
+        reason = in_use if error.errno == errno.EADDRINUSE else error.strerror or error
+    return f"cannot listen at {host}:{port}: {reason}"
