@@ -42,10 +42,10 @@ SETTLE_S = 6.0
 
 
 @contextmanager
-def fresh_cluster() -> Iterator[Cluster]:
-    """Three nodes, not started yet; all are killed at the end."""
+def fresh_cluster(nodes: int = 3) -> Iterator[Cluster]:
+    """So many nodes, not started yet; all are killed at the end."""
     with tempfile.TemporaryDirectory(prefix="kvstore-figures-") as directory:
-        wanted = Wanted(nodes=3, base_port=0)
+        wanted = Wanted(nodes=nodes, base_port=0)
         with clusters.opened(Path(directory) / "kv", wanted) as cluster:
             try:
                 yield cluster
@@ -53,11 +53,11 @@ def fresh_cluster() -> Iterator[Cluster]:
                 stop(cluster.nodes, grace_s=0.0)
 
 
-async def start(cluster: Cluster) -> float:
+async def start(cluster: Cluster, timeout_s: float = WAIT_S) -> float:
     """Start all nodes; seconds until every shard has a leader."""
     began = time.monotonic()
     started = cluster.start_dead()
-    await wait_until_led(cluster, started, timeout_s=WAIT_S, progress=lambda _: None)
+    await wait_until_led(cluster, started, timeout_s=timeout_s, progress=lambda _: None)
     return time.monotonic() - began
 
 
@@ -135,9 +135,9 @@ async def measure_idle(seconds: int) -> None:
         await start(cluster)
         await asyncio.sleep(SETTLE_S)
         pids = [pid for node in cluster.nodes if (pid := node.pid()) is not None]
-        before = [_cpu_s(pid) for pid in pids]
+        before = [cpu_s(pid) for pid in pids]
         await asyncio.sleep(seconds)
-        used = [_cpu_s(pid) - start for pid, start in zip(pids, before, strict=True)]
+        used = [cpu_s(pid) - start for pid, start in zip(pids, before, strict=True)]
         memory = [_rss_mib(pid) for pid in pids]
     print(
         f"idle, {seconds} s: {100 * sum(used) / seconds:.2f} % of one core for 3 nodes together, "
@@ -145,7 +145,8 @@ async def measure_idle(seconds: int) -> None:
     )
 
 
-def _cpu_s(pid: int) -> float:
+def cpu_s(pid: int) -> float:
+    """Processor seconds that a process has used so far."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 

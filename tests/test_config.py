@@ -8,10 +8,18 @@ from typing import Any
 
 import pytest
 
-from kvstore import config
-from kvstore.config import EngineConfig, LimitsConfig, NodeAddress, RaftConfig, WalConfig
+from kvstore import __version__, config
+from kvstore.config import (
+    EngineConfig,
+    LimitsConfig,
+    NodeAddress,
+    RaftConfig,
+    SwimConfig,
+    WalConfig,
+)
 from kvstore.errors import ConfigError
 from kvstore.ids import NodeId
+from kvstore.swim.claims import METADATA_BYTES_MAX, Metadata
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 SECTIONS = {"raft": RaftConfig, "wal": WalConfig, "engine": EngineConfig, "limits": LimitsConfig}
@@ -58,8 +66,10 @@ def test_the_commented_example_names_every_setting_with_its_default(section: str
 def test_the_commented_example_names_every_other_setting_too() -> None:
     table = tomllib.loads((CONFIGS / "node.toml").read_text(encoding="utf-8"))
     names = {f.name for f in dataclasses.fields(config.NodeConfig)}
-    assert set(table) == {"node", "cluster", *SECTIONS}
-    assert {"node_id" if k == "id" else k for k in table["node"]} == names - {"cluster", *SECTIONS}
+    assert set(table) == {"node", "cluster", "swim", *SECTIONS}
+    assert set(table["swim"]) - {"profile"} == {f.name for f in dataclasses.fields(SwimConfig)}
+    known = names - {"cluster", "joining", "swim", *SECTIONS}
+    assert {"node_id" if k == "id" else k for k in table["node"]} == known
     assert set(table["cluster"]) == {f.name for f in dataclasses.fields(config.ClusterConfig)}
     for node in table["cluster"]["nodes"]:
         assert set(node) == {f.name for f in dataclasses.fields(NodeAddress)}
@@ -74,6 +84,40 @@ def test_what_has_a_default_has_it_in_the_commented_example() -> None:
     assert {(node.weight, node.zone) for node in loaded.cluster.nodes} == {
         (plain.address.weight, plain.address.zone)
     }
+
+
+def test_the_profile_of_the_commented_example_has_the_values_beside_it() -> None:
+    assert config.load(CONFIGS / "node.toml").swim == config.PROFILES["local"]
+
+
+def test_what_is_set_beside_a_profile_is_set_differently_from_it() -> None:
+    loaded = config.parse(SMALLEST + '[swim]\nprofile = "wan"\ngossip_fanout = 9').swim
+    assert loaded == dataclasses.replace(config.PROFILES["wan"], gossip_fanout=9)
+
+
+JOINING = """
+[node]
+id = "n4"
+data_dir = "data"
+address = "127.0.0.1:7404"
+weight = 2
+zone = "b"
+[cluster]
+id = "c"
+seeds = ["127.0.0.1:7401", "127.0.0.1:7404", "127.0.0.1:7401"]
+"""
+
+
+def test_a_node_that_joins_names_itself_and_its_seeds() -> None:
+    loaded = config.parse(JOINING)
+    assert loaded.address == NodeAddress(NodeId("n4"), "127.0.0.1:7404", 2.0, "b")
+    assert loaded.cluster.nodes == ()
+    assert loaded.seeds == ("127.0.0.1:7401",)
+
+
+def test_the_founders_are_each_others_seeds() -> None:
+    loaded = config.load(CONFIGS / "three-nodes" / "n2.toml")
+    assert loaded.seeds == ("127.0.0.1:7401", "127.0.0.1:7403")
 
 
 def test_the_three_nodes_agree_on_their_cluster() -> None:
@@ -93,6 +137,13 @@ def test_the_smallest_configuration_has_defaults_for_the_rest() -> None:
     assert loaded.cluster.replicas == 1
     assert loaded.raft == RaftConfig()
     assert loaded.limits == LimitsConfig()
+
+
+def test_the_longest_that_a_node_may_say_of_itself_is_let_in_by_the_others() -> None:
+    text = changed("127.0.0.1:7401", "é" * 125 + ":7401") + 'zone = "' + "\U0001f600" * 64 + '"'
+    own = config.parse(text).address
+    said = Metadata(own.address, own.zone, own.weight, __version__)
+    assert 500 < said.size_bytes <= METADATA_BYTES_MAX
 
 
 def test_an_absolute_data_directory_stays_so() -> None:
@@ -142,7 +193,10 @@ BROKEN: list[tuple[str, str]] = [
     ("[node", "not TOML"),
     ("", "section [node] is missing"),
     ("node = 1", "node must be a section"),
-    (SMALLEST + "[rfat]", "unknown setting rfat (known: cluster, engine, limits, node, raft, wal)"),
+    (
+        SMALLEST + "[rfat]",
+        "unknown setting rfat (known: cluster, engine, limits, node, raft, swim, wal)",
+    ),
     (changed("data_dir", "datadir"), "unknown setting node.datadir"),
     (changed('data_dir = "data"', ""), "node.data_dir is missing"),
     (changed('"data"', '""'), "node.data_dir must name a directory"),
@@ -150,11 +204,30 @@ BROKEN: list[tuple[str, str]] = [
     (changed('[cluster]\nid = "c"', "[cluster]"), "cluster.id is missing"),
     (changed('"c"', '""'), "cluster.id must not be empty"),
     (changed("[[cluster.nodes]]", "[[cluster.node]]"), "unknown setting cluster.node "),
-    ('[node]\nid="a"\ndata_dir="d"\n[cluster]\nid="c"\nnodes=[]', "at least one"),
+    (
+        '[node]\nid="a"\ndata_dir="d"\n[cluster]\nid="c"\nnodes=[]',
+        "to join them it needs node.address",
+    ),
+    ('[node]\nid="a"\ndata_dir="d"\n[cluster]\nid="c"\nnodes=1', "cluster.nodes must be a list"),
+    (SMALLEST.replace("[cluster]", '[cluster]\nseeds = "h:1"'), "cluster.seeds must be a list"),
+    (SMALLEST.replace("[cluster]", '[cluster]\nseeds = ["h"]'), "seed 'h' is not host:port"),
+    (SMALLEST.replace("[cluster]", f"[cluster]\nseeds = {['h:1'] * 65}"), "65 seeds; at most 64"),
+    (SMALLEST.replace("[node]", '[node]\naddress = "h:2"'), "are for a node that joins"),
+    (SMALLEST.replace("[node]", "[node]\nweight = 2"), "node.address is missing"),
+    (SMALLEST + 'zone = "' + "z" * 65 + '"', "the zone has 65 characters; at most 64"),
+    (SMALLEST + 'zone = "a\\nb"', "the zone 'a\\nb' cannot be printed"),
+    (SMALLEST + '[swim]\nprofile = "moon"', "swim.profile must be one of local, lan, wan"),
+    (SMALLEST + "[swim]\nbudy = true", "unknown setting swim.budy"),
+    (SMALLEST + "[swim]\nprobe_timeout_s = 0.3", "at least two probe timeouts"),
+    (SMALLEST + "[swim]\nsuspicion_max_mult = 0.5", "swim.suspicion_max_mult must be at least 1"),
+    (SMALLEST + "[swim]\nawareness_max = -1", "swim.awareness_max must be from 0 to 64"),
+    (SMALLEST + "[swim]\npiggyback_bytes_max = 100", "swim.piggyback_bytes_max must be from 1024"),
+    (SMALLEST + "[swim]\ngossip_interval_s = 0", "swim.gossip_interval_s must be above 0"),
     ('[node]\nid="a"\ndata_dir="d"\n[cluster]\nid="c"\nnodes=[1]', "cluster.nodes[0] must be"),
     (SMALLEST + "wieght = 2", "unknown setting cluster.nodes[0].wieght"),
     (SMALLEST + "weight = 0", "weight must be from 0.01 to 100.0, not 0.0"),
     (changed("127.0.0.1:7401", "h" * 251 + ":7401"), "is not host:port"),
+    (changed("127.0.0.1:7401", "é" * 126 + ":7401"), "is not host:port"),
     (SMALLEST + "weight = nan", "weight must be from"),
     (SMALLEST + "weight = 1e9", "weight must be from"),
     (SMALLEST + "weight = true", "cluster.nodes[0].weight must be a number, not True"),

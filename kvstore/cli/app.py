@@ -42,6 +42,8 @@ def _show_version(ctx: click.Context, _param: click.Parameter, value: bool) -> N
         "scan": "kvstore.cli.data:scan",
         "status": "kvstore.cli.status:status",
         "locate": "kvstore.cli.status:locate",
+        "members": "kvstore.cli.members:members",
+        "events": "kvstore.cli.events:events",
         "verify": "kvstore.cli.verify:verify",
         "cluster": "kvstore.cli.cluster:cluster",
         "node": "kvstore.cli.node:node",

@@ -23,15 +23,22 @@ def node() -> None:
     metavar="FILE",
     help="The node's settings; configs/node.toml explains them all.",
 )
-def start(config_file: Path) -> int:
+@click.option(
+    "--join",
+    "seeds",
+    default="",
+    metavar="HOST:PORT[,...]",
+    help="Nodes of the cluster to join, beside those in FILE; one that lives is enough.",
+)
+def start(config_file: Path, seeds: str) -> int:
     """Run the node that FILE describes until SIGTERM or Ctrl-C.
 
     Logs go to stderr. A node that cannot start says why in one line and exits with code 2.
     """
     from kvstore import config
 
-    settings = config.load(config_file)
+    settings = config.with_seeds(config.load(config_file), seeds)
 
-    from kvstore.server.node import run
+    from kvstore.server.process import run
 
     return run(settings, config_file)

@@ -3,7 +3,7 @@
 ``configs/node.toml`` is the commented form of the same settings.
 """
 
-from kvstore.config.parsing import is_address, load, parse
+from kvstore.config.parsing import is_address, load, parse, with_seeds
 from kvstore.config.settings import (
     ADDRESS_CHARS_MAX,
     FRAME_BYTES_MAX,
@@ -15,6 +15,7 @@ from kvstore.config.settings import (
     SHARDS_MAX,
     WEIGHT_MAX,
     WEIGHT_MIN,
+    ZONE_CHARS_MAX,
     ClusterConfig,
     EngineConfig,
     LimitsConfig,
@@ -37,6 +38,7 @@ __all__ = [
     "SHARDS_MAX",
     "WEIGHT_MAX",
     "WEIGHT_MIN",
+    "ZONE_CHARS_MAX",
     "ClusterConfig",
     "EngineConfig",
     "LimitsConfig",
@@ -48,4 +50,5 @@ __all__ = [
     "is_address",
     "load",
     "parse",
+    "with_seeds",
 ]

@@ -6,7 +6,7 @@ import dataclasses
 import math
 import tomllib
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 from kvstore.config.settings import (
     ADDRESS_CHARS_MAX,
@@ -15,10 +15,12 @@ from kvstore.config.settings import (
     LOG_LEVELS,
     MIB,
     REPLICAS_DEFAULT,
+    SEEDS_MAX,
     SHARDS_DEFAULT,
     SHARDS_MAX,
     WEIGHT_MAX,
     WEIGHT_MIN,
+    ZONE_CHARS_MAX,
     ClusterConfig,
     EngineConfig,
     LimitsConfig,
@@ -27,10 +29,16 @@ from kvstore.config.settings import (
     RaftConfig,
     WalConfig,
 )
+from kvstore.config.swim import PROFILES, SwimConfig
 from kvstore.errors import ConfigError
 from kvstore.ids import NodeId, is_node_id
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 _Settings = TypeVar("_Settings")
+AWARENESS_MAX = 64
+PIGGYBACK_BYTES_MIN = 1024
 PORT_DIGITS_MAX = 5
 
 
@@ -67,18 +75,38 @@ def parse(text: str, *, source: str = "<config>", relative_to: Path = Path()) ->
     return config
 
 
+def with_seeds(config: NodeConfig, text: str) -> NodeConfig:
+    """Add the addresses in ``text``, separated by commas, to the seeds.
+
+    Raises:
+        ConfigError: one is no address, or a node that joins is left without any.
+    """
+    named = [seed.strip() for seed in text.split(",")] if text.strip() else []
+    seeds = _check_seeds([*config.cluster.seeds, *named])
+    config = dataclasses.replace(config, cluster=dataclasses.replace(config.cluster, seeds=seeds))
+    if config.joining is not None and not config.seeds:
+        raise ConfigError(
+            f"{config.node_id} joins a cluster and needs a node to ask: set cluster.seeds, "
+            "or name one with --join host:port"
+        )
+    return config
+
+
 def _node_config(table: dict[str, Any], relative_to: Path) -> NodeConfig:
-    known = {"node", "cluster", "raft", "wal", "engine", "limits"}
+    known = {"node", "cluster", "raft", "swim", "wal", "engine", "limits"}
     _refuse_unknown(table, known, "")
     node = _section(table, "node")
-    _refuse_unknown(node, {"id", "data_dir", "admin_port", "log_level"}, "node.")
+    own = {"address", "weight", "zone"}
+    _refuse_unknown(node, {"id", "data_dir", "admin_port", "log_level", *own}, "node.")
     return NodeConfig(
         node_id=NodeId(_value(node, "node.id", str)),
         data_dir=relative_to / _value(node, "node.data_dir", str),
         admin_port=_value(node, "node.admin_port", int, 0),
         log_level=_value(node, "node.log_level", str, "info"),
         cluster=_cluster_config(_section(table, "cluster")),
+        joining=_node_address(node, "node") if own & set(node) else None,
         raft=_flat(RaftConfig, table, "raft"),
+        swim=_swim_config(table),
         wal=_flat(WalConfig, table, "wal"),
         engine=_flat(EngineConfig, table, "engine"),
         limits=_flat(LimitsConfig, table, "limits"),
@@ -86,30 +114,68 @@ def _node_config(table: dict[str, Any], relative_to: Path) -> NodeConfig:
 
 
 def _cluster_config(table: dict[str, Any]) -> ClusterConfig:
-    _refuse_unknown(table, {"id", "shards", "replicas", "nodes"}, "cluster.")
-    rows = table.get("nodes")
-    if not isinstance(rows, list) or not rows:
-        raise ConfigError("cluster.nodes must be a list of at least one [[cluster.nodes]] table")
+    _refuse_unknown(table, {"id", "shards", "replicas", "nodes", "seeds"}, "cluster.")
+    rows = table.get("nodes", [])
+    if not isinstance(rows, list):
+        raise ConfigError("cluster.nodes must be a list of [[cluster.nodes]] tables")
+    seeds = table.get("seeds", [])
+    if not isinstance(seeds, list):
+        raise ConfigError('cluster.seeds must be a list of addresses, ["host:port", ...]')
     nodes = []
     for position, row in enumerate(rows):
         prefix = f"cluster.nodes[{position}]"
         if not isinstance(row, dict):
             raise ConfigError(f"{prefix} must be a table")
         _refuse_unknown(row, {"id", "address", "weight", "zone"}, f"{prefix}.")
-        nodes.append(
-            NodeAddress(
-                id=NodeId(_value(row, f"{prefix}.id", str)),
-                address=_value(row, f"{prefix}.address", str),
-                weight=_value(row, f"{prefix}.weight", float, 1.0),
-                zone=_value(row, f"{prefix}.zone", str, ""),
-            )
-        )
+        nodes.append(_node_address(row, prefix))
     return ClusterConfig(
         id=_value(table, "cluster.id", str),
         nodes=tuple(nodes),
         shards=_value(table, "cluster.shards", int, SHARDS_DEFAULT),
-        replicas=_value(table, "cluster.replicas", int, min(REPLICAS_DEFAULT, len(nodes))),
+        replicas=_value(
+            table, "cluster.replicas", int, min(REPLICAS_DEFAULT, len(nodes) or REPLICAS_DEFAULT)
+        ),
+        seeds=_check_seeds(seeds),
     )
+
+
+def _check_seeds(seeds: Iterable[object]) -> tuple[str, ...]:
+    """The addresses, if they are.
+
+    Raises:
+        ConfigError: names the one that is none.
+    """
+    checked = []
+    for seed in seeds:
+        if not isinstance(seed, str) or not is_address(seed):
+            raise ConfigError(f"seed {seed!r} is not host:port")
+        checked.append(seed)
+    if len(checked) > SEEDS_MAX:
+        raise ConfigError(
+            f"{len(checked)} seeds; at most {SEEDS_MAX}, and one that lives is enough"
+        )
+    return tuple(checked)
+
+
+def _node_address(row: dict[str, Any], prefix: str) -> NodeAddress:
+    return NodeAddress(
+        id=NodeId(_value(row, f"{prefix}.id", str)),
+        address=_value(row, f"{prefix}.address", str),
+        weight=_value(row, f"{prefix}.weight", float, 1.0),
+        zone=_value(row, f"{prefix}.zone", str, ""),
+    )
+
+
+def _swim_config(table: dict[str, Any]) -> SwimConfig:
+    """A profile, and what is set differently from it."""
+    section = dict(_section(table, "swim", required=False))
+    name = section.pop("profile", "local")
+    if not isinstance(name, str) or name not in PROFILES:
+        raise ConfigError(f"swim.profile must be one of {', '.join(PROFILES)}, not {name!r}")
+    hints = get_type_hints(SwimConfig)
+    _refuse_unknown(section, set(hints), "swim.")
+    changed = {key: _value(section, f"swim.{key}", hints[key]) for key in section}
+    return dataclasses.replace(PROFILES[name], **changed)
 
 
 def _flat(kind: type[_Settings], table: dict[str, Any], name: str) -> _Settings:
@@ -154,8 +220,7 @@ _KIND_NAMES = {str: "text", int: "a whole number", float: "a number", bool: "tru
 def _check(config: NodeConfig) -> None:
     cluster = config.cluster
     _check_nodes(cluster)
-    if config.node_id not in {node.id for node in cluster.nodes}:
-        raise ConfigError(f"node.id {config.node_id!r} is not among cluster.nodes")
+    _check_own(config)
     if not config.data_dir.name:
         raise ConfigError("node.data_dir must name a directory")
     if not cluster.id:
@@ -164,7 +229,7 @@ def _check(config: NodeConfig) -> None:
         raise ConfigError(
             f"cluster.shards must be a power of two from 1 to {SHARDS_MAX}, not {cluster.shards}"
         )
-    if not 1 <= cluster.replicas <= len(cluster.nodes):
+    if cluster.nodes and not 1 <= cluster.replicas <= len(cluster.nodes):
         raise ConfigError(
             f"cluster.replicas must be from 1 to the number of nodes ({len(cluster.nodes)}), "
             f"not {cluster.replicas}"
@@ -178,25 +243,56 @@ def _check(config: NodeConfig) -> None:
     for name in ("raft", "wal", "engine", "limits"):
         _check_positive(name, getattr(config, name))
     _check_relations(config)
+    _check_swim(config.swim)
+
+
+def _check_own(config: NodeConfig) -> None:
+    """A node is one of those that found the cluster, or joins it."""
+    own, founders = config.joining, config.cluster.nodes
+    if any(node.id == config.node_id for node in founders):
+        if own is not None:
+            raise ConfigError(
+                f"node.address, node.weight and node.zone are for a node that joins; "
+                f"those of {config.node_id} stand in cluster.nodes"
+            )
+        return
+    if own is None:
+        raise ConfigError(
+            f"node.id {config.node_id!r} is not among cluster.nodes; to join them it needs "
+            "node.address"
+        )
+    _check_node(own)
+    if any(node.address == own.address for node in founders):
+        raise ConfigError(f"node.address {own.address} is another node's in cluster.nodes")
 
 
 def _check_nodes(cluster: ClusterConfig) -> None:
     seen: set[str] = set()
     for node in cluster.nodes:
-        if not is_node_id(node.id):
-            raise ConfigError(
-                f"node id {node.id!r}: letters, digits, '.', '_' and '-' only, at most 64"
-            )
-        if not is_address(node.address) or len(node.address) > ADDRESS_CHARS_MAX:
-            raise ConfigError(f"node {node.id}: address {node.address!r} is not host:port")
+        _check_node(node)
         if node.id in seen or node.address in seen:
             raise ConfigError(f"two nodes share the id or address of {node.id} ({node.address})")
-        if not WEIGHT_MIN <= node.weight <= WEIGHT_MAX:
-            raise ConfigError(
-                f"node {node.id}: weight must be from {WEIGHT_MIN} to {WEIGHT_MAX}, "
-                f"not {node.weight}"
-            )
         seen |= {node.id, node.address}
+
+
+def _check_node(node: NodeAddress) -> None:
+    if not is_node_id(node.id):
+        raise ConfigError(
+            f"node id {node.id!r}: letters, digits, '.', '_' and '-' only, at most 64"
+        )
+    if not is_address(node.address) or len(node.address.encode()) > ADDRESS_CHARS_MAX:
+        raise ConfigError(f"node {node.id}: address {node.address!r} is not host:port")
+    if not WEIGHT_MIN <= node.weight <= WEIGHT_MAX:
+        raise ConfigError(
+            f"node {node.id}: weight must be from {WEIGHT_MIN} to {WEIGHT_MAX}, not {node.weight}"
+        )
+    if len(node.zone) > ZONE_CHARS_MAX:
+        raise ConfigError(
+            f"node {node.id}: the zone has {len(node.zone)} characters; "
+            f"at most {ZONE_CHARS_MAX} are allowed"
+        )
+    if not node.zone.isprintable():
+        raise ConfigError(f"node {node.id}: the zone {node.zone!r} cannot be printed")
 
 
 def is_address(text: str) -> bool:
@@ -211,6 +307,23 @@ def _check_positive(name: str, section: Any) -> None:
         value = getattr(section, setting.name)
         if not isinstance(value, bool) and not 0 < value < math.inf:
             raise ConfigError(f"{name}.{setting.name} must be above 0 and finite, not {value}")
+
+
+def _check_swim(swim: SwimConfig) -> None:
+    if not 0 <= swim.awareness_max <= AWARENESS_MAX:
+        raise ConfigError(f"swim.awareness_max must be from 0 to {AWARENESS_MAX}")
+    if swim.awareness_max == 0:
+        swim = dataclasses.replace(swim, awareness_max=1)
+    _check_positive("swim", swim)
+    if swim.probe_interval_s < 2 * swim.probe_timeout_s:
+        raise ConfigError("swim.probe_interval_s must be at least two probe timeouts")
+    if swim.suspicion_max_mult < 1:
+        raise ConfigError("swim.suspicion_max_mult must be at least 1")
+    if not PIGGYBACK_BYTES_MIN <= swim.piggyback_bytes_max <= MIB:
+        raise ConfigError(
+            f"swim.piggyback_bytes_max must be from {PIGGYBACK_BYTES_MIN} to {MIB}, for one "
+            "piece of news must fit"
+        )
 
 
 def _check_relations(config: NodeConfig) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from kvstore.config.swim import SwimConfig
 from kvstore.ids import NodeId
 
 KIB = 1024
@@ -18,7 +19,10 @@ WEIGHT_MAX = 100.0
 """A node has 128 places on the ring for each 1.0, so heavier ones would cost time."""
 FRAME_BYTES_MAX = 1024 * MIB
 ADDRESS_CHARS_MAX = 255
-"""Of ``host:port``, so that what a node says of itself has a bound."""
+"""Of a node's own address in bytes, too: no name of a host is longer."""
+ZONE_CHARS_MAX = 64
+"""What a node says of itself travels in every exchange of views, so it is bounded."""
+SEEDS_MAX = 64
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -104,7 +108,7 @@ class NodeAddress:
     weight: float = 1.0
     """Its part of the load in relation to the others."""
     zone: str = ""
-    """What fails together; empty for a zone of its own."""
+    """What fails together; empty for a zone of its own. At most ``ZONE_CHARS_MAX`` characters."""
 
     @property
     def host(self) -> str:
@@ -123,9 +127,12 @@ class ClusterConfig:
 
     id: str
     nodes: tuple[NodeAddress, ...]
+    """Those that found the cluster; a node that joins it later may leave them out."""
     shards: int = SHARDS_DEFAULT
     """A power of two, chosen once when the cluster is first started."""
     replicas: int = REPLICAS_DEFAULT
+    seeds: tuple[str, ...] = ()
+    """Addresses through which a node finds the others, beside those of ``nodes``."""
 
     def node(self, node_id: str) -> NodeAddress:
         """The member called ``node_id``; raises KeyError when there is none."""
@@ -142,15 +149,24 @@ class NodeConfig:
     node_id: NodeId
     data_dir: Path
     cluster: ClusterConfig
+    joining: NodeAddress | None = None
+    """Itself, if it is none of ``cluster.nodes`` but joins them."""
     admin_port: int = 0
     """Kept for the admin endpoint; 0 = none."""
     log_level: str = "info"
     raft: RaftConfig = field(default_factory=RaftConfig)
+    swim: SwimConfig = field(default_factory=SwimConfig)
     wal: WalConfig = field(default_factory=WalConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
 
     @property
     def address(self) -> NodeAddress:
-        """This node's own entry in the cluster."""
-        return self.cluster.node(self.node_id)
+        """This node's own name and address."""
+        return self.joining or self.cluster.node(self.node_id)
+
+    @property
+    def seeds(self) -> tuple[str, ...]:
+        """Where to look for other nodes; never this node itself."""
+        named = (*(node.address for node in self.cluster.nodes), *self.cluster.seeds)
+        return tuple(a for a in dict.fromkeys(named) if a != self.address.address)

@@ -49,8 +49,9 @@ class SwimConfig:
     """The whole view is exchanged with one random member, and with one seed that is no member,
     about every ``push_pull_interval_s · max(1, N / 32)``, so that its cost does not grow with N."""
     reconnect_interval_s: float = 1.0
-    """About how often one of the dead is asked whether it is back, and the seeds are while nobody
-    else is known. This is how the two sides of a healed partition find each other."""
+    """About how often one of the dead is asked whether it is back; this is how the two sides of
+    a healed partition find each other. Whoever knows nobody else asks its seeds as often, or once
+    a second if that is more."""
     late_s_max: float = 0.1
     """If this process ran later than it wanted by more than this, it was frozen or starved: that
     time says nothing about others, and for so long again what has come in meanwhile is read

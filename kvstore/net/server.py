@@ -13,7 +13,7 @@ import asyncio
 import errno
 import logging
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from kvstore.errors import Overloaded, ProtocolError, Refused, StartupError, Unavailable
 from kvstore.net.connection import FrameConnection
@@ -25,7 +25,7 @@ from kvstore.wire.hello import Hello, Welcome, decode_hello, encode_welcome, neg
 from kvstore.wire.kinds import Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from kvstore.errors import KVError
     from kvstore.ids import NodeId
@@ -39,6 +39,9 @@ log = logging.getLogger(__name__)
 
 _BACKLOG = 1024
 _LANES = frozenset(lane.value for lane in Lane)
+CONTACTS_PER_PEER: Final = 4
+_Place: TypeAlias = tuple[int, int]
+"""A peer's lane, and which of its connections there."""
 
 
 class FrameServer:
@@ -71,7 +74,7 @@ class FrameServer:
         self._strangers: dict[FrameConnection, float] = {}  # in order of arrival
         self._guests: set[FrameConnection] = set()
         self._clients = 0
-        self._peers: dict[NodeId, dict[int, FrameConnection]] = {}  # by lane, never empty
+        self._peers: dict[NodeId, dict[_Place, FrameConnection]] = {}  # never empty
         self._complaints = RepeatFilter()
 
     @property
@@ -95,7 +98,7 @@ class FrameServer:
             self._server = await loop.create_server(
                 self._new_connection, self._host, self._port, backlog=_BACKLOG
             )
-        except OSError as error:
+        except (OSError, ValueError) as error:  # the latter for a name that no host can have
             raise StartupError(_cannot_listen(self._host, self._port, error)) from error
         self._port = self._server.sockets[0].getsockname()[1]
         self._sweeper = start_task(self._sweep_forever(), f"sweep of port {self._port}")
@@ -169,21 +172,23 @@ class FrameServer:
         if hello.role == "client":
             self._clients += 1
         elif hello.node_id is not None and hello.lane is not None:
-            lanes = self._peers.setdefault(hello.node_id, {})
-            earlier = lanes.get(hello.lane)
-            lanes[hello.lane] = connection
-            if earlier is not None:
-                earlier.abort()
+            places = self._peers.setdefault(hello.node_id, {})
+            place = _place(hello.lane, places)
+            earlier = [places.pop(place)] if place in places else []
+            earlier += [held for held in places.values() if _is_of_another(held, hello)]
+            places[place] = connection
+            for replaced in earlier:
+                replaced.abort()
 
     def _let_out(self, connection: FrameConnection, hello: Hello) -> None:
         self._guests.remove(connection)
         if hello.role == "client":
             self._clients -= 1
         elif hello.node_id is not None and hello.lane is not None:
-            lanes = self._peers.get(hello.node_id, {})
-            if lanes.get(hello.lane) is connection:
-                del lanes[hello.lane]
-                if not lanes:
+            places = self._peers.get(hello.node_id, {})
+            for place in [place for place, held in places.items() if held is connection]:
+                del places[place]
+                if not places:
                     del self._peers[hello.node_id]
 
     def _closed(self, connection: FrameConnection) -> None:
@@ -247,7 +252,26 @@ class FrameServer:
             connection.abort(Unavailable("the node is short of memory for its connections"))
 
 
-def _cannot_listen(host: str, port: int, error: OSError) -> str:
-    if error.errno == errno.EADDRINUSE:
-        return f"cannot listen at {host}:{port}: the port is in use by another process"
-    return f"cannot listen at {host}:{port}: {error.strerror or error}"
+def _is_of_another(connection: FrameConnection, hello: Hello) -> bool:
+    """Whether it is of another process of that peer: one that has ended, or should."""
+    return connection.hello is not None and connection.hello.begun != hello.begun
+
+
+def _place(lane: int, places: Mapping[_Place, FrameConnection]) -> _Place:
+    """Where a new connection of a peer belongs; whoever is there makes way.
+
+    A lane has one place. Contacts have several, for a peer may know us by several addresses.
+    """
+    if lane != Lane.CONTACT:
+        return lane, 0
+    taken = [place for place in places if place[0] == lane]
+    free = ((lane, number) for number in range(CONTACTS_PER_PEER) if (lane, number) not in taken)
+    return next(free, taken[0] if taken else (lane, 0))  # the oldest stands first
+
+
+def _cannot_listen(host: str, port: int, error: OSError | ValueError) -> str:
+    reason: object = error
+    if isinstance(error, OSError):
+        in_use = "the port is in use by another process"
+        reason = in_use if error.errno == errno.EADDRINUSE else error.strerror or error
+    return f"cannot listen at {host}:{port}: {reason}"

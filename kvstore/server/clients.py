@@ -25,6 +25,7 @@ from kvstore.wire import requests
 from kvstore.wire.checksums import decode_checksum
 from kvstore.wire.frames import encode_frame
 from kvstore.wire.kinds import Kind
+from kvstore.wire.membership import decode_events
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     from kvstore.server.admission import Admission
     from kvstore.server.checksums import Checksums
+    from kvstore.server.membership import Membership
     from kvstore.server.raft_driver import RaftDriver
     from kvstore.server.scheduling import Outcome
     from kvstore.server.shard_host import ShardHost
@@ -106,6 +108,7 @@ class ClientRequests:
         shard_map: Callable[[], bytes],
         status: Callable[[], bytes],
         checksums: Checksums | None = None,
+        membership: Membership | None = None,
     ) -> None:
         self._driver = driver
         self._admission = admission
@@ -121,6 +124,9 @@ class ClientRequests:
         }
         if checksums is not None:
             self._handlers[Kind.CHECKSUM] = self._checksum_by(checksums)
+        if membership is not None:
+            self._handlers[Kind.MEMBERS] = _replying(membership.members_reply)
+            self._handlers[Kind.EVENTS] = self._events_of(membership)
 
     def handle(self, connection: Connection, frame: Frame) -> None:
         """Take one frame of a client; whatever is wrong with it is answered, not raised."""
@@ -240,6 +246,15 @@ class ClientRequests:
             cost = self._admission.admit(len(frame.body))
             answer = ReplyTo(connection, frame.request, self._admission, cost)
             checksums.ask(host, request.index, request.wait_ms / 1000, answer)
+
+        return handle
+
+    def _events_of(self, membership: Membership) -> Callable[[Connection, Frame], None]:
+        def handle(connection: Connection, frame: Frame) -> None:
+            request = decode_events(frame.body)
+            cost = self._admission.admit(len(frame.body))
+            answer = ReplyTo(connection, frame.request, self._admission, cost)
+            membership.ask_events(request, answer)
 
         return handle
 

@@ -6,6 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from kvstore.storage.identity import Owner, open_identity
+from kvstore.wire.hello import Begun
 
 if TYPE_CHECKING:
     from kvstore.config import ClusterConfig, NodeConfig
@@ -26,7 +27,6 @@ def open_data_directory(config: NodeConfig) -> Identity:
         config.data_dir,
         cluster_id=owner.cluster_id,
         node_id=config.node_id,
-        shards=config.cluster.shards,
         facts=owner.facts,
     )
     try:
@@ -35,6 +35,19 @@ def open_data_directory(config: NodeConfig) -> Identity:
         identity.release()
         raise
     return identity
+
+
+def count_start(identity: Identity, wall_ms: int) -> Begun:
+    """Which of all the processes on this directory this is.
+
+    So that the others can tell it from one that uses a copy. Without room for it the time alone
+    must do.
+    """
+    try:
+        return Begun(identity.count_start(), wall_ms)
+    except OSError as error:
+        log.warning("this start could not be counted: %s", error)
+        return Begun(identity.starts + 1, wall_ms)
 
 
 def note_log(identity: Identity) -> None:
@@ -50,14 +63,12 @@ def note_log(identity: Identity) -> None:
 
 
 def owner_of(config: NodeConfig) -> Owner:
-    """Whose directory it must be, and by which settings."""
-    shards = str(config.cluster.shards)
-    return Owner(
-        config.cluster.id, config.node_id, {"shards": shards, **placement_facts(config.cluster)}
-    )
+    """Whose directory it must be, and by which settings; one that joins is told of them."""
+    facts = {} if config.joining is not None else placement_facts(config.cluster)
+    return Owner(config.cluster.id, config.node_id, facts)
 
 
 def placement_facts(cluster: ClusterConfig) -> dict[str, str]:
     """What decides which node holds which shard, so it must not change under stored data."""
     nodes = " ".join(f"{node.id}/{node.weight:g}/{node.zone}" for node in cluster.nodes)
-    return {"replicas": str(cluster.replicas), "nodes": nodes}
+    return {"shards": str(cluster.shards), "replicas": str(cluster.replicas), "nodes": nodes}

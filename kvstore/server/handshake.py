@@ -21,18 +21,24 @@ a later life is let in only once it is remembered durably; until then the node i
 again. From then on the earlier life is turned away, as is any other directory of that life.
 A repair keeps what the node remembers of its peers; only if that is lost as well does it take
 them, like a new node, for what they are when they first meet.
+
+Two processes on *copies* of one directory have everything in common but their start, which the
+directory counts. Of these the later is let in: a restarted node must be, and which of two copies
+is the right one nobody here can know.
 """
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from collections import OrderedDict
+from typing import TYPE_CHECKING, TypeVar
 
 from kvstore import __version__
 from kvstore.errors import ClockAhead, Refused, Unavailable
 from kvstore.hlc import HybridClock, revision_at
 from kvstore.storage.identity_file import Pin
-from kvstore.wire.hello import Hello, Welcome
+from kvstore.swim.members import MEMBERS_MAX
+from kvstore.wire.hello import NOT_SAID, Hello, Welcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -41,10 +47,12 @@ if TYPE_CHECKING:
     from kvstore.ids import NodeId
     from kvstore.net.connection import FrameConnection
     from kvstore.net.transport import Lane
+    from kvstore.wire.hello import Begun
 
 log = logging.getLogger(__name__)
 
 SOFTWARE = f"kvstore {__version__}"
+T = TypeVar("T")
 
 
 class Handshake:
@@ -59,16 +67,25 @@ class Handshake:
         config: NodeConfig,
         *,
         own: Pin,
+        begun: Begun,
         pins: Callable[[], Mapping[NodeId, Pin]],
         remember: Callable[[NodeId, Pin], None],
         wall_ms: Callable[[], int],
     ) -> None:
         self._config = config
         self._own = own
+        self._begun = begun
+        self._founders = {node.id for node in config.cluster.nodes}
         self._pins = pins
         self._coming: dict[NodeId, Pin] = {}
+        self._joined: OrderedDict[NodeId, Pin] = OrderedDict()
+        """The directories of nodes that have joined, and so hold nothing: the last met last."""
+        self._latest: OrderedDict[NodeId, tuple[int, Begun]] = OrderedDict()
+        """Of each node the latest process that was met, by life."""
         self._remember = remember
         self._wall_ms = wall_ms
+        self.is_removed: Callable[[NodeId], bool] = lambda node: False
+        """Whether a node was expelled for good; set by whoever knows."""
         self._clock = HybridClock(ahead_ms_max=config.limits.clock_ahead_ms_max)
 
     def life_of(self, node: NodeId) -> int | None:
@@ -87,6 +104,7 @@ class Handshake:
             lane=lane,
             data_id=self._own.data_id,
             life=self._own.life,
+            begun=self._begun,
         )
 
     def welcome(self, _: FrameConnection, hello: Hello) -> Welcome:
@@ -103,7 +121,8 @@ class Handshake:
         if hello.role == "peer":
             assert hello.node_id is not None
             assert hello.data_id is not None
-            self._check_peer(hello.node_id, Pin(hello.data_id, hello.life), hello.wall_ms)
+            pin = Pin(hello.data_id, hello.life)
+            self._check_peer(hello.node_id, pin, hello.begun, hello.wall_ms)
         wall_ms = self._wall_ms()
         return Welcome(
             cluster_id=ours,
@@ -113,44 +132,75 @@ class Handshake:
             revision_now=revision_at(wall_ms),
             software=SOFTWARE,
             life=self._own.life,
+            begun=self._begun,
         )
 
-    def check_welcome(self, expected: NodeId, welcome: Welcome) -> None:
-        """Accept whoever answered at the address of ``expected``; raises as :meth:`welcome`."""
+    def check_welcome(self, expected: NodeId | None, welcome: Welcome) -> None:
+        """Accept whoever answered at the address of ``expected``, if anybody was.
+
+        Raises:
+            KVError: as :meth:`welcome`.
+        """
         ours = self._config.cluster.id
         if welcome.cluster_id != ours:
             raise Refused(f"the node at its address is of cluster {welcome.cluster_id!r}")
-        if welcome.node_id != expected:
+        if expected is not None and welcome.node_id != expected:
             raise Refused(f"the node at its address is {welcome.node_id}")
-        self._check_peer(welcome.node_id, Pin(welcome.data_id, welcome.life), welcome.wall_ms)
+        pin = Pin(welcome.data_id, welcome.life)
+        self._check_peer(welcome.node_id, pin, welcome.begun, welcome.wall_ms)
 
-    def _check_peer(self, node: NodeId, pin: Pin, wall_ms: int) -> None:
+    def _check_peer(self, node: NodeId, pin: Pin, begun: Begun, wall_ms: int) -> None:
         if node == self._config.node_id:
-            raise Refused(f"two nodes are called {node}")
-        if all(member.id != node for member in self._config.cluster.nodes):
-            raise Refused(f"{node} is no member of this cluster")
-        remembered = self._pins().get(node)
-        newest = self._newest(node, remembered)
-        if newest is not None and pin != newest:
-            _check_later(node, pin, newest)
+            is_us = (pin, begun) == (self._own, self._begun)
+            raise Refused("that is this node itself" if is_us else f"two nodes are called {node}")
+        if self.is_removed(node):
+            raise Refused(f"{node} was removed from this cluster; it cannot come back by this name")
+        known = self._known(node)
+        if known is not None and pin != known:
+            _check_later(node, pin, known)
+        latest = self._latest.get(node)
+        if latest is not None and begun != NOT_SAID and (pin.life, begun) < latest:
+            raise Refused(
+                f"another process that calls itself {node} began later, on the same data or a "
+                "copy of it; only one may run: stop this one, or that one and restart this"
+            )
         try:
             self._clock.check_peer(wall_ms, self._wall_ms())
         except ClockAhead as error:
             raise ClockAhead(f"{node}'s {error.message}") from None
-        if pin != newest:
+        if begun != NOT_SAID:
+            _keep(self._latest, node, (pin.life, begun))
+        if node not in self._founders:
+            _keep(self._joined, node, pin)
+            return
+        if pin != known:
             self._coming[node] = pin
             self._remember(node, pin)
+        remembered = self._pins().get(node)
         if remembered is not None and pin != remembered:
             raise Unavailable(
                 f"{node} was repaired: its new data directory is being remembered, come again"
             )
 
-    def _newest(self, node: NodeId, remembered: Pin | None) -> Pin | None:
-        """The directory of ``node`` to hold it to, whether on the disk yet or not."""
-        coming = self._coming.get(node)
+    def _known(self, node: NodeId) -> Pin | None:
+        """The directory of ``node`` to hold it to, whether on the disk yet or not.
+
+        One that has joined is held to it as long as this process, or its memory, goes.
+        """
+        if node not in self._founders:
+            return self._joined.get(node)
+        remembered, coming = self._pins().get(node), self._coming.get(node)
         if coming is None or (remembered is not None and remembered.life > coming.life):
             return remembered
         return coming
+
+
+def _keep(table: OrderedDict[NodeId, T], node: NodeId, value: T) -> None:
+    """Keep it as the newest; whoever was not met for longest is forgotten for it."""
+    table[node] = value
+    table.move_to_end(node)
+    if len(table) > MEMBERS_MAX:
+        table.popitem(last=False)
 
 
 def _check_later(node: NodeId, pin: Pin, known: Pin) -> None:

@@ -14,18 +14,12 @@ import asyncio
 import contextlib
 import gc
 import logging
-import os
 import random
-import signal
-import sys
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-import uvloop
-
-from kvstore.errors import CorruptionError, KVError, Refused, Unavailable
+from kvstore.errors import KVError, Refused, Unavailable
 from kvstore.hlc import revision_at
 from kvstore.ids import (
     NO_REPLICA,
@@ -38,19 +32,21 @@ from kvstore.net.limits import NetLimits
 from kvstore.net.peers import PeerCallbacks, PeerPool
 from kvstore.net.server import FrameServer
 from kvstore.net.transport import Lane
-from kvstore.server import status
+from kvstore.server import fatal, status
 from kvstore.server.admission import Admission
 from kvstore.server.checksums import Checksums
 from kvstore.server.clients import ClientRequests, send_error
-from kvstore.server.data_directory import note_log, open_data_directory
+from kvstore.server.data_directory import count_start, note_log, open_data_directory
 from kvstore.server.groups import load_machines, recover_hosts
 from kvstore.server.handshake import Handshake
+from kvstore.server.membership import MemberCouriers, Membership, make_contacts
 from kvstore.server.raft_driver import RaftDriver
+from kvstore.server.recovery import RecoveryProgress
 from kvstore.server.rejoin import Rejoin, keep_rejoining
-from kvstore.server.repair import advice
 from kvstore.server.snapshot_work import SnapshotTransfers
 from kvstore.server.upkeep import DiskWatch, LeaderBalance, LogKeeper, hand_over, periodic
 from kvstore.sharding.shard_map import bootstrap
+from kvstore.storage import membership_file
 from kvstore.storage.files import OsFiles
 from kvstore.storage.identity import LOG_DIRECTORY
 from kvstore.storage.identity_file import Pin
@@ -62,94 +58,24 @@ from kvstore.wire.raft_codec import decode_messages
 from kvstore.wire.requests import encode_shard_map_reply, encode_status_reply
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
-    from pathlib import Path
+    from collections.abc import Callable, Coroutine, Mapping
 
     from kvstore.config import NodeConfig
     from kvstore.ids import NodeId
+    from kvstore.kv.state_machine import StateMachine
     from kvstore.net.connection import FrameConnection
     from kvstore.server.shard_host import ShardHost
+    from kvstore.sharding.shard_map import Replica, ShardMap
     from kvstore.storage.identity import Identity
-    from kvstore.storage.wal import Wal
+    from kvstore.storage.wal import RecoveredLog, Wal
     from kvstore.wire.frames import Frame
+    from kvstore.wire.hello import Begun
 
 log = logging.getLogger(__name__)
 
-EXIT_STARTUP = 2
-EXIT_FATAL = 1
-
 HAND_OVER_S_MAX = 1.0
 STOP_S_MAX = 3.5
-LEAVE_S_MAX = 4.8
-"""From SIGTERM to the end of the process, whatever hangs; what is acknowledged is in the log."""
 PIN_RETRY_S = 5.0
-SWITCH_INTERVAL_S = 0.001
-"""How long a thread may keep the interpreter while the loop waits for it."""
-
-
-def run(config: NodeConfig, config_file: Path | None = None) -> int:
-    """Run one node until SIGTERM or SIGINT; the result is the process's exit code.
-
-    ``config_file`` is where ``config`` comes from, for the advice after a failed start.
-    """
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=config.log_level.upper(),
-        format=f"%(asctime)s.%(msecs)03d %(levelname)-7s {config.node_id} %(message)s",
-        datefmt="%Y-%m-%d %H:%M:%S",
-    )
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
-    return uvloop.run(_serve(config, config_file))
-
-
-async def _serve(config: NodeConfig, config_file: Path | None = None) -> int:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def begin_to_stop() -> None:
-        if not stop.is_set():
-            stop.set()
-            # From the signal on, for it may come in the middle of a long recovery.
-            _leave_at_the_latest(LEAVE_S_MAX)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, begin_to_stop)
-    async with contextlib.AsyncExitStack() as running:
-        try:
-            node = await running.enter_async_context(Node(config))
-        except (KVError, OSError) as error:
-            help_ = advice(error, config_file)
-            sys.stderr.write(f"{config.node_id}: cannot start: {error}{help_}\n")
-            return EXIT_STARTUP
-        await stop.wait()
-        log.info("stopping")
-        await node.hand_over()
-    return 0
-
-
-def _leave_at_the_latest(seconds: float) -> None:
-    """A disk or thread that hangs must not keep a process that was told to stop."""
-
-    def leave() -> None:
-        log.error("not stopped after %g s: leaving, the log will bring back the rest", seconds)
-        logging.shutdown()
-        os._exit(0)
-
-    timer = threading.Timer(seconds, leave)
-    timer.daemon = True
-    timer.start()
-
-
-def _die(error: BaseException) -> None:
-    """The replica's state is unknown: say why and leave at once, before anything is answered.
-
-    What the disk did is told in one line; only what may be a bug of ours comes with a trace.
-    """
-    is_disk = isinstance(error, CorruptionError) or isinstance(error.__cause__, OSError)
-    trace = None if is_disk else error
-    log.critical("this node stops at once: %s%s", error, advice(error), exc_info=trace)
-    logging.shutdown()
-    os._exit(EXIT_FATAL)
 
 
 class Node:
@@ -160,10 +86,12 @@ class Node:
         self._clock = time.monotonic
         self._rng = random.Random()
         self._started_at = self._clock()
-        self._shard_map = bootstrap(config.cluster)
+        self._founding_map = bootstrap(config.cluster) if config.cluster.nodes else None
+        """Which node has which shards; None if this one joins and has yet to hear of it."""
         self._connected_since: dict[NodeId, float] = {}
         self._hosts: dict[GroupId, ShardHost] = {}
         self._driver: RaftDriver | None = None
+        self._membership: Membership | None = None
         self._requests: ClientRequests | None = None
         self._pinning: set[asyncio.Task[None]] = set()
         self._resources = contextlib.AsyncExitStack()
@@ -204,13 +132,17 @@ class Node:
         identity = await asyncio.to_thread(open_data_directory, config)
         undo.callback(identity.release)
         undo.callback(self._stop_pinning)
-        handshake = self._make_handshake(identity)
+        begun = await asyncio.to_thread(count_start, identity, self._wall_ms())
+        handshake = self._make_handshake(identity, begun)
         await self._listen(handshake, undo)
         engine = await asyncio.to_thread(RocksEngine, data_dir / "engine", config.engine)
         undo.push_async_callback(asyncio.to_thread, engine.close)
         snapshots = SnapshotStorage(engine, data_dir / "snapshots")
         await asyncio.to_thread(snapshots.finish_pending)
-        machines = await asyncio.to_thread(load_machines, self._shard_map, config.node_id, engine)
+        placed = self._founding_map
+        machines = (
+            await asyncio.to_thread(load_machines, placed, config.node_id, engine) if placed else {}
+        )
         admission = Admission(pending_bytes_max=config.limits.pending_bytes_max)
         disk = DiskWatch(
             lambda: OsFiles().free_bytes(data_dir),
@@ -222,27 +154,19 @@ class Node:
             cluster_id=config.cluster.id,
             node_id=config.node_id,
             config=config.wal,
-            on_fatal=_die,
+            on_fatal=fatal.die,
             on_disk_full=disk.log_full,
             applied={group: LogIndex(m.applied_index) for group, m in machines.items()},
-            progress=_Progress(self._clock),
+            progress=RecoveryProgress(self._clock),
         )
         undo.push_async_callback(wal.close)
         await asyncio.to_thread(note_log, identity)
-        self._hosts, marks = await asyncio.to_thread(
-            recover_hosts,
-            config,
-            self._shard_map,
-            engine,
-            machines,
-            logs,
-            rng=self._rng,
-            now=self._clock(),
-            life=identity.life,
-            installed_index=snapshots.installed_index,
-        )
-        if marks:
-            wal.append(marks, lambda: None)
+        if placed is not None:
+            marks = await self._recover(
+                placed, engine, machines, logs, identity.life, snapshots.installed_index
+            )
+            if marks:
+                wal.append(marks, lambda: None)
         peers = self._make_peers(handshake)
         driver = RaftDriver(
             self._hosts,
@@ -251,10 +175,11 @@ class Node:
             peers,
             clock=self._clock,
             wall_ms=self._wall_ms,
-            on_fatal=_die,
+            on_fatal=fatal.die,
             on_engine_full=disk.engine_full,
         )
         driver.may_lead = lambda: not admission.disk_full
+        await self._join(peers, handshake, undo)
         self._start_work(driver, wal, engine, snapshots, admission, disk, undo)
         rejoin = Rejoin(
             driver,
@@ -267,10 +192,35 @@ class Node:
         undo.push_async_callback(peers.close)
         undo.callback(self._answer_all)
 
-    def _make_handshake(self, identity: Identity) -> Handshake:
+    async def _recover(
+        self,
+        placed: ShardMap,
+        engine: RocksEngine,
+        machines: Mapping[GroupId, StateMachine],
+        logs: Mapping[GroupId, RecoveredLog],
+        life: int,
+        installed_index: Callable[[GroupId], LogIndex],
+    ) -> list[bytes]:
+        """Bring back the hosts of the shards that are ``placed`` here; see ``recover_hosts``."""
+        self._hosts, marks = await asyncio.to_thread(
+            recover_hosts,
+            self._config,
+            placed,
+            engine,
+            machines,
+            logs,
+            rng=self._rng,
+            now=self._clock(),
+            life=life,
+            installed_index=installed_index,
+        )
+        return marks
+
+    def _make_handshake(self, identity: Identity, begun: Begun) -> Handshake:
         return Handshake(
             self._config,
             own=Pin(identity.data_id, identity.life),
+            begun=begun,
             pins=lambda: identity.pins,
             remember=lambda node, pin: self._remember(identity, node, pin),
             wall_ms=self._wall_ms,
@@ -293,10 +243,17 @@ class Node:
         await server.start()
         undo.push_async_callback(server.close)
 
+    def _standing_peers(self) -> dict[NodeId, str]:
+        """The others that the cluster was founded with: any of them may share groups with us."""
+        config = self._config
+        if config.joining is not None:
+            return {}
+        return {node.id: node.address for node in config.cluster.nodes if node.id != config.node_id}
+
     def _make_peers(self, handshake: Handshake) -> PeerPool:
         config = self._config
         return PeerPool(
-            {node.id: node.address for node in config.cluster.nodes if node.id != config.node_id},
+            self._standing_peers(),
             PeerCallbacks(
                 make_hello=handshake.make_hello,
                 check_welcome=handshake.check_welcome,
@@ -308,6 +265,44 @@ class Node:
             limits=NetLimits.of(config.limits),
             rng=random.Random(self._rng.random()),
         )
+
+    async def _join(
+        self, peers: PeerPool, handshake: Handshake, undo: contextlib.AsyncExitStack
+    ) -> None:
+        """Take part in the membership."""
+        config = self._config
+        remembered = await asyncio.to_thread(
+            membership_file.load, config.data_dir / membership_file.MEMBERSHIP_FILE
+        )
+        contacts = make_contacts(
+            handshake,
+            limits=NetLimits.of(config.limits),
+            rng=random.Random(self._rng.random()),
+            hint=self._hint,
+        )
+        membership = Membership(
+            config,
+            remembered,
+            MemberCouriers(self._standing_peers(), peers, contacts),
+            self._founding_map,
+            clock=self._clock,
+            wall_ms=self._wall_ms,
+            cpu_s=time.process_time,
+            rng=random.Random(self._rng.random()),
+        )
+        await membership.save()
+        handshake.is_removed = membership.is_removed
+        undo.push_async_callback(membership.close)
+        contacts.start()
+        undo.push_async_callback(contacts.close)
+        for work in (membership.driver.run(), membership.keep()):
+            self._own(work, undo)
+        undo.callback(membership.events.stop)
+        self._membership = membership
+
+    def _hint(self, node: NodeId, *, is_gone: bool) -> None:
+        if self._membership is not None:
+            self._membership.driver.hint(node, is_gone=is_gone)
 
     def _start_work(
         self,
@@ -326,7 +321,7 @@ class Node:
         snapshot_thread = ThreadPoolExecutor(1, "snapshots")
         undo.callback(snapshot_thread.shutdown, wait=False, cancel_futures=True)
         driver.snapshots = SnapshotTransfers(
-            driver, snapshots, wal, thread=snapshot_thread, clock=self._clock, on_fatal=_die
+            driver, snapshots, wal, thread=snapshot_thread, clock=self._clock, on_fatal=fatal.die
         )
         scan_threads = ThreadPoolExecutor(2, "scans")
         undo.callback(scan_threads.shutdown, wait=False, cancel_futures=True)
@@ -338,12 +333,13 @@ class Node:
             shard_map=self._shard_map_reply,
             status=self._status_reply,
             checksums=self._make_checksums(driver, engine, undo),
+            membership=self._membership,
         )
         balance = LeaderBalance(
             driver,
             {
                 group_of_shard(ShardId(shard)): replicas[0].node
-                for shard, replicas in enumerate(self._shard_map.replicas)
+                for shard, replicas in self._placed_replicas()
             },
             steady_since=self._connected_since.get,
             clock=self._clock,
@@ -356,7 +352,7 @@ class Node:
     def _own(work: Coroutine[None, None, None], undo: contextlib.AsyncExitStack) -> None:
         """Run ``work`` until the node stops."""
         task = asyncio.get_running_loop().create_task(work)
-        task.add_done_callback(_report)
+        task.add_done_callback(fatal.report)
         undo.callback(task.cancel)
 
     def _make_checksums(
@@ -370,6 +366,10 @@ class Node:
         undo.callback(checksums.stop)
         return checksums
 
+    def _placed_replicas(self) -> list[tuple[int, tuple[Replica, ...]]]:
+        """The replicas of each shard as they were first placed, the preferred leader's first."""
+        return [] if self._founding_map is None else list(enumerate(self._founding_map.replicas))
+
     async def hand_over(self) -> None:
         """Give every shard that this node leads to the replica that has most of its log."""
         assert self._driver is not None
@@ -379,6 +379,11 @@ class Node:
                 while any(self._is_handing_over(host) for host in self._hosts.values()):
                     self._driver.role_changed.clear()
                     await self._driver.role_changed.wait()
+
+    async def leave(self) -> None:
+        """Tell the others that this node leaves, so that they do not take it for dead."""
+        assert self._membership is not None
+        await self._membership.leave()
 
     def _is_handing_over(self, host: ShardHost) -> bool:
         status = host.core.status(self._clock())
@@ -400,6 +405,8 @@ class Node:
                 for frame in frames:
                     if frame.kind == Kind.RAFT:
                         self._driver.receive(node, decode_messages(frame.body))
+                    elif self._membership is not None:
+                        self._membership.receive(node, frame)
             return
         for frame in frames:
             if self._requests is not None:
@@ -411,8 +418,10 @@ class Node:
     def _peer_connected(self, node: NodeId) -> None:
         assert self._driver is not None
         self._connected_since[node] = self._clock()
+        if self._membership is not None:
+            self._membership.driver.greet(node, self._standing_peers()[node])
         self._driver.peer_connected(node)
-        for shard, replicas in enumerate(self._shard_map.replicas):
+        for shard, replicas in self._placed_replicas():
             if replicas[0].node == self._config.node_id:
                 self._driver.campaign_if_leaderless(group_of_shard(ShardId(shard)))
 
@@ -420,11 +429,14 @@ class Node:
         assert self._driver is not None
         self._connected_since.pop(node, None)
         self._driver.peer_gone(node)
+        self._hint(node, is_gone=True)
 
     def _lane_lost(self, node: NodeId, lane: Lane) -> None:
         assert self._driver is not None
         self._connected_since.pop(node, None)
-        if lane is not Lane.CONTROL:
+        if lane is Lane.CONTROL:
+            self._hint(node, is_gone=False)
+        else:
             self._driver.messages_dropped(node)
 
     def _remember(self, identity: Identity, node: NodeId, pin: Pin) -> None:
@@ -445,15 +457,16 @@ class Node:
         task = asyncio.get_running_loop().create_task(pin_it())
         self._pinning.add(task)
         task.add_done_callback(self._pinning.discard)
-        task.add_done_callback(_report)
+        task.add_done_callback(fatal.report)
 
     # -- what it says of itself -----------------------------------------------------------------
 
     def _shard_map_reply(self) -> bytes:
+        shard_map = self._founding_map if self._membership is None else self._membership.shard_map
+        if shard_map is None:
+            raise Unavailable("the node joins, and has not yet heard which node has which shards")
         leaders = status.known_leaders(self._hosts.values())
-        return encode_shard_map_reply(
-            self._shard_map.to_wire(), leaders, revision_at(self._wall_ms())
-        )
+        return encode_shard_map_reply(shard_map.to_wire(), leaders, revision_at(self._wall_ms()))
 
     def _status_reply(self) -> bytes:
         now = self._clock()
@@ -465,22 +478,3 @@ class Node:
                 now=now,
             )
         )
-
-
-class _Progress:
-    """Says once a second how far the recovery of a long log is."""
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._next_at = clock() + 1.0
-
-    def __call__(self, done_bytes: int, total_bytes: int) -> None:
-        if self._clock() >= self._next_at:
-            self._next_at = self._clock() + 1.0
-            log.info("recovering: %d of %d MiB of the log", done_bytes >> 20, total_bytes >> 20)
-
-
-def _report(done: asyncio.Future[None]) -> None:
-    """Nothing that a node does on its own may fail unseen; none of it can go on half."""
-    if not done.cancelled() and (error := done.exception()) is not None:
-        _die(error)

@@ -181,3 +181,17 @@ def _missing(group: GroupId, first: int, last: int) -> CorruptionError:
         file="write-ahead log",
         offset=0,
     )
+
+
+class RecoveryProgress:
+    """Says once a second how far the recovery of a long log is."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._next_at = clock() + 1.0
+
+    def __call__(self, done_bytes: int, total_bytes: int) -> None:
+        """So much of the log has been read."""
+        if self._clock() >= self._next_at:
+            self._next_at = self._clock() + 1.0
+            log.info("recovering: %d of %d MiB of the log", done_bytes >> 20, total_bytes >> 20)

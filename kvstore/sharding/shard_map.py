@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from kvstore.config import ClusterConfig
 
 FORMAT_VERSION = 1
+WHOLE_MAX = (1 << 63) - 1
+"""Of any number in a map."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +136,7 @@ def _decode_replicas(rows: Any, known: set[NodeId]) -> tuple[Replica, ...]:
 
 
 def _whole(value: Any) -> int:
-    """A whole number of at least 1."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{reprlib.repr(value)} is not a whole number above 0")
+    """A whole number of at least 1, which any frame can carry."""
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= WHOLE_MAX:
+        raise ValueError(f"{reprlib.repr(value)} is not a whole number from 1 to 2^63-1")
     return value

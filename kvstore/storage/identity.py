@@ -70,6 +70,21 @@ class Identity:
                 raise Refused(f"node {node} has another data directory than before")
             self._save(replace(self._content, pins={**self.pins, node: pin}))
 
+    def count_start(self) -> int:
+        """One more process uses the directory; how many that makes.
+
+        Raises:
+            OSError: the disk fails or is full: the next one may be given the same number.
+        """
+        with self._changing:
+            self._save(replace(self._content, starts=self._content.starts + 1))
+            return self._content.starts
+
+    @property
+    def starts(self) -> int:
+        """How many processes have begun to use the directory, as the disk has it."""
+        return self._content.starts
+
     def begin_log(self) -> None:
         """From now on there is a log: a start that does not find it is refused.
 
@@ -115,7 +130,6 @@ def open_identity(
     *,
     cluster_id: str,
     node_id: NodeId,
-    shards: int,
     facts: Mapping[str, str] | None = None,
 ) -> Identity:
     """Lock ``data_dir`` for this process and check whose it is; a new one becomes this node's.
@@ -124,14 +138,13 @@ def open_identity(
         data_dir: made if it is not there.
         cluster_id: of the configuration; must be what it was at the first start.
         node_id: likewise.
-        shards: likewise.
-        facts: more settings by name that must stay what they were at the first start.
+        facts: settings by name that must stay what they were at the first start.
 
     Raises:
         DataDirectoryError: in use by another process, someone else's, of a newer format or
             unreadable; one line that says what to do.
     """
-    owner = Owner(cluster_id, node_id, {"shards": str(shards), **(facts or {})})
+    owner = Owner(cluster_id, node_id, facts or {})
     lock_fd = lock(data_dir)
     try:
         content = _load_or_found(data_dir, owner)

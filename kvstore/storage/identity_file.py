@@ -58,6 +58,8 @@ class Content:
     """There is a log: if it is not found, it was lost."""
     setting_aside: str = ""
     """A repair is not finished: the old data is being moved to the directory of this name."""
+    starts: int = 0
+    """How many processes have begun to use the directory."""
 
 
 def check_owner(data_dir: Path, then: Owner, now: Owner) -> None:
@@ -121,6 +123,7 @@ def encode(content: Content) -> bytes:
         "pins": {node: [pin.data_id, pin.life] for node, pin in content.pins.items()},
         "log_begun": content.log_begun,
         "setting_aside": content.setting_aside,
+        "starts": content.starts,
     }
     return (json.dumps(said | {"crc32c": _checksum(said)}, indent=2) + "\n").encode()
 
@@ -155,6 +158,7 @@ def decode(data: bytes) -> Content:
         {NodeId(node): Pin(*pin) for node, pin in said["pins"].items()},
         said["log_begun"],
         said["setting_aside"],
+        said.get("starts", 0),  # It was added later.
     )
 
 

@@ -22,24 +22,41 @@ def retransmits(mult: int, members: int) -> int:
 
 
 class Broadcasts:
-    """Invariant: at most one claim a member, the last that was added."""
+    """Invariant: of each member only the claims of the precedence that was added last.
+
+    Those are one, or, of a suspect, one by each accuser: to hear of several is what makes its
+    time shorter, so that they must not push each other out.
+    """
 
     def __init__(self, mult: int) -> None:
         self._mult = mult
-        self._queue: dict[NodeId, tuple[Claim, int]] = {}
-        """Each with how often it was sent; the newest stands last."""
+        self._queue: dict[tuple[NodeId, NodeId | None], tuple[Claim, int]] = {}
+        """By member and accuser, each with how often it was sent; the newest stands last."""
+        self._keys: dict[NodeId, list[tuple[NodeId, NodeId | None]]] = {}
 
     def __len__(self) -> int:
         return len(self._queue)
 
     def add(self, claim: Claim) -> None:
-        """Send ``claim``, and no longer what was said of that member before."""
-        self._queue.pop(claim.node, None)
-        self._queue[claim.node] = claim, 0
+        """Send ``claim``, and no longer what it outdoes."""
+        key = claim.node, claim.accuser
+        for other in list(self._keys.get(claim.node, ())):
+            if other == key or self._queue[other][0].precedence != claim.precedence:
+                self._remove(other)
+        self._queue[key] = claim, 0
+        self._keys.setdefault(claim.node, []).append(key)
+
+    def _remove(self, key: tuple[NodeId, NodeId | None]) -> None:
+        node, _ = key
+        del self._queue[key]
+        self._keys[node].remove(key)
+        if not self._keys[node]:
+            del self._keys[node]
 
     def discard(self, node: NodeId) -> None:
         """Nothing more is to be said of ``node``."""
-        self._queue.pop(node, None)
+        for key in list(self._keys.get(node, ())):
+            self._remove(key)
 
     def take(self, bytes_max: int, members: int, first: Claim | None = None) -> tuple[Claim, ...]:
         """The claims for one message of at most ``bytes_max``, ``first`` before all others.
@@ -56,10 +73,10 @@ class Broadcasts:
             if claim.size_bytes > left:
                 continue
             left -= claim.size_bytes
-            if first is None or claim.node != first.node:
+            if claim != first:
                 taken.append(claim)
             if sent + 1 >= limit:
-                del self._queue[claim.node]
+                self._remove((claim.node, claim.accuser))
             else:
-                self._queue[claim.node] = claim, sent + 1
+                self._queue[claim.node, claim.accuser] = claim, sent + 1
         return tuple(taken)

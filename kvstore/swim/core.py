@@ -162,6 +162,13 @@ class SwimCore:
         if is_expected and self._view.own.state.is_active:
             self._prober.probe(node, self._advance(now), is_unreachable=is_gone)
 
+    def greet(self, node: NodeId, address: str, now: float) -> None:
+        """A connection to ``node`` stands: exchange views, unless it takes part already."""
+        member = self._view.members.get(node)
+        is_expected = member is None or not member.state.is_active
+        if is_expected and self._view.own.state.is_active:
+            self._exchange.greet(node, address, self._advance(now))
+
     def set_vitals(self, map_version: int, load: float) -> None:
         """What to tell of this node from now on."""
         vitals = Vitals(self._vitals.beat + 1, map_version, load)

@@ -3,8 +3,9 @@
 Probes carry news anyway. While there is any, it is also sent by itself, so that it travels
 faster than probes; now and then two members exchange their whole views, which mends whatever
 news did not reach; and the dead are asked now and then whether they are back, for neither side
-of a partition has any other reason to talk to the other again. Seeds that are not among the
-members are asked, too: there may be members whom nobody here has ever met.
+of a partition has any other reason to talk to the other again. So are those who have left, by
+one that is alone: they may have been started again, each without the others. Seeds that are
+not among the members are asked, too: there may be members whom nobody here has ever met.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 LEAVE_FANOUT: Final = 16
 """Members that are told at once that this node leaves."""
+SEED_RETRY_S: Final = 1.0
+"""While nobody else is known the seeds are asked at least this often: a person may be waiting."""
 MEMBERS_AT_FULL_RATE: Final = 32
 """Beyond it whole views are exchanged less often, in proportion."""
 
@@ -93,8 +96,10 @@ class Exchange:
             view.members.forget(now - config.forget_after_s)
             self._push_pull(now)
         if now >= self._reconnect_at:
-            self._reconnect_at = now + self._about(config.reconnect_interval_s)
-            self._reconnect(now)
+            is_alone = not self._has_joined or not view.members.others
+            wait_s = min(config.reconnect_interval_s, SEED_RETRY_S if is_alone else math.inf)
+            self._reconnect_at = now + self._about(wait_s)
+            self._reconnect(now, is_alone=is_alone)
 
     def _about(self, seconds: float) -> float:
         """Those who began together must not do everything together for ever."""
@@ -108,14 +113,14 @@ class Exchange:
                 gossip = Gossip(self._sender(), claims)
                 self._send(member.node, member.metadata.address, gossip)
 
-    def _reconnect(self, now: float) -> None:
+    def _reconnect(self, now: float, *, is_alone: bool) -> None:
         self._asked = {node: at for node, at in self._asked.items() if not self._may_ask(at, now)}
-        if not self._has_joined or not self._view.members.others:
+        if is_alone:
             for address in self._seeds:
                 self._ask(None, address, now)
-        dead = self._view.members.dead()
-        if dead:
-            self._prober.probe(self._rng.choice(dead).node, now)
+        gone = self._view.members.gone(State.DEAD, *((State.LEFT,) if is_alone else ()))
+        if gone:
+            self._prober.probe(self._rng.choice(gone).node, now)
 
     def _push_pull(self, now: float) -> None:
         others = self._view.members.others
@@ -157,6 +162,10 @@ class Exchange:
         if is_due and self._view.own.state.is_active and len(self._asked) < MEMBERS_MAX:
             self._asked[sender.node] = now
             self._ask(sender.node, sender.address, now)
+
+    def greet(self, node: NodeId, address: str, now: float) -> None:
+        """Exchange views with somebody who can be reached."""
+        self._ask(node, address, now)
 
     def exchanged(self, message: PushPull, now: float) -> None:
         """Another view: take what is news, and answer with ours."""

@@ -72,23 +72,20 @@ class Members:
         drawn = rng.sample(others, min(len(others), count + len(without)))
         return [member for member in drawn if member.node not in without][:count]
 
-    def dead(self) -> list[Member]:
-        """Those who may come back without having been told to go."""
-        return [member for member in self if member.state is State.DEAD]
+    def gone(self, *states: State) -> list[Member]:
+        """The others that are in one of ``states``."""
+        return [m for m in self if m.state in states and m is not self.own]
 
     def forget(self, before: float) -> None:
         """Drop the dead, and those who left, if that was ``before``; the removed stay."""
-        for member in [member for member in self._gone() if member.since < before]:
+        for member in [member for member in self.gone(*FORGOTTEN) if member.since < before]:
             del self._rows[member.node]
 
     def make_room(self) -> bool:
         """Whether one more can be added; if need be the longest gone is dropped for it."""
         if len(self) >= MEMBERS_MAX:
-            longest = min(self._gone(), key=lambda member: member.since, default=None)
+            longest = min(self.gone(*FORGOTTEN), key=lambda member: member.since, default=None)
             if longest is None:
                 return False
             del self._rows[longest.node]
         return True
-
-    def _gone(self) -> Iterator[Member]:
-        return (m for m in self if m.state in FORGOTTEN and m is not self.own)

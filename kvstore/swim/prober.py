@@ -32,6 +32,8 @@ RELAYS_MAX: Final = 1024
 @dataclass(slots=True)
 class _Probe:
     target: NodeId
+    incarnation: int
+    """The one it was in when the probe began."""
     ask_others_at: float
     ends_at: float
     is_asked: bool = False
@@ -123,7 +125,9 @@ class Prober:
             sequence = self._next_sequence()
             timeout_s = self._awareness.scale(self._config.probe_timeout_s)
             interval_s = self._awareness.scale(self._config.probe_interval_s)
-            probe = self._probes[sequence] = _Probe(target, now + timeout_s, now + interval_s)
+            probe = self._probes[sequence] = _Probe(
+                target, member.incarnation, now + timeout_s, now + interval_s
+            )
             ping = Ping(self._sender(), sequence, target, self._view.news_for(target))
             self._send(target, member.metadata.address, ping)
         if is_unreachable:
@@ -155,6 +159,8 @@ class Prober:
         member = self._view.members.get(probe.target)
         if member is None or not member.state.is_active:
             return  # One of the dead was asked whether it is back; it is not.
+        if member.incarnation != probe.incarnation:
+            return  # It has spoken for itself since; perhaps it was dead when the ping was sent.
         # Helpers that are well answer one way or the other; without any, the failure is all
         # that there is to go by (as in memberlist).
         missed = len(probe.helpers - probe.nacked) if probe.helpers else 1

@@ -134,7 +134,7 @@ class View:
             for kind in _kinds(claim.state, was):
                 self._tell(kind, claim)
         if was.is_active and claim.state.is_active and member.metadata != said:
-            self._tell(EventKind.UPDATED, claim)
+            self._tell(EventKind.UPDATED, claim, _described(member.metadata))
 
     def _reschedule(self, member: Member, was: State) -> None:
         if member.state.is_active and not was.is_active:
@@ -263,6 +263,15 @@ def _fault_of(claim: Claim, known: Member | None) -> str | None:
     if claim.incarnation > min(reached, INCARNATION_MAX) and claim.state is not State.REMOVED:
         return f"incarnation {claim.incarnation}"
     return None
+
+
+def _described(said: Metadata | None) -> str:
+    """What a member says of itself, for a person."""
+    if said is None:
+        return ""
+    zone = f", zone {said.zone}" if said.zone else ""
+    software = f", version {said.software}" if said.software else ""
+    return f"{said.address}{zone}, weight {said.weight:g}{software}"
 
 
 def _is_of_another(claim: Claim, own: Member) -> bool:

@@ -8,18 +8,31 @@ else it has come to say. Unknown fields at the end are ignored, for the same rea
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 from kvstore.errors import ProtocolError, Refused
-from kvstore.ids import LIFE_MAX, NodeId, Revision
+from kvstore.ids import LIFE_MAX, NodeId, Revision, is_node_id
 from kvstore.wire.codec import NIL, TEXT, UINT, check_fields, pack, unpack
 
 PROTOCOL_VERSION: Final = 1
 HELLO_FRAME_BYTES_MAX: Final = 4096
 """Until it has said hello, nobody may send a larger frame than this."""
+_WHOLE_MAX: Final = (1 << 63) - 1
 _TEXT_CHARS_MAX: Final = 256
 
 Role: TypeAlias = Literal["client", "peer"]
+
+
+class Begun(NamedTuple):
+    """When a process began to use its data directory; of two, the later is the greater."""
+
+    starts: int = 0
+    """How often that directory has been used; 0 if the sender does not say."""
+    wall_ms: int = 0
+    """Tells apart those that began on copies of one directory."""
+
+
+NOT_SAID: Final = Begun()
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +55,8 @@ class Hello:
     protocol_max: int = PROTOCOL_VERSION
     life: int = 0
     """The life of the sender's data directory (:mod:`kvstore.ids`); 0 if it does not say."""
+    begun: Begun = NOT_SAID
+    """Which of the processes that have used that directory the sender is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +73,8 @@ class Welcome:
     protocol: int = PROTOCOL_VERSION
     """The version both will speak on this connection."""
     life: int = 0
-    """As in :class:`Hello`."""
+    """As in :class:`Hello`, and so is ``begun``."""
+    begun: Begun = NOT_SAID
 
 
 def negotiate(protocol_min: int, protocol_max: int) -> int:
@@ -89,6 +105,7 @@ def encode_hello(hello: Hello) -> bytes:
             hello.wall_ms,
             hello.software,
             hello.life,
+            *hello.begun,
         )
     )
 
@@ -114,10 +131,12 @@ def decode_hello(body: bytes) -> Hello:
         raise ProtocolError("hello: the role must be client or peer")
     if role == "peer" and None in (cluster_id, node_id, lane, data_id):
         raise ProtocolError("hello: a peer must name its cluster, node, lane and data id")
-    life = _life("hello", fields, 9)
+    if node_id is not None and not is_node_id(node_id):
+        raise ProtocolError("hello: no node can have that name")
     return Hello(
         role, software, wall_ms, cluster_id, node_id, lane, data_id, protocol_min, protocol_max,
-        life,
+        life=_added("hello", fields, 9, "a life", LIFE_MAX),
+        begun=_begun("hello", fields, 10),
     )  # fmt: skip
 
 
@@ -133,6 +152,7 @@ def encode_welcome(welcome: Welcome) -> bytes:
             welcome.revision_now,
             welcome.software,
             welcome.life,
+            *welcome.begun,
         )
     )
 
@@ -150,16 +170,24 @@ def decode_welcome(body: bytes) -> Welcome:
     check_fields(fields, "welcome", UINT, TEXT, TEXT, UINT, UINT, UINT, TEXT)
     _, cluster_id, node_id, data_id, wall_ms, revision_now, software = fields[:7]
     _check_texts("welcome", cluster_id, node_id, software)
-    life = _life("welcome", fields, 7)
-    return Welcome(cluster_id, node_id, data_id, wall_ms, revision_now, software, protocol, life)
+    return Welcome(
+        cluster_id, node_id, data_id, wall_ms, revision_now, software, protocol,
+        life=_added("welcome", fields, 7, "a life", LIFE_MAX),
+        begun=_begun("welcome", fields, 8),
+    )  # fmt: skip
 
 
-def _life(what: str, fields: list[Any], position: int) -> int:
-    """The field that was added last: a peer that knows nothing of lives lives its first."""
-    life = fields[position] if len(fields) > position else 0
-    if type(life) is not int or not 0 <= life <= LIFE_MAX:
-        raise ProtocolError(f"{what}: field {position} must be a life, from 0 to {LIFE_MAX}")
-    return life
+def _begun(what: str, fields: list[Any], position: int) -> Begun:
+    starts = _added(what, fields, position, "a number of starts", _WHOLE_MAX)
+    return Begun(starts, _added(what, fields, position + 1, "a time", _WHOLE_MAX))
+
+
+def _added(what: str, fields: list[Any], position: int, name: str, highest: int) -> int:
+    """A field that was added later: 0 of those who know nothing of it."""
+    value = fields[position] if len(fields) > position else 0
+    if type(value) is not int or not 0 <= value <= highest:
+        raise ProtocolError(f"{what}: field {position} must be {name}, from 0 to {highest}")
+    return value
 
 
 def _check_texts(what: str, *texts: Any) -> None:

@@ -173,13 +173,14 @@ class EventsRequest(NamedTuple):
     """The ``next`` of the last answer; 0 for all that is kept."""
     wait_ms: int
     """How long the node may wait for something to happen; it has a bound of its own."""
+    stream: int
+    """The ``stream`` of the last answer, or 0: the numbers of another one are not counted on."""
 
 
 class EventsReply(NamedTuple):
     """What has happened, the oldest first.
 
     Whoever asked after ``after`` has missed ``oldest - after - 1`` events if that is above 0.
-    If ``next`` is below ``after``, the asked node has restarted and counts anew.
     """
 
     asked: NodeId
@@ -190,11 +191,13 @@ class EventsReply(NamedTuple):
     """The first number that is still kept; ``next + 1`` if none is."""
     events: list[EventRow]
     """At most ``EVENTS_MAX``."""
+    stream: int
+    """Which process of that node counts; each begins anew."""
 
 
-def encode_events(after: int, wait_ms: int) -> bytes:
+def encode_events(request: EventsRequest) -> bytes:
     """The body of an EVENTS frame."""
-    return pack((after, wait_ms))
+    return pack(request)
 
 
 def decode_events(body: bytes) -> EventsRequest:
@@ -203,16 +206,14 @@ def decode_events(body: bytes) -> EventsRequest:
     Raises:
         InvalidArgument: malformed.
     """
-    after, wait_ms = decode_fields(body, "events", UINT, UINT)
-    return EventsRequest(after, wait_ms)
+    return EventsRequest(*decode_fields(body, "events", UINT, UINT, UINT))
 
 
-def encode_events_reply(
-    asked: NodeId, next_number: int, oldest: int, events: Sequence[EventRow]
-) -> bytes:
-    """The answer of ``asked`` to an EVENTS; see :class:`EventsReply`."""
-    assert len(events) <= EVENTS_MAX, "more than one answer may carry"
-    return pack((asked, next_number, oldest, [_event_row(event) for event in events]))
+def encode_events_reply(reply: EventsReply) -> bytes:
+    """The answer to an EVENTS."""
+    assert len(reply.events) <= EVENTS_MAX, "more than one answer may carry"
+    rows_ = [_event_row(event) for event in reply.events]
+    return pack((reply.asked, reply.next, reply.oldest, rows_, reply.stream))
 
 
 def _event_row(event: EventRow) -> tuple[Any, ...]:
@@ -235,12 +236,13 @@ def decode_events_reply(body: bytes) -> EventsReply:
             ``next``.
     """
     value = unpack(body, containers_max=_CONTAINERS_MAX)
-    asked, next_number, oldest, found = array(value, "events reply", 4, is_open=True)
+    asked, next_number, oldest, found, stream = array(value, "events reply", 5, is_open=True)
     reply = EventsReply(
         node_id(asked, "events reply: the asked node"),
         whole(next_number, "events reply: next"),
         whole(oldest, "events reply: oldest"),
         [_event(row) for row in rows(found, "events reply: events", EVENTS_MAX)],
+        whole(stream, "events reply: stream"),
     )
     numbers = [reply.oldest - 1, *(event.number for event in reply.events), reply.next + 1]
     if any(earlier >= later for earlier, later in pairwise(numbers)):

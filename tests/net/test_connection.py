@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 from typing import TYPE_CHECKING, Any
 
@@ -291,10 +292,11 @@ async def test_a_port_in_use() -> None:
         )
 
 
-async def test_an_address_of_another_machine() -> None:
+@pytest.mark.parametrize("host", ["192.0.2.1", "x" * 64, "a..b"])
+async def test_an_address_of_another_machine_or_of_none(host: str) -> None:
     async with listening() as node:
-        node.server._host = "192.0.2.1"
-        with pytest.raises(errors.StartupError, match=r"cannot listen at 192\.0\.2\.1:"):
+        node.server._host = host
+        with pytest.raises(errors.StartupError, match=rf"cannot listen at {re.escape(host)}:"):
             await node.server.start()
         node.server._host = "127.0.0.1"
 

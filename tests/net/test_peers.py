@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 from collections import Counter
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,8 +21,10 @@ from kvstore import errors
 from kvstore.ids import NodeId
 from kvstore.net.limits import PeerTiming
 from kvstore.net.peers import PeerCallbacks, PeerPool
+from kvstore.net.server import CONTACTS_PER_PEER
 from kvstore.net.transport import STANDING_LANES, Lane
 from kvstore.wire.frames import encode_frame
+from kvstore.wire.hello import Begun
 from kvstore.wire.kinds import Kind
 
 if TYPE_CHECKING:
@@ -368,6 +370,33 @@ async def test_a_lane_has_one_connection_and_the_newest_is_it() -> None:
                 node.received.clear()
         assert not node.guests[0].is_open
         assert node.guests[1].is_open
+
+
+async def test_a_peer_that_knows_us_by_several_addresses_has_a_few_contacts() -> None:
+    contact = replace(PEER, lane=Lane.CONTACT.value)
+    async with listening() as node, AsyncExitStack() as dialled:
+        for number in range(CONTACTS_PER_PEER + 2):
+            peer = await dialled.enter_async_context(raw(node))
+            await peer.shake_hands(contact)
+            await until(lambda: node.server.connection_count <= CONTACTS_PER_PEER)
+            assert node.guests[number].is_open
+        open_ = [guest.is_open for guest in node.guests]
+        assert open_ == [False, False, *[True] * CONTACTS_PER_PEER], "the oldest made way"
+        node.guests[3].abort()
+        await until(lambda: node.server.connection_count == CONTACTS_PER_PEER - 1)
+        peer = await dialled.enter_async_context(raw(node))
+        await peer.shake_hands(contact)
+        assert node.guests[2].is_open, "a place was free"
+
+
+async def test_a_peers_new_process_takes_the_place_of_the_last_on_all_lanes() -> None:
+    async with listening() as node, AsyncExitStack() as dialled:
+        for begun in (Begun(1, 5), Begun(2, 6)):
+            for lane in (Lane.DATA, Lane.CONTACT):
+                peer = await dialled.enter_async_context(raw(node))
+                await peer.shake_hands(replace(PEER, lane=lane.value, begun=begun))
+        await until(lambda: node.server.connection_count == 2)
+        assert [guest.is_open for guest in node.guests] == [False, False, True, True]
 
 
 async def test_a_lane_that_is_not_known_yet() -> None:

@@ -15,7 +15,8 @@ from kvstore.ids import NodeId
 from kvstore.net.transport import Lane
 from kvstore.server.handshake import Handshake
 from kvstore.storage.identity_file import Pin
-from kvstore.wire.hello import Hello, Welcome, decode_hello, encode_hello
+from kvstore.swim.members import MEMBERS_MAX
+from kvstore.wire.hello import Begun, Hello, Welcome, decode_hello, encode_hello
 
 if TYPE_CHECKING:
     from kvstore.net.connection import FrameConnection
@@ -41,6 +42,7 @@ class Door:
         self.handshake = Handshake(
             CONFIG,
             own=Pin(111, 4),
+            begun=Begun(6, NOW_MS),
             pins=lambda: self.pins,
             remember=lambda node, pin: self.remembered.append((node, pin)),
             wall_ms=lambda: NOW_MS,
@@ -75,7 +77,6 @@ def test_a_clients_clock_does_not_matter() -> None:
     [
         ({"cluster_id": "other"}, Refused, "this is cluster"),
         ({"node_id": N1}, Refused, "two nodes are called n1"),
-        ({"node_id": NodeId("n9")}, Refused, "n9 is no member"),
         ({"data_id": 333}, Refused, "another data directory.*kv repair"),
         (
             {"data_id": 333, "life": 0},
@@ -91,6 +92,64 @@ def test_a_peer_is_turned_away(changes: dict[str, object], error: type[KVError],
     with pytest.raises(error, match=said):
         door.welcome(replace(PEER, **changes))
     assert door.remembered == []
+
+
+def test_any_node_of_the_cluster_may_join_and_is_held_to_its_directory() -> None:
+    door = Door()
+    joined = replace(PEER, node_id=NodeId("n9"))
+    door.welcome(joined)
+    door.welcome(joined)
+    with pytest.raises(Refused, match="n9 comes with another data directory than before"):
+        door.welcome(replace(joined, data_id=333))
+    door.welcome(replace(joined, data_id=333, life=3))
+    with pytest.raises(Refused, match="n9 was repaired and lives on"):
+        door.welcome(joined)
+    assert door.remembered == [], "it holds nothing that the disk must vouch for"
+
+
+def test_any_number_of_nodes_may_come_and_go() -> None:
+    door = Door()
+    joined = replace(PEER, node_id=NodeId("n9"))
+    door.welcome(joined)
+    for number in range(MEMBERS_MAX):
+        door.welcome(replace(PEER, node_id=NodeId(f"pod-{number}")))
+    door.welcome(replace(joined, data_id=333))
+    assert door.remembered == []
+
+
+@pytest.mark.parametrize("node", [N2, NodeId("n9")], ids=["founder", "joined"])
+def test_of_two_processes_on_copies_of_one_directory_the_later_is_let_in(node: NodeId) -> None:
+    door = Door(n2=Pin(222, 2))
+    first = replace(PEER, node_id=node, begun=Begun(3, NOW_MS))
+    door.welcome(first)
+    door.welcome(replace(first, lane=Lane.BULK.value))
+    door.welcome(replace(first, begun=Begun(3, NOW_MS + 1)))
+    door.welcome(replace(first, begun=Begun(4, NOW_MS - 9000)))
+    for earlier in (first, replace(first, begun=Begun(3, NOW_MS + 1))):
+        with pytest.raises(Refused, match=f"another process that calls itself {node} began later"):
+            door.welcome(earlier)
+    with pytest.raises(Refused, match="began later"):
+        door.handshake.check_welcome(
+            node, replace(WELCOME, node_id=node, begun=Begun(3, NOW_MS + 1))
+        )
+    door.welcome(replace(first, begun=Begun(0, 0)))
+
+
+def test_the_starts_of_a_repaired_directory_are_counted_anew() -> None:
+    door = Door(n2=Pin(222, 2))
+    door.welcome(replace(PEER, begun=Begun(30, NOW_MS)))
+    repaired = replace(PEER, data_id=333, life=7, begun=Begun(1, NOW_MS))
+    with pytest.raises(Unavailable, match="come again"):
+        door.welcome(repaired)
+    door.write_down()
+    door.welcome(repaired)
+
+
+def test_a_removed_node_is_told_so() -> None:
+    door = Door(n2=Pin(222, 2))
+    door.handshake.is_removed = lambda node: node == "n2"
+    with pytest.raises(Refused, match="n2 was removed from this cluster"):
+        door.welcome(PEER)
 
 
 @pytest.mark.parametrize(
@@ -115,6 +174,11 @@ def test_whoever_answers_at_a_peers_address_is_checked_as_well(
 def test_a_node_that_answers_itself_is_not_a_peer() -> None:
     with pytest.raises(Refused, match="two nodes are called n1"):
         Door().handshake.check_welcome(N1, replace(WELCOME, node_id=N1))
+    ours = replace(WELCOME, node_id=N1, data_id=111, life=4, begun=Begun(6, NOW_MS))
+    with pytest.raises(Refused, match="that is this node itself"):
+        Door().handshake.check_welcome(N1, ours)
+    with pytest.raises(Refused, match="two nodes are called n1"):
+        Door().handshake.check_welcome(N1, replace(ours, begun=Begun(7, NOW_MS)))
 
 
 def test_a_clock_within_the_bound_or_behind_is_fine() -> None:

@@ -31,11 +31,14 @@ from kvstore.errors import (
 from kvstore.ids import NodeId
 from kvstore.net.peers import PeerPool
 from kvstore.net.server import FrameServer
+from kvstore.server import fatal, process
 from kvstore.server import node as node_module
-from kvstore.server.node import EXIT_STARTUP, Node
+from kvstore.server.node import Node
+from kvstore.server.process import EXIT_STARTUP
 from kvstore.server.raft_driver import RaftDriver
 from kvstore.server.upkeep import LogKeeper
 from kvstore.storage.identity import IDENTITY_FILE, LOCK_FILE, Identity, Pin, open_identity
+from kvstore.storage.membership_file import MEMBERSHIP_FILE
 from kvstore.storage.renewal import PARTS
 from kvstore.storage.rocks import RocksEngine
 from kvstore.storage.wal import Wal
@@ -65,7 +68,7 @@ def process_as_before() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def deaths(monkeypatch: pytest.MonkeyPatch) -> list[BaseException]:
     died: list[BaseException] = []
-    monkeypatch.setattr(node_module, "_die", died.append)
+    monkeypatch.setattr(fatal, "die", died.append)
     return died
 
 
@@ -96,7 +99,6 @@ def is_locked(config: NodeConfig) -> bool:
             config.data_dir,
             cluster_id="c",
             node_id=config.node_id,
-            shards=config.cluster.shards,
         ).release()
     except DataDirectoryError as error:
         if "in use" in str(error):
@@ -345,15 +347,16 @@ async def test_sigterm_in_the_middle_of_a_start_counts_from_then(
     async def nothing(*_: object) -> None:
         pass
 
-    monkeypatch.setattr(node_module, "_leave_at_the_latest", leave)
+    monkeypatch.setattr(process, "_leave_at_the_latest", leave)
     monkeypatch.setattr(Node, "__aenter__", slow)
     monkeypatch.setattr(Node, "__aexit__", nothing)
     monkeypatch.setattr(Node, "hand_over", nothing)
-    serving = asyncio.create_task(node_module._serve(config))
+    monkeypatch.setattr(Node, "leave", nothing)
+    serving = asyncio.create_task(process._serve(config))
     try:
         async with asyncio.timeout(10):
             await told.wait()
-            assert deadlines == [node_module.LEAVE_S_MAX], "while it is still starting, once"
+            assert deadlines == [process.LEAVE_S_MAX], "while it is still starting, once"
             go_on.set()
             assert await serving == 0
     finally:
@@ -373,18 +376,20 @@ async def test_whatever_prevents_a_start_is_one_line_and_exit_code_2(
 
     monkeypatch.setattr(Node, "__aenter__", broken)
     try:
-        assert await node_module._serve(config) == EXIT_STARTUP
+        assert await process._serve(config) == EXIT_STARTUP
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().remove_signal_handler(number)
     assert capsys.readouterr().err == f"n1: cannot start: {error}\n"
 
 
-async def test_all_that_it_keeps_would_be_set_aside_by_a_repair(config: NodeConfig) -> None:
+async def test_all_that_it_keeps_of_the_store_would_be_set_aside_by_a_repair(
+    config: NodeConfig,
+) -> None:
     async with Node(config):
         await put_and_get(config)
     kept = {entry.name for entry in config.data_dir.iterdir()}
-    assert kept == {IDENTITY_FILE, LOCK_FILE, *PARTS}
+    assert kept == {IDENTITY_FILE, MEMBERSHIP_FILE, LOCK_FILE, *PARTS}
 
 
 async def test_lost_data_is_answered_by_the_command_that_repairs_it(
@@ -393,7 +398,7 @@ async def test_lost_data_is_answered_by_the_command_that_repairs_it(
     config.data_dir.mkdir()
     (config.data_dir / "identity.json").write_text("junk")
     try:
-        assert await node_module._serve(config, Path("n1.toml")) == EXIT_STARTUP
+        assert await process._serve(config, Path("n1.toml")) == EXIT_STARTUP
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().remove_signal_handler(number)

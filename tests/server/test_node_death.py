@@ -8,7 +8,7 @@ import os
 import pytest
 
 from kvstore.errors import CorruptionError, Internal
-from kvstore.server import node as node_module
+from kvstore.server import fatal
 from kvstore.storage.files import OsFiles, sync
 
 
@@ -48,13 +48,13 @@ def test_the_last_words(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     def leave(code: int) -> None:
-        assert code == node_module.EXIT_FATAL
+        assert code == fatal.EXIT_FATAL
         raise Left
 
     monkeypatch.setattr(os, "_exit", leave)
     monkeypatch.setattr(logging, "shutdown", lambda: None)
     with pytest.raises(Left):
-        node_module._die(error)
+        fatal.die(error)
     (record,) = caplog.records
     assert record.getMessage() == f"this node stops at once: {error}{advice}"
     assert bool(record.exc_info) == has_trace

@@ -14,14 +14,15 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
+from kvstore.net.transport import Lane
 from kvstore.wire.frames import HEADER_BYTES
 from kvstore.wire.raft_codec import decode_messages
+from kvstore.wire.swim_codec import decode_message
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence
 
     from kvstore.ids import GroupId, NodeId
-    from kvstore.net.transport import Lane
     from kvstore.raft.messages import Message
     from sim.node import SimNode
     from sim.world import World
@@ -92,15 +93,34 @@ class Network:
 
     def send(self, source: SimNode, target: NodeId, lane: Lane, frame: bytes) -> bool:
         """As :class:`kvstore.net.transport.PeerTransport` has it."""
-        conditions, rng = self.conditions, self.world.rng
         messages = decode_messages(frame[HEADER_BYTES:])
         source.checks.sent(source, messages)
+        arrives = self._carry(
+            source, target, lane, lambda node: self._receive(node, source.id, messages)
+        )
+        if not arrives and self.conditions.is_stream and self.world.rng.random() < 0.5:
+            source.later(0.01, lambda: source.driver.messages_dropped(target))
+        return True
+
+    def send_swim(self, source: SimNode, target: NodeId, frame: bytes) -> None:
+        """A message of the membership, on the control lane."""
+        message = decode_message(frame[HEADER_BYTES:])
+
+        def receive(node: SimNode) -> None:
+            if node.member is not None:
+                node.member.receive(message)
+
+        self._carry(source, target, Lane.CONTROL, receive)
+
+    def _carry(
+        self, source: SimNode, target: NodeId, lane: Lane, receive: Callable[[SimNode], None]
+    ) -> bool:
+        """Have ``receive`` called at the target when it arrives; whether it ever may."""
+        conditions, rng = self.conditions, self.world.rng
         is_held = (source.id, target) in self._held
         if (self.is_cut(source.id, target) and not is_held) or rng.random() < conditions.loss:
             self.frames_lost += 1
-            if conditions.is_stream and rng.random() < 0.5:
-                source.later(0.01, lambda: source.driver.messages_dropped(target))
-            return True
+            return False
         copies = 2 if rng.random() < conditions.duplication else 1
         for copy in range(copies):
             arrives_at = self.world.now + self.delay_s()
@@ -110,7 +130,7 @@ class Network:
                 link = source.id, target, lane
                 arrives_at = max(arrives_at, self._busy_until.get(link, 0.0))
                 self._busy_until[link] = arrives_at
-            self.world.at(arrives_at, self._arrival(source.id, target, messages))
+            self.world.at(arrives_at, self._arrival(source.id, target, receive))
         return True
 
     def delay_s(self) -> float:
@@ -118,7 +138,9 @@ class Network:
         slow = 100.0 if conditions.slow_share and rng.random() < conditions.slow_share else 1.0
         return rng.random() * conditions.delay_s_max * slow
 
-    def _arrival(self, source: NodeId, target: NodeId, messages: Messages) -> Callable[[], None]:
+    def _arrival(
+        self, source: NodeId, target: NodeId, receive: Callable[[SimNode], None]
+    ) -> Callable[[], None]:
         """What happens when a frame reaches the other end, if it does."""
         node = self.nodes[target]
         life = node.life
@@ -130,7 +152,7 @@ class Network:
                     held.append(arrive)
                 return
             if node.is_up and (not self.conditions.is_stream or life == node.life):
-                node.later(0.0, lambda: self._receive(node, source, messages))
+                node.later(0.0, lambda: receive(node))
 
         return arrive
 

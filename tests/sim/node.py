@@ -21,6 +21,7 @@ from kvstore.server.raft_driver import TICK_INTERVAL_S, RaftDriver
 from kvstore.server.rejoin import Rejoin
 from kvstore.server.snapshot_work import SnapshotTransfers
 from kvstore.server.upkeep import DiskWatch, LeaderBalance, LogKeeper, hand_over
+from kvstore.storage.membership_file import Remembered
 from kvstore.storage.memory import MemoryEngine
 from kvstore.storage.recovery import Recovery
 from kvstore.storage.snapshots import SnapshotStorage
@@ -29,6 +30,7 @@ from sim.disk import DiskCrash, SimDisk
 from sim.engine import SimEngine
 from sim.log import SimLog
 from sim.loop import SimLoop, Thread, run_coroutine
+from sim.member import SimMember
 from sim.world import Violation, place_of
 
 if TYPE_CHECKING:
@@ -95,6 +97,12 @@ class SimNode:
         self.asleep_since: float | None = None
         self.wall_ahead_ms = 0.0
         self.connected_since: dict[NodeId, float] = {}
+        self.member: SimMember | None = None
+        """Its part in the membership, in the seeds that have one."""
+        self.remembered = Remembered()
+        """What its membership file says."""
+        self.incarnation_spoken = 0
+        """The highest, in any life."""
         self.on_install: Callable[[SimNode], None] = lambda node: None
         """Told when a snapshot is about to be put in force."""
         self.may_be_damaged = False
@@ -225,12 +233,17 @@ class SimNode:
             raise Violation(told) from error
         else:
             self.may_be_damaged = False
-            self.network.notify(self, is_dead=False, share=0.9)
-            self.network.introduce(self, share=0.9)
-            self.later(0.0, self._tick)
-            self.later(UPKEEP_S, self._upkeep)
-            if self.swarm.balances_leaders:
-                self.later(BALANCE_S, self._spread)
+            self._go_to_work()
+
+    def _go_to_work(self) -> None:
+        self.network.notify(self, is_dead=False, share=0.9)
+        self.network.introduce(self, share=0.9)
+        self.later(0.0, self._tick)
+        self.later(UPKEEP_S, self._upkeep)
+        if self.swarm.balances_leaders:
+            self.later(BALANCE_S, self._spread)
+        if self.swarm.membership:
+            self.member = SimMember(self, self.remembered)
 
     def _assemble(self) -> None:
         data_dir = self.disk.path(f"/{self.id}")
@@ -334,6 +347,8 @@ class SimNode:
         self.world.note(self.id, "is asked to stop")
         self.is_stopping = True
         hand_over(self.driver, self.clock())
+        if self.member is not None:
+            self.member.leave()
         self.later(HAND_OVER_S, lambda: run_coroutine(self._finish()))
 
     async def _finish(self) -> None:
@@ -352,6 +367,7 @@ class SimNode:
             return
         self.world.note(self.id, f"dies {why}" + (", power lost" if power else ""))
         self.is_up = False
+        self.member = None
         self.life += 1
         self.stored = self.engine.after_crash(self.rng)
         self.disk.process_died()
@@ -381,10 +397,14 @@ class SimNode:
     def peer_gone(self, peer: NodeId) -> None:
         self.connected_since.pop(peer, None)
         self.driver.peer_gone(peer)
+        if self.member is not None:
+            self.member.hint(peer)
 
     def peer_connected(self, peer: NodeId) -> None:
         self.connected_since[peer] = self.clock()
         self.driver.peer_connected(peer)
+        if self.member is not None:
+            self.member.greet(peer)
 
     def _tick(self) -> None:
         self.driver.guarded(self.driver.tick)

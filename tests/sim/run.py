@@ -18,6 +18,7 @@ from kvstore.sharding.shard_map import bootstrap
 from sim.checks import Checks
 from sim.clients import ClientHistory, callers
 from sim.healing import Healer
+from sim.member import agree
 from sim.nemesis import Nemesis
 from sim.network import Network
 from sim.node import SimNode
@@ -122,6 +123,9 @@ class Run:
                 PROGRESS_S * time_scale,
                 what,
             )
+        if self.swarm.membership:
+            what = "all members have all for alive"
+            self.world.run_until(lambda: agree(self.nodes), PROGRESS_S * time_scale, what)
         self._demand_quiet()
 
     def _heal_a_core(self) -> bool:

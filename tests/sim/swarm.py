@@ -6,9 +6,9 @@ Most faults are off in most seeds: a fault that is always on hides what the othe
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from kvstore.config import (
     MIB,
@@ -21,9 +21,6 @@ from kvstore.config import (
 )
 from kvstore.ids import NodeId
 from sim.network import Conditions
-
-if TYPE_CHECKING:
-    import random
 
 KIB = 1024
 
@@ -65,6 +62,8 @@ class Swarm:
     balances_leaders: bool
     heals_a_core_first: bool
     """Progress is demanded first while a minority stays outside, or one link stays cut."""
+    membership: bool = False
+    """Nodes also keep track of who lives."""
     limits_of: dict[NodeId, LimitsConfig] = field(default_factory=dict)
     """Where a node's configuration differs from the others'."""
     kills: float = 0.0
@@ -134,6 +133,7 @@ RATES = {
 """How often each fault comes when it is on, from and to."""
 
 
+MEMBERSHIP_SHARE = 0.3
 QUIET_SHARE = 0.05
 """Of the seeds: no faults but those of the network, if any."""
 
@@ -191,6 +191,8 @@ def draw(rng: random.Random) -> Swarm:
             setattr(swarm, name, strength * rng.uniform(low, high))
     if strength and swarm.raft.lease_reads and rng.random() < 0.5:
         swarm.isolated_leaders = 0.5 / time_scale
+    # Drawn aside: without it a seed is the run that it was before there was any.
+    swarm.membership = random.Random(repr(swarm)).random() < MEMBERSHIP_SHARE
     return swarm
 
 

@@ -25,7 +25,7 @@ STEPS = ["create", "write", "sync", "rename", "sync_directory"]
 
 def open_it(data_dir: Path, **changes: Any) -> Identity:
     return open_identity(
-        data_dir, **{"cluster_id": "c", "node_id": NodeId("n1"), "shards": 8} | changes
+        data_dir, **{"cluster_id": "c", "node_id": NodeId("n1"), "facts": {"shards": "8"}} | changes
     )
 
 
@@ -41,6 +41,27 @@ def test_a_directory_keeps_its_id_and_pins(tmp_path: Path) -> None:
     again = open_it(tmp_path / "a" / "b")
     assert (again.data_id, again.pins) == (first.data_id, first.pins)
     again.release()
+
+
+def test_starts_are_counted(tmp_path: Path) -> None:
+    for count in (1, 2, 3):
+        identity = open_it(tmp_path)
+        assert identity.count_start() == count
+        assert identity.starts == count
+        identity.release()
+
+
+def test_a_start_that_cannot_be_counted_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    identity = open_it(tmp_path)
+    identity.count_start()
+    with monkeypatch.context() as patch:
+        fail_at_step(patch, 1)
+        with pytest.raises(OSError, match="injected"):
+            identity.count_start()
+    assert identity.starts == 1
+    identity.release()
 
 
 def test_two_directories_differ(tmp_path: Path) -> None:
@@ -121,7 +142,7 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
 def test_another_process_that_dies_leaves_no_lock(tmp_path: Path) -> None:
     script = (
         "import pathlib, sys; from kvstore.storage.identity import open_identity;"
-        "kept = open_identity(pathlib.Path(sys.argv[1]), cluster_id='c', node_id='n1', shards=8);"
+        "kept = open_identity(pathlib.Path(sys.argv[1]), cluster_id='c', node_id='n1');"
         "print('open', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
@@ -142,14 +163,14 @@ def test_another_process_that_dies_leaves_no_lock(tmp_path: Path) -> None:
     [
         ({"cluster_id": "other"}, "cluster c, the configuration says other"),
         ({"node_id": NodeId("n9")}, "node n1, the configuration says n9"),
-        ({"shards": 16}, "shards 8, the configuration says 16"),
+        ({"facts": {"shards": "16"}}, "shards 8, the configuration says 16"),
         ({"facts": {"nodes": "n1"}}, "nodes n1 n2, the configuration says n1"),
     ],
 )
 def test_what_belongs_to_another_is_refused(
     tmp_path: Path, changes: dict[str, Any], words: str
 ) -> None:
-    open_it(tmp_path, facts={"nodes": "n1 n2"}).release()
+    open_it(tmp_path, facts={"shards": "8", "nodes": "n1 n2"}).release()
     with pytest.raises(DataDirectoryError, match=words):
         open_it(tmp_path, **changes)
     open_it(tmp_path, facts={"nodes": "n1 n2", "added later": "x"}).release()

@@ -26,7 +26,7 @@ PEERS = {NodeId("n2"): Pin(7), NodeId("n3"): Pin(8, 5)}
 
 
 def start(data_dir: Path) -> Identity:
-    return open_identity(data_dir, cluster_id="c", node_id=NodeId("n1"), shards=8)
+    return open_identity(data_dir, cluster_id="c", node_id=NodeId("n1"), facts={"shards": "8"})
 
 
 class UnsyncedFiles(OsFiles):

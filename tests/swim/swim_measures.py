@@ -16,8 +16,11 @@ from swim_world import SwimWorld
 
 from kvstore.config import PROFILES
 from kvstore.ids import NodeId
-from kvstore.swim.messages import Message, Nack, PushPull
+from kvstore.swim.messages import Message, PushPull
 from kvstore.swim.ready import EventKind
+from kvstore.wire.frames import encode_frame
+from kvstore.wire.kinds import Kind
+from kvstore.wire.swim_codec import encode_message
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,8 +34,6 @@ SETTLE_S: Final = 10.0
 IDLE_S: Final = 60.0
 HARD_S: Final = 120.0
 """For how long members have a hard time, as in the paper."""
-HEADER_BYTES: Final = 64
-"""About what a frame and its sender take."""
 
 LIFEGUARD: Final = PROFILES["lan"]
 NO_AWAKE_CLOCK: Final = dataclasses.replace(LIFEGUARD, late_s_max=math.inf)
@@ -49,14 +50,8 @@ longer than about a round trip: in a longer one pings are sent and answered with
 
 
 def size_of(message: Message) -> int:
-    """About the bytes of ``message`` on the wire, frame included."""
-    match message:
-        case Nack():
-            return HEADER_BYTES
-        case PushPull():
-            return HEADER_BYTES + sum(24 + row.claim.size_bytes for row in message.rows)
-        case _:
-            return HEADER_BYTES + sum(claim.size_bytes for claim in message.claims)
+    """The bytes of ``message`` on the wire, frame included."""
+    return len(encode_frame(Kind.SWIM, 0, encode_message(message)))
 
 
 @dataclass(slots=True)

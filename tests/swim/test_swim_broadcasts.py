@@ -53,6 +53,22 @@ def test_what_does_not_fit_waits_and_smaller_news_goes_instead() -> None:
     assert news.take(large.size_bytes, 2) == (large,)
 
 
+def test_of_a_suspect_each_accuser_is_told_until_something_outdoes_them() -> None:
+    news = Broadcasts(4)
+    accused = [claim(A, State.SUSPECT, accuser=accuser) for accuser in (B, C, D)]
+    for said in (claim(A), *accused, accused[0]):
+        news.add(said)
+    assert set(news.take(PLENTY, 2)) == set(accused)
+    assert news.take(PLENTY, 2, first=accused[1])[0] == accused[1]
+    assert len(news.take(PLENTY, 2, first=accused[1])) == 3, "none is told twice"
+    news.add(claim(B))
+    news.add(claim(A, incarnation=2))
+    assert set(news.take(PLENTY, 2)) == {claim(A, incarnation=2), claim(B)}
+    news.add(claim(A, State.SUSPECT, 2, accuser=B))
+    news.discard(A)
+    assert news.take(PLENTY, 2) == (claim(B),)
+
+
 def test_newer_news_of_a_member_replaces_older_and_begins_anew() -> None:
     news = Broadcasts(1)
     news.add(claim(A))

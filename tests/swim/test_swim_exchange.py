@@ -199,10 +199,10 @@ def test_who_begins_asks_all_its_seeds_until_one_answers() -> None:
     solo = Solo(seeds=SEEDS, config=RECONNECTING)
     solo.tick()
     assert asked(solo) == [*SEEDS]
-    solo.wait(7.4)
+    solo.wait(0.7)
     assert asked(solo) == []
-    solo.wait(5.2)
-    assert asked(solo) == [*SEEDS], "about every 10 s"
+    solo.wait(0.6)
+    assert asked(solo) == [*SEEDS], "about every second"
     solo.step(push_pull(B, claim(B), claim(C), claim(D), is_reply=True))
     solo.wait(60.0)
     assert asked(solo) == []
@@ -283,6 +283,16 @@ def test_the_dead_are_asked_now_and_then_whether_they_are_back() -> None:
     assert 15 <= len(found) <= 25
     assert {sent.claims[0].state for sent in found} == {State.DEAD}
     assert solo.core.local_health == 0, "that they do not answer says nothing of us"
+    assert solo.happened() == []
+
+
+def test_who_is_alone_asks_those_who_have_left_as_well() -> None:
+    """They may have been started again, like this node, and have it for one that left."""
+    known = [(claim(C, State.LEFT), 0.0), (claim(D, State.REMOVED), 0.0)]
+    solo = Solo(config=RECONNECTING, known=known)
+    solo.silent.update((C, D))
+    solo.wait(60.0)
+    assert {sent.target for sent in solo.take(Ping)} == {C}
     assert solo.happened() == []
 
 

@@ -122,6 +122,26 @@ def test_unanswered_by_the_end_of_the_interval_it_is_suspected() -> None:
     assert claim(sent.target, State.SUSPECT, accuser=A) in solo.said_of(sent.target)
 
 
+def test_one_of_the_dead_that_comes_back_while_it_is_asked_is_not_suspected() -> None:
+    solo = Solo(B, known=[(claim(C, State.DEAD), 0.0)])
+    solo.tick()
+    assert [ping.target for ping in solo.take(Ping)] == [C]
+    solo.step(gossip(B, claim(C, incarnation=2)))
+    solo.silent.add(C)
+    solo.wait(INTERVAL_S)
+    assert solo.happened() == [(EventKind.JOINED, C)]
+    assert solo.core.local_health == 0
+
+
+def test_a_probe_says_nothing_of_an_incarnation_that_began_after_it() -> None:
+    solo = Solo(*ALL)
+    sent, _ = requested(solo)
+    solo.step(gossip(sent.target, claim(sent.target, incarnation=2)))
+    solo.wait(INTERVAL_S - TIMEOUT_S)
+    assert solo.happened() == []
+    assert solo.state(sent.target) is State.ALIVE
+
+
 # -- local health (Lifeguard section IV-A) --------------------------------------------------------
 
 

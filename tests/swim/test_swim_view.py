@@ -85,6 +85,16 @@ def test_who_says_something_else_of_itself_is_reported_even_while_suspected() ->
     assert solo.view()[C].metadata == metadata(C, life=3)
 
 
+def test_what_it_says_now_is_told() -> None:
+    solo = Solo(B, C)
+    said = [Metadata("c:2"), Metadata("c:3", "b", 2.5, "0.2.0")]
+    solo.step(*(gossip(C, Claim(C, State.ALIVE, n, new)) for n, new in enumerate(said, 2)))
+    assert [event.detail for event in solo.events] == [
+        "c:2, weight 1",
+        "c:3, zone b, weight 2.5, version 0.2.0",
+    ]
+
+
 def test_two_of_one_name_in_one_incarnation_are_reported_and_the_first_stays() -> None:
     solo = Solo(B, C)
     solo.step(gossip(B, claim(C, life=2)))

@@ -11,6 +11,8 @@ from kvstore.errors import ProtocolError, Refused
 from kvstore.ids import NodeId, Revision
 from kvstore.wire.codec import pack, unpack
 from kvstore.wire.hello import (
+    NOT_SAID,
+    Begun,
     Hello,
     Welcome,
     decode_hello,
@@ -22,9 +24,12 @@ from kvstore.wire.hello import (
 
 CLIENT = Hello(role="client", software="test 1", wall_ms=1_700_000_000_000)
 PEER = replace(
-    CLIENT, role="peer", cluster_id="c", node_id=NodeId("n1"), lane=2, data_id=2**64 - 1, life=9
+    CLIENT, role="peer", cluster_id="c", node_id=NodeId("n1"), lane=2, data_id=2**64 - 1, life=9,
+    begun=Begun(5, 1_600_000_000_000),
+)  # fmt: skip
+WELCOME = Welcome(
+    "c", NodeId("n2"), 7, 1_700_000_000_000, Revision(2**63), "test 1", life=8, begun=Begun(4, 3)
 )
-WELCOME = Welcome("c", NodeId("n2"), 7, 1_700_000_000_000, Revision(2**63), "test 1", life=8)
 
 
 @pytest.mark.parametrize("hello", [CLIENT, PEER, replace(CLIENT, cluster_id="expected")])
@@ -39,9 +44,10 @@ def test_a_welcome_comes_back() -> None:
 def test_the_formats_are_pinned() -> None:
     assert unpack(encode_hello(PEER)) == [
         1, 1, "peer", "c", "n1", 2, 2**64 - 1, 1_700_000_000_000, "test 1", 9,
+        5, 1_600_000_000_000,
     ]  # fmt: skip
     assert unpack(encode_welcome(WELCOME)) == [
-        1, "c", "n2", 7, 1_700_000_000_000, 2**63, "test 1", 8,
+        1, "c", "n2", 7, 1_700_000_000_000, 2**63, "test 1", 8, 4, 3,
     ]  # fmt: skip
 
 
@@ -69,10 +75,12 @@ def test_a_later_version_that_still_speaks_ours_may_add_fields() -> None:
     assert decode_welcome(pack([*unpack(encode_welcome(WELCOME)), {}])) == WELCOME
 
 
-def test_a_peer_that_knows_nothing_of_lives_lives_its_first() -> None:
+def test_what_an_older_peer_does_not_say_is_nothing() -> None:
     hello, welcome = unpack(encode_hello(PEER)), unpack(encode_welcome(WELCOME))
-    assert decode_hello(pack(hello[:-1])) == replace(PEER, life=0)
-    assert decode_welcome(pack(welcome[:-1])) == replace(WELCOME, life=0)
+    assert decode_hello(pack(hello[:9])) == replace(PEER, life=0, begun=NOT_SAID)
+    assert decode_welcome(pack(welcome[:7])) == replace(WELCOME, life=0, begun=NOT_SAID)
+    assert decode_hello(pack(hello[:10])) == replace(PEER, begun=NOT_SAID)
+    assert decode_welcome(pack(welcome[:8])) == replace(WELCOME, begun=NOT_SAID)
 
 
 def spoilt(position: int, value: Any) -> bytes:
@@ -106,6 +114,9 @@ def spoilt(position: int, value: Any) -> bytes:
         (spoilt(9, True), "a life, from 0"),
         (spoilt(9, -1), "a life, from 0"),
         (spoilt(9, 1 << 32), "a life, from 0"),
+        (spoilt(10, "5"), "field 10 must be a number of starts, from 0"),
+        (spoilt(11, 1 << 63), "field 11 must be a time, from 0"),
+        (spoilt(4, "n 1"), "no node can have that name"),
     ],
 )
 def test_a_malformed_hello(body: bytes, why: str) -> None:

@@ -50,7 +50,9 @@ MEMBERS = ["n1", [MEMBER]]
 DIED = Event(EventKind.DIED, N2, 3, N1)
 EVENT = EventRow(8, 1_700_000_000_000, "died", N2, 3, N1, "")
 EVENT_ROW = [8, 1_700_000_000_000, "died", "n2", 3, "n1", ""]
-EVENTS = ["n1", 9, 7, [EVENT_ROW]]
+STREAM = 5
+EVENTS = ["n1", 9, 7, [EVENT_ROW], STREAM]
+REQUEST = EventsRequest(5, 1000, STREAM)
 
 
 # -- members --------------------------------------------------------------------------------
@@ -124,22 +126,23 @@ def test_so_many_members_and_no_more() -> None:
 
 
 def test_events_come_back() -> None:
-    assert decode_events(encode_events(5, 1000)) == EventsRequest(5, 1000)
+    assert decode_events(encode_events(REQUEST)) == REQUEST
     row = EventRow.of(8, 1_700_000_000_000, DIED)
     assert row == EVENT
-    reply = decode_events_reply(encode_events_reply(N1, 9, 7, [row]))
-    assert reply == EventsReply(N1, 9, 7, [EVENT])
+    reply = decode_events_reply(encode_events_reply(EventsReply(N1, 9, 7, [row], STREAM)))
+    assert reply == EventsReply(N1, 9, 7, [EVENT], STREAM)
 
 
 def test_the_formats_of_events_are_pinned() -> None:
-    assert unpack(encode_events(5, 1000)) == [5, 1000]
-    assert unpack(encode_events_reply(N1, 9, 7, [EVENT])) == EVENTS
+    assert unpack(encode_events(REQUEST)) == [5, 1000, STREAM]
+    assert unpack(encode_events_reply(EventsReply(N1, 9, 7, [EVENT], STREAM))) == EVENTS
 
 
 @pytest.mark.parametrize("kind", EventKind)
 def test_an_event_of_every_kind(kind: EventKind) -> None:
     row = EventRow.of(1, 0, Event(kind, N2, 3, None, "x" * DETAIL_CHARS_MAX))
-    assert decode_events_reply(encode_events_reply(N1, 1, 1, [row])).events == [row]
+    reply = EventsReply(N1, 1, 1, [row], STREAM)
+    assert decode_events_reply(encode_events_reply(reply)) == reply
 
 
 def test_a_kind_of_a_later_version_is_told_as_it_is() -> None:
@@ -159,12 +162,12 @@ events = st.builds(
 )
 
 
-@given(st.lists(events, max_size=5), st.integers(1, 2**40))
-def test_any_history_comes_back(some: list[EventRow], first: int) -> None:
+@given(st.lists(events, max_size=5), st.integers(1, 2**40), swim_strategies.whole)
+def test_any_history_comes_back(some: list[EventRow], first: int, stream: int) -> None:
     numbered = [replace(event, number=number) for number, event in enumerate(some, first)]
     last = first + len(numbered) - 1
-    reply = decode_events_reply(encode_events_reply(N1, last, first, numbered))
-    assert reply == EventsReply(N1, last, first, numbered)
+    reply = EventsReply(N1, last, first, numbered, stream)
+    assert decode_events_reply(encode_events_reply(reply)) == reply
 
 
 @pytest.mark.parametrize(
@@ -173,7 +176,7 @@ def test_any_history_comes_back(some: list[EventRow], first: int) -> None:
 )
 def test_numbers_that_rise(next_number: int, oldest: int, numbers: list[int]) -> None:
     rows = [[number, *EVENT_ROW[1:]] for number in numbers]
-    reply = decode_events_reply(pack(["n1", next_number, oldest, rows]))
+    reply = decode_events_reply(pack(["n1", next_number, oldest, rows, STREAM]))
     assert [event.number for event in reply.events] == numbers
 
 
@@ -184,17 +187,17 @@ def test_numbers_that_rise(next_number: int, oldest: int, numbers: list[int]) ->
 def test_numbers_that_do_not(next_number: int, oldest: int, numbers: list[int]) -> None:
     rows = [[number, *EVENT_ROW[1:]] for number in numbers]
     with pytest.raises(ProtocolError, match="numbers do not rise from oldest to next"):
-        decode_events_reply(pack(["n1", next_number, oldest, rows]))
+        decode_events_reply(pack(["n1", next_number, oldest, rows, STREAM]))
 
 
 def test_so_many_events_and_no_more() -> None:
     rows = [EventRow.of(number, 0, DIED) for number in range(1, EVENTS_MAX + 2)]
-    reply = decode_events_reply(encode_events_reply(N1, EVENTS_MAX + 1, 1, rows[:-1]))
-    assert len(reply.events) == EVENTS_MAX
+    reply = EventsReply(N1, EVENTS_MAX + 1, 1, rows[:-1], STREAM)
+    assert len(decode_events_reply(encode_events_reply(reply)).events) == EVENTS_MAX
     with pytest.raises(AssertionError, match="more than one answer may carry"):
-        encode_events_reply(N1, EVENTS_MAX + 1, 1, rows)
+        encode_events_reply(reply._replace(events=rows))
     with pytest.raises(ProtocolError, match="events: there are 1025, more than 1024"):
-        decode_events_reply(pack(["n1", 1025, 1, [EVENT_ROW] * (EVENTS_MAX + 1)]))
+        decode_events_reply(pack(["n1", 1025, 1, [EVENT_ROW] * (EVENTS_MAX + 1), STREAM]))
 
 
 # -- rules ----------------------------------------------------------------------------------
@@ -230,6 +233,7 @@ EVENTS_RULES: list[tuple[tuple[int, ...], list[Any], str]] = [
     ((0,), [*NO_ID, None], f"the asked node {NOT_ID}"),
     ((1,), NO_WHOLE, f"next {NOT_WHOLE}"),
     ((2,), NO_WHOLE, f"oldest {NOT_WHOLE}"),
+    ((4,), NO_WHOLE, f"stream {NOT_WHOLE}"),
     ((3,), [None, {}], "events must be an array"),
     ((3, 0), [None, EVENT_ROW[:-1]], "an event must be an array of 7 fields"),
     ((3, 0, 0), NO_WHOLE, f"a number {NOT_WHOLE}"),
@@ -269,8 +273,8 @@ def test_events_that_break_a_rule(path: tuple[int, ...], value: Any, why: str) -
 @pytest.mark.parametrize(
     "body",
     [
-        *(b"", b"\xc1", pack([]), pack({}), pack([5]), pack([-5, 1]), pack([5, 1.0])),
-        *(pack([5, None]), pack([5, True]), pack([5, 1, []])),
+        *(b"", b"\xc1", pack([]), pack({}), pack([5, 1]), pack([-5, 1, 1]), pack([5, 1.0, 1])),
+        *(pack([5, None, 1]), pack([5, True, 1]), pack([5, 1, 1, []])),
     ],
 )
 def test_a_malformed_request_is_an_invalid_argument(body: bytes) -> None:
@@ -282,8 +286,8 @@ def test_a_malformed_request_is_an_invalid_argument(body: bytes) -> None:
 
 
 def test_fields_of_a_later_version_are_ignored() -> None:
-    assert decode_events(pack([5, 1000, "later"])) == EventsRequest(5, 1000)
-    assert decode_events_reply(pack([*EVENTS[:3], [[*EVENT_ROW, 1]], 2])).events == [EVENT]
+    assert decode_events(pack([*REQUEST, "later"])) == REQUEST
+    assert decode_events_reply(pack([*EVENTS[:3], [[*EVENT_ROW, 1]], STREAM, 2])).events == [EVENT]
     member = spoilt([*MEMBER, "later"], (5,), [*MEMBER[5], "later"])
     assert decode_members_reply(pack(["n1", [member], {}])) == MembersReply(N1, [ROW])
 

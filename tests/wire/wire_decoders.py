@@ -89,9 +89,7 @@ DECODERS: dict[str, Decoder] = {
     "read": Decoder(requests.decode_read, requests.encode_read, REQUEST),
     "scan": Decoder(requests.decode_scan, requests.encode_scan, REQUEST),
     "checksum": Decoder(checksums.decode_checksum, checksums.encode_checksum, REQUEST),
-    "events": Decoder(
-        membership.decode_events, lambda request: membership.encode_events(*request), REQUEST
-    ),
+    "events": Decoder(membership.decode_events, membership.encode_events, REQUEST),
     "read_reply": Decoder(
         lambda body: requests.decode_read_reply(body, 2), requests.encode_read_reply
     ),
@@ -108,9 +106,7 @@ DECODERS: dict[str, Decoder] = {
         checksums.encode_checksum_reply,
     ),
     "members_reply": Decoder(membership.decode_members_reply, encode_members),
-    "events_reply": Decoder(
-        membership.decode_events_reply, lambda reply: membership.encode_events_reply(*reply)
-    ),
+    "events_reply": Decoder(membership.decode_events_reply, membership.encode_events_reply),
     "error": Decoder(requests.decode_error, requests.encode_error),
 }
 

@@ -1,4 +1,4 @@
-"""The rules of consensus, log, sessions and snapshots, each broken in turn.
+"""The rules of consensus, log, sessions, snapshots and gossip, each broken in turn.
 
 A mutant replaces text that stands in a file exactly once, so that it fails to apply, rather
 than to bite, when the code has changed. A rule is not here if another one makes up for its
@@ -8,6 +8,7 @@ loss, so that breaking it alone does no harm that anybody could see.
 from __future__ import annotations
 
 from mutants.catalogue.elections import ELECTION
+from mutants.catalogue.gossip import GOSSIP
 from mutants.catalogue.log import LOG
 from mutants.catalogue.membership import MEMBERSHIP
 from mutants.catalogue.model import Edit, Mutant
@@ -29,4 +30,5 @@ MUTANTS: tuple[Mutant, ...] = (
     *SESSIONS,
     *SNAPSHOTS,
     *LOG,
+    *GOSSIP,
 )

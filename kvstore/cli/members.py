@@ -1,0 +1,191 @@
+"""``members``: who is alive, as one node sees it, or as each of them does."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kvstore.cli import output
+from kvstore.cli.asking import ask_first, ask_one
+from kvstore.cli.conversation import ANSWER_WAIT_S
+from kvstore.cli.endpoints import Endpoints, resolve
+from kvstore.cli.exits import Exit
+from kvstore.cli.options import Command, Settings
+from kvstore.errors import InvalidArgument, KVError, Unavailable
+from kvstore.wire.kinds import Kind
+from kvstore.wire.membership import MembersReply, decode_members_reply
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from kvstore.ids import NodeId
+    from kvstore.wire.membership import MemberRow
+
+ALL = "all"
+NOTHING = "-"
+LIVING = ("alive", "suspect")
+"""Of others there is nothing to be expected."""
+HEADER = (
+    "member", "address", "state", "incarnation", "age", "phi", "zone", "weight", "version", "map",
+    "load",
+)  # fmt: skip
+_NUMBER = re.compile(r"([0-9]+)")
+_UNITS = ((86400.0, "d"), (3600.0, "h"), (60.0, "m"))
+
+
+@click.command(cls=Command)
+@click.option(
+    "--from",
+    "asked",
+    metavar="NODE|all",
+    help="Whose view to show; all compares every node's.  [default: the first that answers]",
+)
+@click.pass_obj
+def members(settings: Settings, asked: str | None) -> int:
+    """Show the members of the cluster as a node sees them.
+
+    The state of a member is alive, suspect (it did not answer, and has time to refute), dead,
+    left (it said goodbye) or removed; age is how long it has been so, phi how surprising its
+    silence is.
+    """
+    endpoints = resolve(settings)
+    wait_s = settings.timeout or ANSWER_WAIT_S
+    if asked == ALL:
+        return _show_all(settings, asyncio.run(_ask_everyone(endpoints, wait_s)))
+    reply = asyncio.run(_ask(endpoints, wait_s, asked))
+    if settings.format == "json":
+        output.write_json({"members": [_json(row) for row in reply.members]})
+    else:
+        members = sorted(reply.members, key=lambda row: _in_order(row.id))
+        output.write_rows(settings.format, HEADER, [_row(member) for member in members])
+    return Exit.OK
+
+
+async def _ask(endpoints: Endpoints, wait_s: float, asked: str | None) -> MembersReply:
+    """The view of the first node that answers, or of the one called ``asked``."""
+    reply = decode_members_reply((await ask_first(endpoints, Kind.MEMBERS, wait_s=wait_s)).body)
+    if asked is None or asked == reply.asked:
+        return reply
+    member = next((row for row in reply.members if row.id == asked and row.address), None)
+    if member is None:
+        raise InvalidArgument(f"there is no member {asked!r} that {reply.asked} could name")
+    return await _ask_member(member, wait_s)
+
+
+async def _ask_member(member: MemberRow, wait_s: float) -> MembersReply:
+    """Its own view."""
+    reply = decode_members_reply(await ask_one(member.address, Kind.MEMBERS, wait_s=wait_s))
+    if reply.asked != member.id:
+        raise Unavailable(f"{member.address}: {reply.asked} answers where {member.id} was")
+    return reply
+
+
+async def _ask_everyone(
+    endpoints: Endpoints, wait_s: float
+) -> tuple[MembersReply, dict[NodeId, MembersReply | KVError]]:
+    """The first view, and that of every member in it which may be there."""
+    first = await _ask(endpoints, wait_s, None)
+    asked = sorted((m for m in first.members if m.address), key=lambda m: _in_order(m.id))
+
+    async def view(member: MemberRow) -> MembersReply | KVError:
+        try:
+            return await _ask_member(member, wait_s)
+        except KVError as error:
+            return error
+
+    views = await asyncio.gather(*map(view, asked))
+    return first, dict(zip((row.id for row in asked), views, strict=True))
+
+
+def _show_all(
+    settings: Settings, asked: tuple[MembersReply, dict[NodeId, MembersReply | KVError]]
+) -> int:
+    first, outcomes = asked
+    views = {
+        node: {row.id: row for row in outcome.members}
+        for node, outcome in outcomes.items()
+        if isinstance(outcome, MembersReply)
+    }
+    silent = [node for node in outcomes if node not in views]
+    if settings.format == "json":
+        output.write_json(
+            {
+                "views": {
+                    node: [_json(row) for row in view.values()] for node, view in views.items()
+                },
+                "silent": silent,
+            }
+        )
+    else:
+        rows = _compared(first, views)
+        output.write_rows(settings.format, ["member", *(f"by {node}" for node in views)], rows)
+        for node in silent:
+            output.note(f"kv: note: {node} does not answer")
+    return Exit.OK
+
+
+def _compared(
+    first: MembersReply, views: Mapping[NodeId, Mapping[NodeId, MemberRow]]
+) -> list[list[str]]:
+    names = dict.fromkeys(row.id for row in first.members)
+    for view in views.values():
+        names |= dict.fromkeys(view)
+    in_order = sorted(names, key=_in_order)
+    return [[name, *(_seen(view.get(name)) for view in views.values())] for name in in_order]
+
+
+def _in_order(name: NodeId) -> list[tuple[int, str]]:
+    """As people count: n2 before n10."""
+    return [(int(part), "") if part.isdigit() else (0, part) for part in _NUMBER.split(name)]
+
+
+def _seen(row: MemberRow | None) -> str:
+    return NOTHING if row is None else f"{row.state} ({row.incarnation})"
+
+
+def _row(row: MemberRow) -> Sequence[str]:
+    return [
+        row.id,
+        row.address or NOTHING,
+        row.state,
+        str(row.incarnation),
+        duration(row.age_s),
+        f"{row.phi:.1f}" if row.state in LIVING else NOTHING,
+        row.zone or NOTHING,
+        f"{row.weight:g}",
+        row.version or NOTHING,
+        str(row.map_version) if row.map_version else NOTHING,
+        f"{row.load:.2f}",
+    ]
+
+
+def _json(row: MemberRow) -> dict[str, Any]:
+    return {
+        "id": row.id,
+        "address": row.address,
+        "state": row.state,
+        "incarnation": row.incarnation,
+        "age_s": round(row.age_s, 3),
+        "phi": round(row.phi, 3),
+        "zone": row.zone,
+        "weight": row.weight,
+        "version": row.version,
+        "map_version": row.map_version,
+        "load": row.load,
+    }
+
+
+def duration(seconds: float) -> str:
+    """``0.3s``, ``12s``, ``4m05s``, ``3h10m``, ``2d04h``: two units at most."""
+    if seconds < 9.95:
+        return f"{seconds:.1f}s"
+    whole = round(seconds)
+    smaller = {"d": (3600, "h"), "h": (60, "m"), "m": (1, "s")}
+    for size, unit in _UNITS:
+        if whole >= size:
+            step, small = smaller[unit]
+            return f"{int(whole // size)}{unit}{int(whole % size) // step:02}{small}"
+    return f"{whole}s"

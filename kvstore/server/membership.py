@@ -1,0 +1,334 @@
+"""A node's part in the membership: the core's driver, and what it needs around it.
+
+Messages travel the control lane of peers that share groups with this node, and connections made
+on demand to all others (:mod:`kvstore.net.contacts`). What the node must not forget is kept in
+a file. A lost connection is a hint to look at once, never a verdict.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+from typing import TYPE_CHECKING, Final, Protocol
+
+from kvstore import __version__
+from kvstore.errors import ProtocolError, Unavailable
+from kvstore.net.contacts import ContactBook, ContactCallbacks
+from kvstore.net.dial import NobodyListens
+from kvstore.net.repeats import RepeatFilter
+from kvstore.net.transport import Lane
+from kvstore.server.event_log import EventLog
+from kvstore.server.swim_driver import SwimDriver
+from kvstore.storage import membership_file
+from kvstore.storage.files import OsFiles
+from kvstore.storage.membership_file import MEMBERSHIP_FILE, Remembered
+from kvstore.swim.claims import Metadata, State
+from kvstore.swim.core import SwimCore
+from kvstore.wire.frames import encode_frame
+from kvstore.wire.kinds import Kind
+from kvstore.wire.map_codec import decode_map, encode_map
+from kvstore.wire.membership import (
+    EVENTS_MAX,
+    EventsReply,
+    encode_events_reply,
+    encode_members_reply,
+)
+from kvstore.wire.swim_codec import decode_message
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Callable, Mapping
+
+    from kvstore.config import NodeConfig
+    from kvstore.errors import KVError
+    from kvstore.ids import NodeId
+    from kvstore.net.limits import NetLimits
+    from kvstore.net.peers import PeerPool
+    from kvstore.server.checksums import Asker
+    from kvstore.server.handshake import Handshake
+    from kvstore.sharding.shard_map import ShardMap
+    from kvstore.swim.ready import MemberStatus
+    from kvstore.wire.frames import Frame
+    from kvstore.wire.membership import EventsRequest
+
+log = logging.getLogger(__name__)
+
+SAVE_INTERVAL_S: Final = 1.0
+STREAM_BITS: Final = 63
+VITALS_INTERVAL_S: Final = 5.0
+MAP_PULL_INTERVAL_S: Final = 0.5
+MAP_PULL_AGAIN_S: Final = 5.0
+"""Before a node that did not send its newer map is asked again: others may have it too."""
+INCARNATIONS_RESERVED: Final = 8
+"""On the disk stands an incarnation that this node is yet to reach: so it can refute at once, and
+would still begin in a later one after a crash. Only a proper stop writes down the true one."""
+DRAIN_S_MAX: Final = 1.0
+LEAVE_S_MAX: Final = 0.5
+"""How long the goodbye may take to get around; whoever misses it hears of it from others."""
+
+
+def make_contacts(
+    handshake: Handshake, *, limits: NetLimits, rng: random.Random, hint: Hint
+) -> ContactBook:
+    """Connections on demand, whose troubles are hints."""
+    silent = RepeatFilter()
+
+    def unreachable(address: str, node: NodeId | None, error: KVError) -> None:
+        if node is not None:
+            hint(node, is_gone=isinstance(error, NobodyListens))
+        # One that answers, but is not to be talked to, was told of by the book itself.
+        elif isinstance(error, Unavailable) and silent.is_new(
+            address, asyncio.get_running_loop().time()
+        ):
+            log.warning("the seed %s does not answer, and is asked again: %s", address, error)
+
+    callbacks = ContactCallbacks(
+        make_hello=handshake.make_hello,
+        check_welcome=handshake.check_welcome,
+        on_unreachable=unreachable,
+        on_lost=lambda node, _: hint(node, is_gone=False),
+    )
+    return ContactBook(callbacks, limits=limits, rng=rng)
+
+
+class Hint(Protocol):
+    """A connection to a node was lost, or refused; see :meth:`SwimDriver.hint`."""
+
+    def __call__(self, node: NodeId, *, is_gone: bool) -> None:
+        """Look whether it lives."""
+        ...
+
+
+class MemberCouriers:
+    """Implements :class:`kvstore.server.swim_driver.Couriers`."""
+
+    def __init__(
+        self, standing: Mapping[NodeId, str], pool: PeerPool, contacts: ContactBook
+    ) -> None:
+        """``standing`` are the addresses of the peers in ``pool``."""
+        self._standing = standing
+        self._nodes = {address: node for node, address in standing.items()}
+        self._pool = pool
+        self._contacts = contacts
+
+    def send(self, node: NodeId | None, address: str, frame: bytes) -> None:
+        """By the control lane, or, where none stands, by a connection of its own.
+
+        That is so with peers too while their lane is being dialled: to lose the first probe of a
+        node that has just begun would make it suspect them.
+        """
+        peer = self._nodes.get(address) if node is None else node
+        is_standing = peer is not None and self._standing.get(peer) == address
+        if peer is None or not is_standing or not self._pool.send(peer, Lane.CONTROL, frame):
+            self._contacts.send(address, frame, node)
+
+    def heard(self, address: str) -> None:
+        """Whoever listens at ``address`` has spoken: it may be dialled again at once."""
+        self._contacts.forgive(address)
+
+    async def drain(self) -> None:
+        """Return when what was sent is on its way, or soon after."""
+        await self._contacts.drain(DRAIN_S_MAX)
+
+
+class Membership:
+    """Invariant: ``shard_map`` only ever gives way to one of a higher version."""
+
+    def __init__(
+        self,
+        config: NodeConfig,
+        remembered: Remembered,
+        couriers: MemberCouriers,
+        shard_map: ShardMap | None,
+        *,
+        clock: Callable[[], float],
+        wall_ms: Callable[[], int],
+        cpu_s: Callable[[], float],
+        rng: random.Random,
+    ) -> None:
+        """Begin in the next incarnation after the one that is ``remembered``.
+
+        Args:
+            config: The node's.
+            remembered: What the membership file says.
+            couriers: Takes frames to members.
+            shard_map: The newest that is known; None if the node joins and has none yet.
+            clock: Steady seconds.
+            wall_ms: The wall clock, milliseconds since the Unix epoch.
+            cpu_s: Processor seconds that this process has used.
+            rng: For the core.
+        """
+        self.shard_map = shard_map
+        self._own = config.node_id
+        self._path = config.data_dir / MEMBERSHIP_FILE
+        self._couriers = couriers
+        self._clock = clock
+        self._wall_ms = wall_ms
+        self._cpu_s = cpu_s
+        address = config.address
+        passed_s = max(0.0, (wall_ms() - remembered.saved_ms) / 1000)
+        core = SwimCore(
+            config.node_id,
+            Metadata(address.address, address.zone, address.weight, __version__),
+            incarnation=remembered.incarnation + 1,
+            seeds=config.seeds,
+            known=[(claim, age_s + passed_s) for claim, age_s in remembered.members],
+            config=config.swim,
+            rng=rng,
+            now=clock(),
+        )
+        self.events = EventLog(self._events_reply, rng.getrandbits(STREAM_BITS))
+        self.driver = SwimDriver(
+            core,
+            couriers,
+            self.events,
+            clock=clock,
+            wall_ms=wall_ms,
+            on_changed=self._changed,
+        )
+        self._is_changed = True
+        self._saved_incarnation = remembered.incarnation
+        self._cannot_save = RepeatFilter()
+        self._writing = threading.Lock()
+        self._measured_at, self._measured_cpu_s = clock(), cpu_s()
+        self._load = 0.0
+        self._pulled: dict[NodeId, float] = {}
+        """Who was asked for its map not long ago, and when."""
+        self._tell_vitals()
+
+    @property
+    def map_version(self) -> int:
+        """Of the shard map that is known; 0 = none yet."""
+        return 0 if self.shard_map is None else self.shard_map.version
+
+    def members(self) -> list[MemberStatus]:
+        """The whole view, this node first."""
+        return self.driver.core.members(self._clock())
+
+    def members_reply(self) -> bytes:
+        """The answer to a MEMBERS request."""
+        return encode_members_reply(self._own, self.members())
+
+    def ask_events(self, request: EventsRequest, asker: Asker) -> None:
+        """Answer with what has happened since; see :class:`EventLog`."""
+        wait_s = request.wait_ms / 1000
+        self.events.ask(request.stream, request.after, wait_s, self._clock(), asker)
+
+    def _events_reply(self, after: int) -> bytes:
+        log_ = self.events
+        events = log_.after(after)[:EVENTS_MAX]
+        last = events[-1].number if events else log_.last
+        return encode_events_reply(EventsReply(self._own, last, log_.oldest, events, log_.stream))
+
+    def is_removed(self, node: NodeId) -> bool:
+        """Whether ``node`` was expelled for good."""
+        member = self.driver.core.member(node, self._clock())
+        return member is not None and member.state is State.REMOVED
+
+    # -- what comes in ------------------------------------------------------------------------
+
+    def receive(self, node: NodeId, frame: Frame) -> None:
+        """A frame of the peer ``node``.
+
+        Raises:
+            ProtocolError: malformed, or said in another's name.
+        """
+        if frame.kind == Kind.SWIM:
+            message = decode_message(frame.body)
+            sender = message.sender
+            if sender.node != node:
+                raise ProtocolError(f"swim: {node} speaks in the name of {sender.node}")
+            self._couriers.heard(sender.address)
+            self.driver.receive(message)
+            if sender.vitals.map_version > self.map_version:
+                self._pull_map(node, sender.address)
+        elif frame.kind == Kind.MAP_PULL:
+            self._send_map(node)
+        elif frame.kind == Kind.MAP:
+            self._take_map(node, decode_map(frame.body))
+
+    def _pull_map(self, node: NodeId, address: str) -> None:
+        now = self._clock()
+        self._pulled = {n: at for n, at in self._pulled.items() if now - at < MAP_PULL_AGAIN_S}
+        last = max(self._pulled.values(), default=float("-inf"))
+        if node not in self._pulled and now - last >= MAP_PULL_INTERVAL_S:
+            self._pulled[node] = now
+            self._couriers.send(node, address, encode_frame(Kind.MAP_PULL, 0, b""))
+
+    def _send_map(self, node: NodeId) -> None:
+        member = self.driver.core.member(node, self._clock())
+        said = None if member is None else member.metadata
+        if said is not None and self.shard_map is not None:
+            frame = encode_frame(Kind.MAP, 0, encode_map(self.shard_map))
+            self._couriers.send(node, said.address, frame)
+
+    def _take_map(self, node: NodeId, shard_map: ShardMap) -> None:
+        if self._pulled.pop(node, None) is not None and shard_map.version > self.map_version:
+            self.shard_map = shard_map
+            log.info("shard map version %d comes from %s", shard_map.version, node)
+            self._tell_vitals()
+
+    # -- what is done now and then --------------------------------------------------------------
+
+    async def keep(self) -> None:
+        """Save what has changed, and see how busy this node is, until cancelled."""
+        while True:
+            await asyncio.sleep(SAVE_INTERVAL_S)
+            self._measure()
+            await self.save()
+
+    def _measure(self) -> None:
+        now, cpu_s = self._clock(), self._cpu_s()
+        if now - self._measured_at < VITALS_INTERVAL_S:
+            return
+        load = round((cpu_s - self._measured_cpu_s) / (now - self._measured_at), 2)
+        self._measured_at, self._measured_cpu_s = now, cpu_s
+        if load != self._load:
+            self._load = load
+            self._tell_vitals()
+
+    def _tell_vitals(self) -> None:
+        self.driver.core.set_vitals(self.map_version, self._load)
+
+    def _changed(self) -> None:
+        self._is_changed = True
+
+    async def save(self) -> None:
+        """Write the file if what it says is no longer so."""
+        # A new incarnation is an event to others, and not always to ourselves.
+        reserve = self._saved_incarnation - self.driver.core.incarnation
+        if self._is_changed or reserve < INCARNATIONS_RESERVED // 2:
+            await self._save(self._remember(INCARNATIONS_RESERVED))
+
+    async def close(self) -> None:
+        """Write the file for the last time; nothing may be said after that."""
+        await self._save(self._remember(0))
+
+    def _remember(self, reserve: int) -> Remembered:
+        core = self.driver.core
+        reached = core.incarnation + reserve
+        return Remembered(reached, self._wall_ms(), tuple(core.known(self._clock())))
+
+    async def _save(self, now: Remembered) -> None:
+        self._is_changed = False
+        try:
+            await asyncio.to_thread(self._write, now)
+        except OSError as error:
+            self._is_changed = True
+            if self._cannot_save.is_new(error.errno, self._clock()):
+                log.warning("%s could not be written, will be tried again: %s", self._path, error)
+        else:
+            self._saved_incarnation = now.incarnation
+
+    def _write(self, now: Remembered) -> None:
+        with self._writing:  # Whoever was cancelled may still be at it.
+            membership_file.save(OsFiles(), self._path, now)
+
+    async def leave(self) -> None:
+        """Say goodbye to the others."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LEAVE_S_MAX):
+                await self.driver.leave()
+        await self._couriers.drain()

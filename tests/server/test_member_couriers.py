@@ -1,0 +1,173 @@
+"""By which connection members are spoken to, and what its troubles mean."""
+
+from __future__ import annotations
+
+import random
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+from membership_support import N2, N3, lines
+
+from kvstore.config import LimitsConfig
+from kvstore.errors import ClockAhead, KVError, Refused, Unavailable
+from kvstore.net.dial import NobodyListens
+from kvstore.net.limits import NetLimits
+from kvstore.net.transport import Lane
+from kvstore.server.membership import DRAIN_S_MAX, MemberCouriers, make_contacts
+
+if TYPE_CHECKING:
+    from kvstore.ids import NodeId
+    from kvstore.net.contacts import ContactBook
+    from kvstore.net.peers import PeerPool
+    from kvstore.server.handshake import Handshake
+
+STANDING = {N2: "n2:1"}
+SEED = "seed:1"
+
+
+# -- by which connection --------------------------------------------------------------------
+
+
+class Connections:
+    """A pool of peers and a book of contacts that note what they are told."""
+
+    def __init__(self) -> None:
+        self.by_lane: list[tuple[NodeId, Lane, bytes]] = []
+        self.by_contact: list[tuple[str, bytes, NodeId | None]] = []
+        self.forgiven: list[str] = []
+        self.drained_s: list[float] = []
+        self.is_connected = True
+        pool = SimpleNamespace(send=self._send)
+        contacts = SimpleNamespace(
+            send=lambda *sent: self.by_contact.append(sent),
+            forgive=self.forgiven.append,
+            drain=self._drain,
+        )
+        self.couriers = MemberCouriers(
+            STANDING, cast("PeerPool", pool), cast("ContactBook", contacts)
+        )
+
+    def _send(self, *sent: Any) -> bool:
+        if self.is_connected:
+            self.by_lane.append(sent)
+        return self.is_connected
+
+    async def _drain(self, deadline_s: float) -> None:
+        self.drained_s.append(deadline_s)
+
+
+@pytest.mark.parametrize("node", [N2, None], ids=["by name", "as a seed"])
+def test_a_standing_peer_is_spoken_to_on_its_control_lane(node: NodeId | None) -> None:
+    connections = Connections()
+    connections.couriers.send(node, "n2:1", b"frame")
+    assert connections.by_lane == [(N2, Lane.CONTROL, b"frame")]
+    assert connections.by_contact == []
+
+
+def test_a_peer_whose_lane_is_still_dialled_is_spoken_to_by_a_contact() -> None:
+    connections = Connections()
+    connections.is_connected = False
+    connections.couriers.send(N2, "n2:1", b"frame")
+    assert connections.by_contact == [("n2:1", b"frame", N2)]
+
+
+@pytest.mark.parametrize(
+    ("node", "address"),
+    [
+        pytest.param(N2, "n2:9", id="a standing peer that lives elsewhere now"),
+        pytest.param(N3, "n2:1", id="another that lives where the peer did"),
+        pytest.param(N3, "n3:1", id="another"),
+        pytest.param(None, "seed:1", id="a seed"),
+    ],
+)
+def test_all_others_are_spoken_to_by_a_contact(node: NodeId | None, address: str) -> None:
+    connections = Connections()
+    connections.couriers.send(node, address, b"frame")
+    assert connections.by_contact == [(address, b"frame", node)]
+    assert connections.by_lane == []
+
+
+async def test_whoever_is_heard_is_forgiven_and_contacts_are_drained() -> None:
+    connections = Connections()
+    connections.couriers.heard("n3:1")
+    await connections.couriers.drain()
+    assert connections.forgiven == ["n3:1"]
+    assert connections.drained_s == [DRAIN_S_MAX]
+
+
+# -- troubles -------------------------------------------------------------------------------
+
+
+class Book:
+    """The contacts of ``n1``, and the hints that they gave."""
+
+    def __init__(self) -> None:
+        self.hints: list[tuple[NodeId, bool]] = []
+        handshake: Any = SimpleNamespace(make_hello=None, check_welcome=None)
+        self.contacts = make_contacts(
+            cast("Handshake", handshake),
+            limits=NetLimits.of(LimitsConfig()),
+            rng=random.Random(1),
+            hint=self._hint,
+        )
+
+    def _hint(self, node: NodeId, *, is_gone: bool) -> None:
+        self.hints.append((node, is_gone))
+
+
+@pytest.mark.parametrize(
+    ("error", "is_gone"),
+    [(NobodyListens("connection refused"), True), (Unavailable("no answer"), False)],
+)
+async def test_a_member_that_cannot_be_reached_is_a_hint_and_no_line(
+    error: KVError, is_gone: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    book = Book()
+    book.contacts.unreachable("n2:1", N2, error)
+    assert book.hints == [(N2, is_gone)]
+    assert lines(caplog) == []
+
+
+async def test_a_lost_connection_is_a_hint_and_no_line(caplog: pytest.LogCaptureFixture) -> None:
+    book = Book()
+    book.contacts.lost(N2, "n2:1")
+    assert book.hints == [(N2, False)]
+    assert lines(caplog) == []
+
+
+async def test_a_seed_that_does_not_answer_is_one_line_in_a_while(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    book = Book()
+    for _ in range(3):
+        for seed in (SEED, "other:1"):
+            book.contacts.unreachable(seed, None, Unavailable(f"{seed}: no answer within 1 s"))
+    assert lines(caplog) == [
+        (
+            "WARNING",
+            f"the seed {seed} does not answer, and is asked again: {seed}: no answer within 1 s",
+        )
+        for seed in (SEED, "other:1")
+    ]
+    assert book.hints == []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        Refused("the node at its address is of cluster 'other'"),
+        Refused("two nodes are called n1"),
+        ClockAhead("n2's clock is 9000 ms ahead"),
+    ],
+)
+async def test_a_seed_that_is_not_to_be_talked_to_is_one_line_that_says_why(
+    error: KVError, caplog: pytest.LogCaptureFixture
+) -> None:
+    book = Book()
+    for _ in range(3):
+        book.contacts.unreachable(SEED, None, error)
+    assert lines(caplog) == [
+        ("WARNING", f"nobody of this cluster answers at {SEED}: {error.message}")
+    ]
+    assert book.hints == []
