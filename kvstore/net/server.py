@@ -21,7 +21,14 @@ from kvstore.net.repeats import RepeatFilter
 from kvstore.net.tasks import start_task, stop_tasks
 from kvstore.net.transport import Lane
 from kvstore.wire.frames import encode_frame
-from kvstore.wire.hello import Hello, Welcome, decode_hello, encode_welcome, negotiate
+from kvstore.wire.hello import (
+    NOT_SAID,
+    Hello,
+    Welcome,
+    decode_hello,
+    encode_welcome,
+    negotiate,
+)
 from kvstore.wire.kinds import Kind
 
 if TYPE_CHECKING:
@@ -175,7 +182,7 @@ class FrameServer:
             places = self._peers.setdefault(hello.node_id, {})
             place = _place(hello.lane, places)
             earlier = [places.pop(place)] if place in places else []
-            earlier += [held for held in places.values() if _is_of_another(held, hello)]
+            earlier += [held for held in places.values() if _is_of_an_earlier(held, hello)]
             places[place] = connection
             for replaced in earlier:
                 replaced.abort()
@@ -252,9 +259,9 @@ class FrameServer:
             connection.abort(Unavailable("the node is short of memory for its connections"))
 
 
-def _is_of_another(connection: FrameConnection, hello: Hello) -> bool:
-    """Whether it is of another process of that peer: one that has ended, or should."""
-    return connection.hello is not None and connection.hello.begun != hello.begun
+def _is_of_an_earlier(connection: FrameConnection, hello: Hello) -> bool:
+    """Whether it is of an earlier process of that peer: one that has ended, or should."""
+    return connection.hello is not None and NOT_SAID < connection.hello.begun < hello.begun
 
 
 def _place(lane: int, places: Mapping[_Place, FrameConnection]) -> _Place:

@@ -396,7 +396,10 @@ async def test_a_peers_new_process_takes_the_place_of_the_last_on_all_lanes() ->
                 peer = await dialled.enter_async_context(raw(node))
                 await peer.shake_hands(replace(PEER, lane=lane.value, begun=begun))
         await until(lambda: node.server.connection_count == 2)
-        assert [guest.is_open for guest in node.guests] == [False, False, True, True]
+        silent = await dialled.enter_async_context(raw(node))
+        await silent.shake_hands(replace(PEER, lane=Lane.BULK.value))
+        is_open = [guest.is_open for guest in node.guests]
+        assert is_open == [False, False, True, True, True], "who does not say moves nobody"
 
 
 async def test_a_lane_that_is_not_known_yet() -> None:
