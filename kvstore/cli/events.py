@@ -13,14 +13,17 @@ from kvstore.cli.asking import ask_first
 from kvstore.cli.conversation import ANSWER_WAIT_S
 from kvstore.cli.endpoints import Endpoints, resolve
 from kvstore.cli.options import Command, Settings
+from kvstore.errors import Unavailable
 from kvstore.wire.kinds import Kind
 from kvstore.wire.membership import EventsRequest, decode_events_reply, encode_events
 
 if TYPE_CHECKING:
+    from kvstore.cli.asking import Answer
     from kvstore.wire.membership import EventRow, EventsReply
 
 WAIT_MS: Final = 2000
 """How long one question of a follower waits for news."""
+RETRY_S: Final = 0.5
 
 
 @click.command(cls=Command)
@@ -43,13 +46,8 @@ async def _show(settings: Settings, endpoints: Endpoints, follow: bool) -> None:
     while follow:
         last = reply
         shown_ms = max([shown_ms, *(event.wall_ms for event in reply.events)])
-        answer = await ask_first(
-            endpoints,
-            Kind.EVENTS,
-            _question(last.next, WAIT_MS, last.stream),
-            wait_s=wait_s + WAIT_MS / 1000,
-            before=answer.address,
-        )
+        question = _question(last.next, WAIT_MS, last.stream)
+        answer = await _ask_until_answered(endpoints, question, wait_s, answer.address)
         reply = decode_events_reply(answer.body)
         if reply.stream == last.stream:
             if reply.oldest > last.next + 1:
@@ -60,6 +58,27 @@ async def _show(settings: Settings, endpoints: Endpoints, follow: bool) -> None:
             is_another = reply.asked != last.asked
             # What another node has seen of old was shown already, as the last one saw it.
             _write(settings, [e for e in reply.events if not is_another or e.wall_ms > shown_ms])
+
+
+async def _ask_until_answered(
+    endpoints: Endpoints, question: bytes, wait_s: float, before: str
+) -> Answer:
+    """Whoever follows wants to see the end of an outage too."""
+    is_told = False
+    while True:
+        try:
+            return await ask_first(
+                endpoints,
+                Kind.EVENTS,
+                question,
+                wait_s=wait_s + WAIT_MS / 1000,
+                before=before,
+            )
+        except Unavailable as error:
+            if not is_told:
+                is_told = True
+                output.note(f"kv: note: {error.message}; waiting for one that does")
+            await asyncio.sleep(RETRY_S)
 
 
 def _question(after: int, wait_ms: int, stream: int) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -86,7 +87,10 @@ async def _ask_member(member: MemberRow, wait_s: float) -> MembersReply:
 async def _ask_everyone(
     endpoints: Endpoints, wait_s: float
 ) -> tuple[MembersReply, dict[NodeId, MembersReply | KVError]]:
-    """The first view, and that of every member in it which may be there."""
+    """The first view, that of every member in it which may be there, and of all endpoints.
+
+    For the first may have never met some of these, which is what is to be seen.
+    """
     first = await _ask(endpoints, wait_s, None)
     asked = sorted((m for m in first.members if m.address), key=lambda m: _in_order(m.id))
 
@@ -96,8 +100,18 @@ async def _ask_everyone(
         except KVError as error:
             return error
 
-    views = await asyncio.gather(*map(view, asked))
-    return first, dict(zip((row.id for row in asked), views, strict=True))
+    async def view_at(address: str) -> MembersReply | None:
+        with suppress(KVError):
+            return decode_members_reply(await ask_one(address, Kind.MEMBERS, wait_s=wait_s))
+        return None
+
+    met = {member.address for member in asked}
+    strangers = [address for address in endpoints.addresses if address not in met]
+    views, others = await asyncio.gather(
+        asyncio.gather(*map(view, asked)), asyncio.gather(*map(view_at, strangers))
+    )
+    found = dict(zip((member.id for member in asked), views, strict=True))
+    return first, found | {reply.asked: reply for reply in others if reply is not None}
 
 
 def _show_all(

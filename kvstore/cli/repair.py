@@ -124,6 +124,8 @@ def _examine(held: Repair, node: NodeConfig, chosen: Chosen, start: str) -> str:
 
 def _look_at_the_others(node: NodeConfig, chosen: Chosen) -> None:
     """Refuse, without ``--force``, to give up what the other nodes cannot do without."""
+    if node.joining is not None:
+        return  # It holds no shards.
     from kvstore.cli.survey import survey_cluster
 
     with progress("Asking the other nodes"):

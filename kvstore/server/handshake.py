@@ -85,7 +85,9 @@ class Handshake:
         self._remember = remember
         self._wall_ms = wall_ms
         self.is_removed: Callable[[NodeId], bool] = lambda node: False
-        """Whether a node was expelled for good; set by whoever knows."""
+        """Whether a node was expelled for good; set by whoever knows, as is ``is_gone``."""
+        self.is_gone: Callable[[NodeId], bool] = lambda node: False
+        """Whether a node takes no part any more: it is dead, or has left."""
         self._clock = HybridClock(ahead_ms_max=config.limits.clock_ahead_ms_max)
 
     def life_of(self, node: NodeId) -> int | None:
@@ -157,13 +159,8 @@ class Handshake:
             raise Refused(f"{node} was removed from this cluster; it cannot come back by this name")
         known = self._known(node)
         if known is not None and pin != known:
-            _check_later(node, pin, known)
-        latest = self._latest.get(node)
-        if latest is not None and begun != NOT_SAID and (pin.life, begun) < latest:
-            raise Refused(
-                f"another process that calls itself {node} began later, on the same data or a "
-                "copy of it; only one may run: stop this one, or that one and restart this"
-            )
+            self._check_directory(node, pin, known)
+        self._check_process(node, pin, begun)
         try:
             self._clock.check_peer(wall_ms, self._wall_ms())
         except ClockAhead as error:
@@ -182,10 +179,27 @@ class Handshake:
                 f"{node} was repaired: its new data directory is being remembered, come again"
             )
 
+    def _check_directory(self, node: NodeId, pin: Pin, known: Pin) -> None:
+        """It comes with another one than before."""
+        if node in self._founders:
+            _check_later(node, pin, known)
+        elif self.is_gone(node):
+            self._latest.pop(node, None)
+        else:
+            raise Refused(f"two nodes are called {node}: the other one is still there")
+
+    def _check_process(self, node: NodeId, pin: Pin, begun: Begun) -> None:
+        latest = self._latest.get(node)
+        if latest is not None and begun != NOT_SAID and (pin.life, begun) < latest:
+            raise Refused(
+                f"another process that calls itself {node} began later, on the same data or a "
+                "copy of it; only one may run: stop this one, or that one and restart this"
+            )
+
     def _known(self, node: NodeId) -> Pin | None:
         """The directory of ``node`` to hold it to, whether on the disk yet or not.
 
-        One that has joined is held to it as long as this process, or its memory, goes.
+        One that has joined holds nothing yet: it is held to its directory while it is there.
         """
         if node not in self._founders:
             return self._joined.get(node)

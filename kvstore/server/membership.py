@@ -227,6 +227,11 @@ class Membership:
         member = self.driver.core.member(node, self._clock())
         return member is not None and member.state is State.REMOVED
 
+    def is_gone(self, node: NodeId) -> bool:
+        """Whether ``node`` is dead or has left."""
+        member = self.driver.core.member(node, self._clock())
+        return member is not None and not member.state.is_active
+
     # -- what comes in ------------------------------------------------------------------------
 
     def receive(self, node: NodeId, frame: Frame) -> None:

@@ -291,7 +291,7 @@ class Node:
             rng=random.Random(self._rng.random()),
         )
         await membership.save()
-        handshake.is_removed = membership.is_removed
+        handshake.is_removed, handshake.is_gone = membership.is_removed, membership.is_gone
         undo.push_async_callback(membership.close)
         contacts.start()
         undo.push_async_callback(contacts.close)

@@ -259,7 +259,7 @@ def _fault_of(claim: Claim, known: Member | None) -> str | None:
     """What about ``claim`` cannot be so."""
     if claim.metadata is not None and claim.metadata.size_bytes > METADATA_BYTES_MAX:
         return f"{claim.metadata.size_bytes} bytes of metadata"
-    reached = INCARNATION_MAX if known is None else known.incarnation + INCARNATION_JUMP_MAX
+    reached = (0 if known is None else known.incarnation) + INCARNATION_JUMP_MAX
     if claim.incarnation > min(reached, INCARNATION_MAX) and claim.state is not State.REMOVED:
         return f"incarnation {claim.incarnation}"
     return None

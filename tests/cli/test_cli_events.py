@@ -14,7 +14,6 @@ from asked_nodes import AskedNode, nobody
 from kvstore.cli import events
 from kvstore.cli.endpoints import Endpoints
 from kvstore.cli.options import Settings
-from kvstore.errors import Unavailable
 from kvstore.ids import NodeId
 from kvstore.wire.codec import pack, unpack
 from kvstore.wire.kinds import Kind
@@ -245,15 +244,27 @@ async def test_when_the_asked_node_dies_another_goes_on(
         assert first.questions == [[0, 0], [1, events.WAIT_MS]]
 
 
-async def test_when_nobody_is_left_it_ends(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
-    teller = Teller("n1", 11)
-    async with AsyncExitStack() as dying:
-        address = await dying.enter_async_context(teller.node.listening())
-        follower = Follower(capsysbinary, (address,))
-        await follower.until(lambda: len(teller.questions) == 2)
-    async with asyncio.timeout(DEADLINE_S):
-        with pytest.raises(Unavailable, match="no node answers"):
-            await follower.task
+async def test_when_nobody_is_left_it_waits_for_the_first_to_come_back(
+    capsysbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "RETRY_S", 0.01)
+    before, after = Teller("n1", 11), Teller("n1", 12)
+    before.sees("joined")
+    async with AsyncExitStack() as nodes:
+        async with AsyncExitStack() as dying:
+            address = await dying.enter_async_context(before.node.listening())
+            follower = await nodes.enter_async_context(following(capsysbinary, address))
+            await follower.until(lambda: len(before.questions) == 2)
+        await follower.until(lambda: "no node answers" in follower.notes)
+        after.sees("updated")
+        port = int(address.rpartition(":")[2])
+        await nodes.enter_async_context(after.node.listening(port))
+        await follower.until(lambda: len(after.questions) == 2)
+        assert follower.kinds == ["joined", "updated"]
+    assert follower.notes == (
+        f"kv: note: no node answers at {address}; waiting for one that does\n"
+        "kv: note: n1 was restarted\n"
+    )
 
 
 async def test_what_the_other_saw_meanwhile_is_shown_and_nothing_twice(

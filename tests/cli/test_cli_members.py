@@ -227,6 +227,19 @@ async def test_all_views_side_by_side(kv: Callable[..., Result], cluster: Cluste
     assert said["silent"] == ["n3"]
 
 
+async def test_two_that_have_never_met_stand_side_by_side(
+    kv: Callable[..., Result], cluster: Cluster
+) -> None:
+    cluster.views["n1"] = [("n1", State.ALIVE)]
+    endpoints = f"{cluster.endpoints('n1', 'n2')},{await nobody()}"
+    result = await run(kv, "--from", "all", "--endpoints", endpoints)
+    assert [line.split() for line in result.out.decode().splitlines()] == [
+        ["MEMBER", "BY", "N1", "BY", "N2"],
+        ["n1", "alive", "(1)", "suspect", "(1)"],
+        ["n2", "-", "alive", "(1)"],
+    ]
+
+
 async def test_nobody_answers(kv: Callable[..., Result]) -> None:
     address = await nobody()
     result = await run(kv, "--endpoints", address)

@@ -99,10 +99,14 @@ def test_any_node_of_the_cluster_may_join_and_is_held_to_its_directory() -> None
     joined = replace(PEER, node_id=NodeId("n9"))
     door.welcome(joined)
     door.welcome(joined)
-    with pytest.raises(Refused, match="n9 comes with another data directory than before"):
-        door.welcome(replace(joined, data_id=333))
-    door.welcome(replace(joined, data_id=333, life=3))
-    with pytest.raises(Refused, match="n9 was repaired and lives on"):
+    wiped = replace(joined, data_id=333, begun=Begun(1, NOW_MS))
+    door.welcome(replace(joined, begun=Begun(8, NOW_MS)))
+    with pytest.raises(Refused, match="two nodes are called n9: the other one is still there"):
+        door.welcome(wiped)
+    door.handshake.is_gone = lambda node: node == "n9"
+    door.welcome(wiped)
+    door.handshake.is_gone = lambda node: False
+    with pytest.raises(Refused, match="two nodes are called n9"):
         door.welcome(joined)
     assert door.remembered == [], "it holds nothing that the disk must vouch for"
 

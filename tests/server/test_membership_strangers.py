@@ -182,7 +182,7 @@ async def test_a_seed_of_another_cluster_is_a_line_on_both_sides(
     ("said", "error", "words"),
     [
         ({"node_id": N1}, Refused, "two nodes are called n1"),
-        ({"data_id": 10}, Refused, "n9 comes with another data directory than before"),
+        ({"data_id": 10}, Refused, "two nodes are called n9: the other one is still there"),
         ({"cluster_id": "other"}, Refused, "this is cluster 'c', not 'other'"),
         ({"wall_ms": hello().wall_ms + HOUR_MS}, ClockAhead, "n9's clock is"),
     ],
