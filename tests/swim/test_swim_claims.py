@@ -156,11 +156,12 @@ def test_no_two_claims_are_of_the_same_rank() -> None:
 )
 def test_an_incarnation_far_ahead_is_refused(known: int, claimed: int, is_believed: bool) -> None:
     seen = view()
-    seen.take(claim(B, incarnation=known), 0.0)
+    seen.take(claim(B), 0.0)
     seen.events.clear()
-    seen.take(claim(B, State.DEAD, claimed, C), 0.0)
     member = seen.members.get(B)
     assert member is not None
+    member.incarnation = known
+    seen.take(claim(B, State.DEAD, claimed, C), 0.0)
     assert (member.incarnation == claimed) is is_believed
     expected = EventKind.DIED if is_believed else EventKind.ABSURD
     assert [event.kind for event in seen.events] == [expected]
@@ -168,9 +169,9 @@ def test_an_incarnation_far_ahead_is_refused(known: int, claimed: int, is_believ
 
 def test_who_is_met_first_in_an_impossible_incarnation_is_not_let_in() -> None:
     seen = view()
-    seen.take(claim(B, incarnation=INCARNATION_MAX + 1), 0.0)
+    seen.take(claim(B, incarnation=INCARNATION_JUMP_MAX + 1), 0.0)
     assert seen.members.get(B) is None
-    seen.take(claim(B, incarnation=INCARNATION_MAX), 0.0)
+    seen.take(claim(B, incarnation=INCARNATION_JUMP_MAX), 0.0)
     assert seen.members.get(B) is not None
 
 
