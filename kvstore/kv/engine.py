@@ -3,6 +3,9 @@
 A key of the engine is ``shard u16 BE | space u8 | key``, so that a shard is one range to
 stream, move or delete, and its data is in key order within that range (DESIGN section 7).
 Whatever applying one entry changes (data, sessions, applied index) goes into one batch.
+
+The meta group's rows stand where no shard's can, and so do those that are the node's own: they
+are in no range that is streamed to another.
 """
 
 from __future__ import annotations
@@ -11,7 +14,11 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from kvstore.ids import ShardId
+    from kvstore.ids import GroupId, ShardId
+
+_HEADS = 1 << 16
+_LOCAL = (_HEADS - 2).to_bytes(2, "big")
+"""Before the node's own rows; the highest head is the meta group's, whose shard is -1."""
 
 
 class Space(IntEnum):
@@ -28,18 +35,27 @@ class Space(IntEnum):
 
 def space_prefix(shard: ShardId, space: Space) -> bytes:
     """The bytes that all keys of one space of one shard begin with."""
-    return shard.to_bytes(2, "big") + bytes((space,))
+    return _head(shard) + bytes((space,))
 
 
 def space_range(shard: ShardId, space: Space) -> tuple[bytes, bytes]:
     """``[start, end)`` of all keys of one space of one shard."""
-    head = shard.to_bytes(2, "big")
+    head = _head(shard)
     return head + bytes((space,)), head + bytes((space + 1,))
 
 
 def shard_range(shard: ShardId) -> tuple[bytes, bytes]:
     """``[start, end)`` of everything that the engine holds of one shard."""
-    return shard.to_bytes(2, "big") + b"\x00", shard.to_bytes(2, "big") + b"\xff"
+    return _head(shard) + b"\x00", _head(shard) + b"\xff"
+
+
+def stamp_key(group: GroupId) -> bytes:
+    """Where the node notes as which replica it holds the rows of ``group``."""
+    return _LOCAL + bytes((Space.SYSTEM,)) + group.to_bytes(4, "big")
+
+
+def _head(shard: ShardId) -> bytes:
+    return (shard % _HEADS).to_bytes(2, "big")
 
 
 class WriteBatch(Protocol):

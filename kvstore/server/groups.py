@@ -13,8 +13,7 @@ from kvstore.ids import (
     GroupId,
     ShardId,
     group_of_shard,
-    number_of,
-    replica_id,
+    in_life,
     shard_of_group,
 )
 from kvstore.kv.limits import ApplyLimits
@@ -80,9 +79,7 @@ def recover_hosts(  # noqa: PLR0913  all that a start has found, each by name
         recovered = recover_group(group, initial, machine, engine, logs.get(group), installed_index)
         marks += marks_missing(group, recovered.base, logs.get(group))
         core = RaftCore(
-            replica=next(
-                replica_id(number_of(r.id), life) for r in replicas if r.node == config.node_id
-            ),
+            replica=next(in_life(r.id, life) for r in replicas if r.node == config.node_id),
             config=config.raft,
             recovered=recovered,
             rng=random.Random(rng.random()),

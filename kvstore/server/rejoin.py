@@ -28,7 +28,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 from kvstore.errors import NotLeader, Overloaded
-from kvstore.ids import NodeId, ReplicaId, life_of, number_of, replica_id
+from kvstore.ids import NodeId, ReplicaId, in_life, life_of, number_of
 from kvstore.raft.confchange import keeps_vote, members
 from kvstore.server.upkeep import CATCH_UP_ENTRIES_MAX
 
@@ -159,7 +159,7 @@ class Rejoin:
                 continue
             life = self._lives(node)
             if life is not None and life > life_of(voter):
-                latest[voter] = replica_id(number_of(voter), life)
+                latest[voter] = in_life(voter, life)
         return latest
 
     def _tell_own_state(self, now: float) -> None:

@@ -107,7 +107,7 @@ MEMBERSHIP = (
         "who lost its disk comes back under a new id, without a vote",
         (
             "server/groups.py",
-            "replica_id(number_of(r.id), life) for r",
+            "in_life(r.id, life) for r",
             "r.id for r",
         ),
     ),
