@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from kvstore.cli.conversation import ANSWER_WAIT_S, Conversation
 from kvstore.cli.view import ClusterView, NodeStatus, merge
 from kvstore.errors import KVError, ProtocolError, Refused, Unavailable
+from kvstore.sharding import map_wire
 from kvstore.sharding.shard_map import ShardMap, bootstrap
 from kvstore.wire.kinds import Kind
 from kvstore.wire.requests import decode_shard_map_reply, decode_status_reply
@@ -132,7 +133,7 @@ def _answer(status: bytes, shard_map: bytes) -> Answer:
     _check_fields(said.get("node"), _NODE_FIELDS)
     for row in said.get("shards", ()):
         _check_fields(row, _SHARD_FIELDS)
-    return Answer(said, ShardMap.from_wire(decode_shard_map_reply(shard_map).map))
+    return Answer(said, map_wire.decode(decode_shard_map_reply(shard_map).map))
 
 
 def _check_fields(row: object, fields: Iterable[str]) -> None:

@@ -38,9 +38,8 @@ if TYPE_CHECKING:
     from kvstore.client.arguments import Text
     from kvstore.client.channel import Channel
     from kvstore.client.key_value import KeyValue
-    from kvstore.config import NodeAddress
     from kvstore.ids import NodeId, Revision, ShardId
-    from kvstore.sharding.shard_map import ShardMap
+    from kvstore.sharding.shard_map import MapNode, ShardMap
 
 FRAME_OVERHEAD_BYTES = 64 << 10
 """What a frame may need besides keys and values."""
@@ -324,7 +323,7 @@ class Client:
         nodes = cluster.shard_map.nodes
         return await asyncio.gather(*(self._status_of(node, deadline) for node in nodes))
 
-    async def _status_of(self, node: NodeAddress, deadline: float) -> NodeStatus:
+    async def _status_of(self, node: MapNode, deadline: float) -> NodeStatus:
         try:
             async with asyncio.timeout_at(deadline):
                 link = self._cluster.link(node.id)

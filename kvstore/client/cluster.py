@@ -27,7 +27,7 @@ from kvstore.errors import KVError, ProtocolError, Refused, Unavailable, copy_of
 from kvstore.ids import ShardId
 from kvstore.net.dial import dial
 from kvstore.net.limits import NetLimits
-from kvstore.sharding.shard_map import ShardMap
+from kvstore.sharding import map_wire
 from kvstore.wire.hello import Hello, Welcome
 from kvstore.wire.kinds import Kind
 from kvstore.wire.requests import ShardMapReply, decode_shard_map_reply
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from kvstore.client.options import ClientOptions
     from kvstore.ids import NodeId
     from kvstore.net.connection import ConnectionCallback, FrameConnection, FramesCallback
+    from kvstore.sharding.shard_map import ShardMap
 
 REFRESH_INTERVAL_S = 0.1
 """The shortest time between two unasked-for looks at the shard map."""
@@ -279,7 +280,7 @@ class Cluster:
             KVError: it refused, or the connection ended.
         """
         reply = decode_shard_map_reply(await ask(link, Kind.SHARD_MAP, self.next_request()))
-        shard_map = ShardMap.from_wire(reply.map)
+        shard_map = map_wire.decode(reply.map)
         self._estimate.observe(reply.revision_now, self.loop.time())
         if self.shard_map is None or shard_map.version > self.shard_map.version:
             self._install(shard_map)

@@ -45,6 +45,7 @@ from kvstore.server.recovery import RecoveryProgress
 from kvstore.server.rejoin import Rejoin, keep_rejoining
 from kvstore.server.snapshot_work import SnapshotTransfers
 from kvstore.server.upkeep import DiskWatch, LeaderBalance, LogKeeper, hand_over, periodic
+from kvstore.sharding import map_wire
 from kvstore.sharding.shard_map import bootstrap
 from kvstore.storage import membership_file
 from kvstore.storage.files import OsFiles
@@ -466,7 +467,9 @@ class Node:
         if shard_map is None:
             raise Unavailable("the node joins, and has not yet heard which node has which shards")
         leaders = status.known_leaders(self._hosts.values())
-        return encode_shard_map_reply(shard_map.to_wire(), leaders, revision_at(self._wall_ms()))
+        return encode_shard_map_reply(
+            map_wire.encode(shard_map), leaders, revision_at(self._wall_ms())
+        )
 
     def _status_reply(self) -> bytes:
         now = self._clock()

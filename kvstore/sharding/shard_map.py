@@ -1,48 +1,122 @@
 """The shard map: who holds what, in one immutable value with a version.
 
-Nodes and clients hold a copy and compare versions; whoever is behind asks for the newer one.
+The meta group replicates it; nodes and clients hold a copy and compare versions, and whoever is
+behind asks for the newer one. How one map may follow another stands in
+:mod:`kvstore.sharding.changes`, its form on the wire in :mod:`kvstore.sharding.map_wire`.
 """
 
 from __future__ import annotations
 
-import math
-import reprlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from enum import Enum
+from typing import TYPE_CHECKING
 
-from kvstore.config import SHARDS_MAX, NodeAddress, is_address
-from kvstore.errors import ProtocolError
-from kvstore.ids import NodeId, ReplicaId, ShardId, replica_id
+from kvstore.ids import (
+    META_GROUP,
+    GroupId,
+    NodeId,
+    ReplicaId,
+    ShardId,
+    group_of_shard,
+    number_of,
+    replica_id,
+    shard_of_group,
+)
 from kvstore.sharding import ring
 from kvstore.sharding.placement import placement
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from kvstore.config import ClusterConfig
 
-FORMAT_VERSION = 1
-WHOLE_MAX = (1 << 63) - 1
-"""Of any number in a map."""
+META_REPLICAS_MAX = 5
+"""Of the meta group, where there are so many nodes."""
+
+
+class NodeState(Enum):
+    """What is to become of a node's replicas."""
+
+    ACTIVE = "active"
+    """It gets its share."""
+    DRAINING = "draining"
+    """They go elsewhere, and it stays."""
+    LOST = "lost"
+    """They go elsewhere, for it is dead; once it is back it is active again."""
+    REMOVING = "removing"
+    """They go elsewhere, and when it has none it is removed for good."""
+
+
+@dataclass(frozen=True, slots=True)
+class MapNode:
+    """A member that may hold replicas."""
+
+    id: NodeId
+    number: int
+    """In the ids of its replicas; never another node's, also when this one is removed."""
+    address: str
+    """``host:port``."""
+    weight: float = 1.0
+    zone: str = ""
+    state: NodeState = NodeState.ACTIVE
+
+    @property
+    def host(self) -> str:
+        """The host part of ``address``, an IPv6 address without its brackets."""
+        return self.address.rpartition(":")[0].strip("[]")
+
+    @property
+    def port(self) -> int:
+        """The port part of ``address``."""
+        return int(self.address.rpartition(":")[2])
 
 
 @dataclass(frozen=True, slots=True)
 class Replica:
-    """One shard's copy on one node."""
+    """One group's copy on one node."""
 
     id: ReplicaId
-    """Unique within its shard for all time."""
+    """Of life 0, whatever the life of the node's data; unique within the group for all time."""
     node: NodeId
 
 
 @dataclass(frozen=True, slots=True)
+class Change:
+    """A group's replicas are being changed: one comes, one goes, or both."""
+
+    group: GroupId
+    add: Replica | None
+    remove: Replica | None
+    cancelled_at: int = 0
+    """The version of the map that gave up on it; 0 while it is wanted."""
+
+
+@dataclass(frozen=True, slots=True)
 class ShardMap:
-    """Invariant: one tuple of replicas per shard, each on a node of ``nodes``."""
+    """Invariant: a group's replicas are on distinct nodes of ``nodes``, at least one.
+
+    Each has an id that none of its group had before. A group has at most one change at a time.
+    """
 
     version: int
     shards: int
     """A power of two."""
-    nodes: tuple[NodeAddress, ...]
+    nodes: tuple[MapNode, ...]
+    """By number."""
     replicas: tuple[tuple[Replica, ...], ...]
     """By shard; the first of each shard is its preferred leader."""
+    meta: tuple[Replica, ...]
+    """Of the meta group."""
+    replication: int = 3
+    """How many replicas a shard should have."""
+    changes: tuple[Change, ...] = ()
+    """By group."""
+    stays: tuple[int, ...] = ()
+    """By group: how many copies have come to it since it was founded; empty for none."""
+    last_number: int = 0
+    """The highest that a node was ever given."""
+    removed: tuple[NodeId, ...] = ()
+    """Names that never come back."""
 
     def shard_of(self, key: bytes) -> ShardId:
         """The shard that holds ``key``."""
@@ -52,91 +126,89 @@ class ShardMap:
         """The copies of ``shard``, the preferred leader's first."""
         return self.replicas[shard]
 
-    def node(self, node_id: str) -> NodeAddress:
+    def node(self, node_id: str) -> MapNode:
         """The member called ``node_id``; raises KeyError when there is none."""
         for node in self.nodes:
             if node.id == node_id:
                 return node
         raise KeyError(node_id)
 
-    def to_wire(self) -> dict[str, Any]:
-        """Plain maps, lists, numbers and text, with a format version."""
-        return {
-            "format": FORMAT_VERSION,
-            "version": self.version,
-            "shards": self.shards,
-            "nodes": [[node.id, node.address, node.weight, node.zone] for node in self.nodes],
-            "replicas": [[[r.id, r.node] for r in replicas] for replicas in self.replicas],
+    def has(self, node_id: str) -> bool:
+        """Whether there is a member of that name."""
+        return any(node.id == node_id for node in self.nodes)
+
+    def groups(self) -> Iterator[GroupId]:
+        """The meta group, then that of each shard."""
+        yield META_GROUP
+        yield from (group_of_shard(ShardId(shard)) for shard in range(self.shards))
+
+    def members(self, group: GroupId) -> tuple[Replica, ...]:
+        """The copies of a group, without one that is on its way."""
+        return self.meta if group == META_GROUP else self.replicas[shard_of_group(group)]
+
+    def change_of(self, group: GroupId) -> Change | None:
+        """The change of a group that is under way, if one is."""
+        return next((change for change in self.changes if change.group == group), None)
+
+    def held_by(self, node: NodeId) -> dict[GroupId, ReplicaId]:
+        """The replicas of a node, with those that are on their way to it."""
+        held = {
+            group: replica.id
+            for group in self.groups()
+            for replica in self.members(group)
+            if replica.node == node
         }
+        coming = (c for c in self.changes if c.add is not None and c.add.node == node)
+        return held | {c.group: c.add.id for c in coming if c.add is not None}
 
-    @classmethod
-    def from_wire(cls, wire: object) -> ShardMap:
-        """The inverse of :meth:`to_wire`, with every rule checked.
+    def neighbours(self, node: NodeId) -> frozenset[NodeId]:
+        """The nodes that share a group with ``node``, now or after a change that is under way."""
+        found: set[NodeId] = set()
+        for group in self.held_by(node):
+            found |= {replica.node for replica in self.members(group)}
+        for change in self.changes:
+            ends = {r.node for r in self.members(change.group)}
+            if change.add is not None:
+                ends.add(change.add.node)
+            if node in ends:
+                found |= ends
+        return frozenset(found - {node})
 
-        Raises:
-            ProtocolError: not a shard map, or one of a newer format; the text is short, whatever
-                ``wire`` is.
-        """
-        try:
-            return _decode(wire)
-        except (KeyError, TypeError, ValueError) as error:
-            raise ProtocolError(f"not a shard map: {error!r}") from error
+    def nodes_by_number(self) -> dict[int, NodeId]:
+        """Whose replicas carry which number."""
+        return {node.number: node.id for node in self.nodes}
 
 
 def bootstrap(cluster: ClusterConfig) -> ShardMap:
     """The first shard map, the same on every node that was given the same configuration.
 
-    A replica's id is 1 + its node's position in ``cluster.nodes``: the one of life 0.
+    A node's number is 1 + its position in ``cluster.nodes``.
     """
-    ids = {node.id: replica_id(number, 0) for number, node in enumerate(cluster.nodes, start=1)}
+    nodes = tuple(
+        MapNode(node.id, number, node.address, node.weight, node.zone)
+        for number, node in enumerate(cluster.nodes, start=1)
+    )
+    ids = {node.id: replica_id(node.number, 0) for node in nodes}
     placed = placement(cluster.nodes, cluster.shards, cluster.replicas)
     return ShardMap(
         version=1,
         shards=cluster.shards,
-        nodes=cluster.nodes,
-        replicas=tuple(tuple(Replica(ids[node], node) for node in nodes) for nodes in placed),
+        nodes=nodes,
+        replicas=tuple(tuple(Replica(ids[node], node) for node in held) for held in placed),
+        meta=tuple(Replica(ids[node.id], node.id) for node in nodes[: meta_size(len(nodes))]),
+        replication=cluster.replicas,
+        last_number=len(nodes),
     )
 
 
-def _decode(wire: Any) -> ShardMap:
-    if not isinstance(wire, dict):
-        raise TypeError("not a map")
-    if wire["format"] != FORMAT_VERSION:
-        raise ValueError(f"format {reprlib.repr(wire['format'])} is not {FORMAT_VERSION}")
-    shards = _whole(wire["shards"])
-    if shards > SHARDS_MAX or shards & (shards - 1):
-        raise ValueError(f"{shards} shards")
-    nodes = tuple(_decode_node(*row) for row in wire["nodes"])
-    known = {node.id for node in nodes}
-    if len(known) != len(nodes):
-        raise ValueError("two nodes of one name")
-    replicas = tuple(_decode_replicas(rows, known) for rows in wire["replicas"])
-    if len(replicas) != shards:
-        raise ValueError(f"replicas of {len(replicas)} shards, not {shards}")
-    return ShardMap(_whole(wire["version"]), shards, nodes, replicas)
+def meta_size(nodes: int) -> int:
+    """How many replicas the meta group should have.
+
+    Up to three every node has one. A fourth would make no more losses bearable, a fifth does.
+    """
+    return min(nodes, 3) if nodes < META_REPLICAS_MAX else META_REPLICAS_MAX
 
 
-def _decode_node(node_id: Any, address: Any, weight: Any, zone: Any) -> NodeAddress:
-    if not (isinstance(node_id, str) and isinstance(zone, str) and isinstance(address, str)):
-        raise TypeError("a node's id, address and zone are text")
-    if not is_address(address):
-        raise ValueError(f"address {reprlib.repr(address)} is not host:port")
-    if type(weight) not in (int, float) or not (math.isfinite(weight) and weight > 0):
-        raise ValueError(f"weight {reprlib.repr(weight)}")
-    return NodeAddress(NodeId(node_id), address, float(weight), zone)
-
-
-def _decode_replicas(rows: Any, known: set[NodeId]) -> tuple[Replica, ...]:
-    replicas = tuple(Replica(ReplicaId(_whole(number)), node) for number, node in rows)
-    if not replicas or len({r.node for r in replicas} & known) != len(replicas):
-        raise ValueError("a shard's replicas are on distinct known nodes, at least one")
-    if len({r.id for r in replicas}) != len(replicas):
-        raise ValueError("two replicas of one shard share an id")
-    return replicas
-
-
-def _whole(value: Any) -> int:
-    """A whole number of at least 1, which any frame can carry."""
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= WHOLE_MAX:
-        raise ValueError(f"{reprlib.repr(value)} is not a whole number from 1 to 2^63-1")
-    return value
+def is_on(replica: Replica, nodes: dict[int, NodeId]) -> bool:
+    """Whether the number in a replica's id is that of its node."""
+    return nodes.get(number_of(replica.id)) == replica.node

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from kvstore.sharding.shard_map import ShardMap
+from typing import TYPE_CHECKING
+
+from kvstore.sharding import map_wire
 from kvstore.wire.codec import pack, unpack
+
+if TYPE_CHECKING:
+    from kvstore.sharding.shard_map import ShardMap
 
 
 def encode_map(shard_map: ShardMap) -> bytes:
     """The body of a MAP frame."""
-    return pack(shard_map.to_wire())
+    return pack(map_wire.encode(shard_map))
 
 
 def decode_map(body: bytes) -> ShardMap:
@@ -17,4 +22,4 @@ def decode_map(body: bytes) -> ShardMap:
     Raises:
         ProtocolError: malformed, or of a newer format.
     """
-    return ShardMap.from_wire(unpack(body))
+    return map_wire.decode(unpack(body))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from kvstore.cli.status import _shard_row
 from kvstore.cli.view import ClusterView, ShardView, leaders_per_node, merge
 from kvstore.config import ClusterConfig, NodeAddress
 from kvstore.ids import NodeId, ReplicaId
-from kvstore.sharding.shard_map import Replica, ShardMap, bootstrap
+from kvstore.sharding.shard_map import Replica, bootstrap
 
 NODES = tuple(NodeAddress(NodeId(f"n{i}"), f"127.0.0.1:740{i}") for i in (1, 2, 3))
 MAP = bootstrap(ClusterConfig(id="c", nodes=NODES, shards=2, replicas=3))
@@ -125,7 +126,7 @@ def test_with_addresses_only_it_still_names_them() -> None:
 
 def test_a_shard_elsewhere_is_not_missed_on_a_node_without_it() -> None:
     replicas = ((Replica(ReplicaId(1), NodeId("n1")),), (Replica(ReplicaId(2), NodeId("n2")),))
-    spread = ShardMap(version=1, shards=2, nodes=NODES, replicas=replicas)
+    spread = replace(MAP, shards=2, replicas=replicas)
     on_n2 = says(2, {}, LEADS)
     on_n2["shards"] = on_n2["shards"][1:]
     view = merge(spread, [says(1, LEADS), on_n2, says(3)])

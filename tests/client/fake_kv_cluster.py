@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, cast
 
-from kvstore.config import NodeAddress
 from kvstore.errors import (
     DiskFull,
     Internal,
@@ -26,8 +25,9 @@ from kvstore.errors import (
 from kvstore.hlc import revision_at
 from kvstore.ids import NodeId, ReplicaId, ShardId
 from kvstore.kv import commands, replies
+from kvstore.sharding import map_wire
 from kvstore.sharding.ring import shard_of
-from kvstore.sharding.shard_map import Replica, ShardMap
+from kvstore.sharding.shard_map import MapNode, Replica, ShardMap
 from kvstore.wire import requests
 from kvstore.wire.codec import unpack
 from kvstore.wire.frames import Frame, FrameDecoder, encode_frame
@@ -89,6 +89,11 @@ async def until(condition: Callable[[], object]) -> None:
             await asyncio.sleep(0)
 
 
+def number_of(node: NodeId) -> int:
+    """Of a node called ``n1``, ``n2``, and so on."""
+    return int(node.removeprefix("n"))
+
+
 class FakeCluster:
     def __init__(self, nodes: int = 3, shards: int = 4) -> None:
         self.ids = [NodeId(f"n{number}") for number in range(1, nodes + 1)]
@@ -130,18 +135,20 @@ class FakeCluster:
             shard.leader = leader
 
     def map_reply(self) -> bytes:
-        replicas = tuple(
-            Replica(ReplicaId(position), node_id) for position, node_id in enumerate(self.ids, 1)
-        )
+        replicas = tuple(Replica(ReplicaId(number_of(node)), node) for node in self.ids)
         shard_map = ShardMap(
             version=self.version,
             shards=len(self.shards),
-            nodes=tuple(NodeAddress(node.id, node.address) for node in self.nodes.values()),
+            nodes=tuple(
+                MapNode(node.id, number_of(node.id), node.address) for node in self.nodes.values()
+            ),
             replicas=tuple(replicas for _ in self.shards),
+            meta=replicas,
+            last_number=max(map(number_of, self.nodes)),
         )
         leaders = {shard.id: shard.leader for shard in self.shards if shard.leader is not None}
         return requests.encode_shard_map_reply(
-            shard_map.to_wire(), leaders, revision_at(WALL_MS + 1)
+            map_wire.encode(shard_map), leaders, revision_at(WALL_MS + 1)
         )
 
     # -- the state machine --------------------------------------------------------------------

@@ -21,6 +21,7 @@ from kvstore.server.raft_driver import TICK_INTERVAL_S, RaftDriver
 from kvstore.server.rejoin import Rejoin
 from kvstore.server.snapshot_work import SnapshotTransfers
 from kvstore.server.upkeep import DiskWatch, LeaderBalance, LogKeeper, hand_over
+from kvstore.sharding import map_wire
 from kvstore.storage.membership_file import Remembered
 from kvstore.storage.memory import MemoryEngine
 from kvstore.storage.recovery import Recovery
@@ -432,5 +433,5 @@ class SimNode:
     def _shard_map_reply(self) -> bytes:
         leaders = status.known_leaders(self.driver.hosts.values())
         return encode_shard_map_reply(
-            self.shard_map.to_wire(), leaders, revision_at(self.wall_ms())
+            map_wire.encode(self.shard_map), leaders, revision_at(self.wall_ms())
         )
