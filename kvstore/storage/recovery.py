@@ -12,7 +12,6 @@ The end is then mended by :mod:`kvstore.storage.mending`.
 from __future__ import annotations
 
 import asyncio
-import errno
 import secrets
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, cast
@@ -21,7 +20,7 @@ import aiofiles
 
 from kvstore.errors import CorruptionError, DataDirectoryError, DiskFull
 from kvstore.storage import mending, records
-from kvstore.storage.files import is_full
+from kvstore.storage.files import is_full, is_loss
 from kvstore.storage.ledger import Ledger
 from kvstore.storage.mending import Tail, Unclosed
 from kvstore.storage.records import RecordType
@@ -45,11 +44,6 @@ if TYPE_CHECKING:
     from kvstore.ids import GroupId
     from kvstore.storage.files import Files
     from kvstore.storage.replay import RecoveredLog
-
-
-_LOSSES = (errno.EIO, errno.EBADMSG, errno.EUCLEAN, errno.EISDIR)
-"""The disk failed, or the file system is broken, or there is a directory in a file's place.
-Any other error (a missing permission, too many open files) says nothing about the data."""
 
 
 class _Reader:
@@ -269,7 +263,7 @@ def _reading(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _LOSSES:
+        if is_loss(error):
             raise CorruptionError(f"cannot be read: {error}", file=str(path), offset=0) from error
         raise DataDirectoryError(f"{path} cannot be read: {error}") from error
 
