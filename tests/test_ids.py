@@ -11,6 +11,8 @@ from kvstore.ids import (
     META_SHARD,
     NUMBER_MAX,
     STAY_MAX,
+    GroupId,
+    ShardId,
     group_of_shard,
     in_life,
     life_of,
@@ -19,7 +21,15 @@ from kvstore.ids import (
     shard_of_group,
     stay_of,
 )
-from kvstore.kv.engine import shard_range, stamp_key
+from kvstore.kv.engine import (
+    KEYS_END,
+    behind_shard,
+    group_of_stamp,
+    shard_of_key,
+    shard_range,
+    stamp_key,
+    stamps_range,
+)
 
 NUMBERS = st.integers(1, NUMBER_MAX)
 LIVES = st.integers(0, LIFE_MAX)
@@ -48,3 +58,22 @@ def test_the_rows_of_the_meta_group_and_of_the_node_are_no_shards() -> None:
     stamp = stamp_key(META_GROUP)
     last_shard_end = b"\xff\xfd\xff"
     assert last_shard_end < stamp < start < end
+
+
+@given(st.integers(-1, (1 << 16) - 3).map(ShardId), st.binary(max_size=3))
+def test_a_key_tells_whose_row_it_is(shard: ShardId, rest: bytes) -> None:
+    start, end = shard_range(shard)
+    key = start[:2] + b"\x03" + rest
+    assert shard_of_key(key) == shard
+    assert key < behind_shard(key) == end <= KEYS_END
+    assert behind_shard(key) < shard_range(ShardId(shard + 1))[0] or shard == META_SHARD
+
+
+@given(st.integers(0, (1 << 32) - 1).map(GroupId))
+def test_a_stamp_is_of_its_group_and_no_shards_row(group: GroupId) -> None:
+    key = stamp_key(group)
+    start, end = stamps_range()
+    assert start <= key < end
+    assert group_of_stamp(key) == group
+    assert shard_of_key(key) is None
+    assert key < behind_shard(key) < shard_range(META_SHARD)[0]

@@ -11,14 +11,16 @@ are in no range that is streamed to another.
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from kvstore.ids import GroupId, ShardId
+from kvstore.ids import GroupId, ShardId
 
-_HEADS = 1 << 16
-_LOCAL = (_HEADS - 2).to_bytes(2, "big")
+_HEAD_BYTES = 2
+_HEADS = 1 << 8 * _HEAD_BYTES
+_LOCAL = (_HEADS - 2).to_bytes(_HEAD_BYTES, "big")
 """Before the node's own rows; the highest head is the meta group's, whose shard is -1."""
+KEYS_END = b"\xff" * (_HEAD_BYTES + 1)
+"""A bound above every key."""
 
 
 class Space(IntEnum):
@@ -31,6 +33,9 @@ class Space(IntEnum):
     DATA = 3
     HISTORY = 4
     """Kept free."""
+
+
+_STAMPS = _LOCAL + bytes((Space.SYSTEM,))
 
 
 def space_prefix(shard: ShardId, space: Space) -> bytes:
@@ -49,13 +54,37 @@ def shard_range(shard: ShardId) -> tuple[bytes, bytes]:
     return _head(shard) + b"\x00", _head(shard) + b"\xff"
 
 
+def shard_of_key(key: bytes) -> ShardId | None:
+    """Whose row it is; None if it is the node's own."""
+    head = key[:_HEAD_BYTES]
+    if head == _LOCAL:
+        return None
+    number = int.from_bytes(head, "big")
+    return ShardId(number - _HEADS if head > _LOCAL else number)
+
+
+def behind_shard(key: bytes) -> bytes:
+    """A bound above all rows of whoever has ``key``, and below those of the next."""
+    return key[:_HEAD_BYTES] + b"\xff"
+
+
 def stamp_key(group: GroupId) -> bytes:
     """Where the node notes as which replica it holds the rows of ``group``."""
-    return _LOCAL + bytes((Space.SYSTEM,)) + group.to_bytes(4, "big")
+    return _STAMPS + group.to_bytes(4, "big")
+
+
+def stamps_range() -> tuple[bytes, bytes]:
+    """``[start, end)`` of what it notes of all groups."""
+    return _STAMPS, _LOCAL + bytes((Space.SYSTEM + 1,))
+
+
+def group_of_stamp(key: bytes) -> GroupId:
+    """The inverse of :func:`stamp_key`."""
+    return GroupId(int.from_bytes(key[len(_STAMPS) :], "big"))
 
 
 def _head(shard: ShardId) -> bytes:
-    return (shard % _HEADS).to_bytes(2, "big")
+    return (shard % _HEADS).to_bytes(_HEAD_BYTES, "big")
 
 
 class WriteBatch(Protocol):

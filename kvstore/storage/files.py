@@ -17,6 +17,9 @@ PIECES_MAX = 1024
 """How many buffers one ``pwritev`` takes (IOV_MAX)."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_LOSSES = (errno.EIO, errno.EBADMSG, errno.EUCLEAN, errno.EISDIR)
+"""The disk failed, or the file system is broken, or there is a directory in a file's place.
+Any other error (a missing permission, too many open files) says nothing about the data."""
 
 
 class Files(Protocol):
@@ -144,6 +147,11 @@ def _write_rest(fd: int, data: memoryview, offset: int) -> None:
 def is_full(error: OSError) -> bool:
     """Whether there was no room: it may be tried again later."""
     return error.errno in _FULL
+
+
+def is_loss(error: OSError) -> bool:
+    """Whether what could not be read is as good as gone."""
+    return error.errno in _LOSSES
 
 
 def sync_data(files: Files, fd: int, path: Path) -> None:

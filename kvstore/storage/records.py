@@ -20,6 +20,16 @@ zero, so zeros at the end of a batch mean that its end was never written.
 
 A BATCH record with the flag ``CLOSES`` has no body: it ends its segment and names the batch
 with which the next segment starts.
+
+A group comes to a node, leaves it, and may come again, each time as another replica. A
+REPLICA record stands between what one replica of the group wrote here and what the next did:
+all records of the group before it are void, be they in this segment or in an earlier one. Of
+a group that was founded here there is none. One that names the replica which the group has
+already changes nothing (ids are never used again); with such a one each segment begins.
+
+REPLICA came later than the other types. The format's version did not rise with it: a version
+of the program that does not know it refuses the record, wherever it stands, and reads logs
+that have none as it always did; so does this version.
 """
 
 from __future__ import annotations
@@ -40,6 +50,7 @@ _FRAME = struct.Struct(">II")
 _HEAD = struct.Struct(">BIQQ")
 _ENTRY_HEAD = struct.Struct(">BIQQB")
 _VOTE = struct.Struct(">Q")
+_REPLICA = struct.Struct(">Q")
 _BATCH = struct.Struct(">QQ")
 _SEGMENT = struct.Struct(">HQQHH")
 
@@ -70,6 +81,8 @@ class RecordType(IntEnum):
     """The start of a batch, or the end of a segment."""
     LOG_END = 7
     """At the start of a segment: the group's last index in the segments before it."""
+    REPLICA = 8
+    """What the group wrote before is void; what follows is of this replica, if there is one."""
 
 
 @dataclass(slots=True)
@@ -139,6 +152,11 @@ def encode_mark(group: int, index: int, term: int, config: bytes) -> bytes:
 def encode_log_end(group: int, index: int) -> bytes:
     """The group's log reaches to ``index`` in the segments before this one."""
     return _encode(_HEAD.pack(RecordType.LOG_END, group, index, 0), b"")
+
+
+def encode_replica(group: int, replica: int) -> bytes:
+    """The group is here as ``replica`` from now on; 0: it is not here any more."""
+    return _encode(_HEAD.pack(RecordType.REPLICA, group, 0, 0), _REPLICA.pack(replica))
 
 
 def encode_batch_head(salt: int, sequence: int, body_bytes: int) -> bytes:
@@ -227,6 +245,12 @@ def decode_vote(payload: bytes | memoryview) -> int:
     """The vote of a HARD_STATE record."""
     vote: int = _VOTE.unpack(payload)[0]
     return vote
+
+
+def decode_replica(payload: bytes | memoryview) -> int:
+    """The id in a REPLICA record, 0 for none."""
+    replica: int = _REPLICA.unpack(payload)[0]
+    return replica
 
 
 def payload_of(record: bytes) -> bytes:

@@ -12,7 +12,6 @@ The end is then mended by :mod:`kvstore.storage.mending`.
 from __future__ import annotations
 
 import asyncio
-import errno
 import secrets
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, cast
@@ -21,7 +20,7 @@ import aiofiles
 
 from kvstore.errors import CorruptionError, DataDirectoryError, DiskFull
 from kvstore.storage import mending, records
-from kvstore.storage.files import is_full
+from kvstore.storage.files import is_full, is_loss
 from kvstore.storage.ledger import Ledger
 from kvstore.storage.mending import Tail, Unclosed
 from kvstore.storage.records import RecordType
@@ -42,23 +41,18 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kvstore.config import WalConfig
-    from kvstore.ids import GroupId
+    from kvstore.ids import GroupId, ReplicaId
     from kvstore.storage.files import Files
     from kvstore.storage.replay import RecoveredLog
-
-
-_LOSSES = (errno.EIO, errno.EBADMSG, errno.EUCLEAN, errno.EISDIR)
-"""The disk failed, or the file system is broken, or there is a directory in a file's place.
-Any other error (a missing permission, too many open files) says nothing about the data."""
 
 
 class _Reader:
     """Goes through the segments in order. Invariant: ``next_sequence`` is the batch to come."""
 
-    def __init__(self, cluster_id: str, node_id: str, applied: Mapping[int, int]) -> None:
+    def __init__(self, cluster_id: str, node_id: str, replay: Replay) -> None:
         self._cluster_id = cluster_id
         self._node_id = node_id
-        self.replay = Replay(applied)
+        self.replay = replay
         self.segments: list[Segment] = []
         self.next_sequence = 0
         self.unclosed: Unclosed | None = None
@@ -114,6 +108,9 @@ class _Reader:
             if not self.segments:
                 self.replay.log_end(record)
             return
+        if self.replay.voids(record):
+            for holding in (*self.segments, segment):
+                holding.last_index.pop(record.group, None)
         wrong = self.replay.take(record)
         if wrong is not None:
             raise CorruptionError(wrong, file=str(segment.path), offset=offset)
@@ -149,6 +146,7 @@ class Recovery:
         cluster_id: str,
         node_id: str,
         applied: Mapping[GroupId, int],
+        held: Mapping[GroupId, ReplicaId] | None = None,
         random_bits: Callable[[int], int] = secrets.randbits,
     ) -> None:
         """See :func:`kvstore.storage.wal.open_wal`; ``random_bits`` makes segments' salts."""
@@ -164,7 +162,8 @@ class Recovery:
             node_id=node_id,
             random_bits=random_bits,
         )
-        self._reader = _Reader(cluster_id, node_id, cast("Mapping[int, int]", applied))
+        replay = Replay(cast("Mapping[int, int]", applied), cast("Mapping[int, int] | None", held))
+        self._reader = _Reader(cluster_id, node_id, replay)
 
     def look(self) -> list[tuple[int, Path]]:
         """The segments that are there, in the order in which they must be read.
@@ -233,11 +232,12 @@ async def recover(
     cluster_id: str,
     node_id: str,
     applied: Mapping[GroupId, int],
+    held: Mapping[GroupId, ReplicaId] | None = None,
     progress: Callable[[int, int], None],
 ) -> tuple[Segments, dict[GroupId, RecoveredLog]]:
     """Read the log off the loop; see :func:`kvstore.storage.wal.open_wal`."""
     recovery = Recovery(
-        directory, files, config, cluster_id=cluster_id, node_id=node_id, applied=applied
+        directory, files, config, cluster_id=cluster_id, node_id=node_id, applied=applied, held=held
     )
     await _read_all(recovery, await asyncio.to_thread(recovery.look), progress)
     return await asyncio.to_thread(recovery.finish)
@@ -269,7 +269,7 @@ def _reading(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _LOSSES:
+        if is_loss(error):
             raise CorruptionError(f"cannot be read: {error}", file=str(path), offset=0) from error
         raise DataDirectoryError(f"{path} cannot be read: {error}") from error
 

@@ -14,7 +14,7 @@ Three steps, each durable before the next. A crash in between leaves the state b
     0  (nothing yet)                             refuses the damage, as before
     1  identity.json: new life, and that the     refuses: a repair was interrupted. The next
        old data is being set aside               repair goes on here, with the same new life
-    2  wal, engine and snapshots are moved       (the same)
+    2  all PARTS are moved                       (the same)
     3  identity.json: nothing is left to do      starts empty, as a member of no group
 
 So there is no moment at which old data could be taken for that of the new life, or the other
@@ -38,12 +38,17 @@ from kvstore.storage import identity_file
 from kvstore.storage.files import Files, OsFiles, write_file_atomically
 from kvstore.storage.identity import LOCK_FILE, Identity, lock, new_data_id
 from kvstore.storage.identity_file import IDENTITY_FILE, Content, Owner, Pin
+from kvstore.storage.map_file import MAP_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-PARTS: Final = ("wal", "engine", "snapshots")
-"""All that a node keeps in its data directory beside its identity and its lock."""
+PARTS: Final = ("wal", "engine", "snapshots", MAP_FILE)
+"""All that a node keeps of the store in its data directory: directories, and a file.
+
+The map says as which replicas the old data was here. The new life has none of them: it begins
+from the configuration's map and pulls a later one, as a new node does.
+"""
 
 _SET_ASIDE = re.compile(r"damaged-(\d+)")
 

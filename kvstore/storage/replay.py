@@ -10,6 +10,8 @@ The rules:
   its index, came with a snapshot: the log before and after it is obsolete (Raft §7).
 * Entries are contiguous and start at most one beyond the mark: everything before may have
   been released with its segment, nothing after it.
+* A REPLICA record makes void whatever its group wrote before, unless it names the replica
+  that the group has already: then it is the start of a segment that repeats it.
 """
 
 from __future__ import annotations
@@ -55,6 +57,8 @@ class RecoveredLog:
     entries: list[LogEntry] = field(default_factory=list)
     end: int = 0
     """The log's last index, or more when that entry was released long ago."""
+    replica: int = 0
+    """Whose log it is; 0 if none was ever noted: the group was founded here."""
 
     def missing(self) -> tuple[int, int] | None:
         """First and last index of entries that should be here and are not."""
@@ -66,13 +70,29 @@ class RecoveredLog:
 class Replay:
     """Takes the records of all groups in the order they were written."""
 
-    def __init__(self, applied: Mapping[int, int]) -> None:
-        """Entries below both ``applied[group]`` and the group's mark are not kept."""
+    def __init__(self, applied: Mapping[int, int], held: Mapping[int, int] | None = None) -> None:
+        """Entries below both ``applied[group]`` and the group's mark are not kept.
+
+        What was ``applied`` counts for the replica as which the engine has ``held`` the group
+        (0 if it was founded here), and for no other.
+        """
         self.logs: dict[int, RecoveredLog] = {}
         self._applied = applied
+        self._held = held or {}
+
+    def voids(self, record: Record) -> bool:
+        """Whether ``record``, when it is taken, makes void all that its group wrote before."""
+        if record.type != RecordType.REPLICA:
+            return False
+        log = self.logs.get(record.group)
+        replica = records.decode_replica(record.payload)
+        return not replica or log is None or log.replica != replica
 
     def take(self, record: Record) -> str | None:
         """Fold in one record; the result says what is wrong with it, if anything."""
+        if record.type == RecordType.REPLICA:
+            self._replica(record)
+            return None
         log = self.logs.get(record.group)
         if log is None:
             log = self.logs[record.group] = RecoveredLog()
@@ -93,6 +113,14 @@ class Replay:
     def log_end(self, record: Record) -> None:
         """What the first segment says about the segments before it."""
         self.logs.setdefault(record.group, RecoveredLog()).end = record.index
+
+    def _replica(self, record: Record) -> None:
+        if not self.voids(record):
+            return
+        self.logs.pop(record.group, None)
+        replica = records.decode_replica(record.payload)
+        if replica:
+            self.logs[record.group] = RecoveredLog(replica=replica)
 
     @staticmethod
     def _entry(log: RecoveredLog, record: Record) -> str | None:
@@ -115,7 +143,8 @@ class Replay:
         if index > log.end or _contradicts(log, index, record.term):
             log.entries.clear()
             log.end = index
-        self._drop(log, min(index, self._applied.get(record.group, 0)))
+        if log.replica == self._held.get(record.group, 0):
+            self._drop(log, min(index, self._applied.get(record.group, 0)))
 
     @staticmethod
     def _drop(log: RecoveredLog, below: int) -> None:

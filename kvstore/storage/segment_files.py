@@ -66,7 +66,7 @@ class Segment:
     path: Path
     used_bytes: int = 0
     last_index: dict[int, int] = field(default_factory=dict)
-    """The highest index of an entry in it, by group."""
+    """The highest index of an entry in it that is not void, by group."""
 
     def is_covered(self, covered: Mapping[int, int]) -> bool:
         """Whether every entry in it is at or below its group's covered index."""

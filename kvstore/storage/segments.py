@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from kvstore.storage import records
 from kvstore.storage.files import sync, sync_data, sync_directory
+from kvstore.storage.ledger import VOIDS
 from kvstore.storage.records import BATCH_END
 from kvstore.storage.segment_files import Active, batch_bytes
 
@@ -88,9 +89,16 @@ class Segments:
         last_index = self._active.segment.last_index
         for record in batch:
             index = self._ledger.note(record)
-            if index:
+            if index == VOIDS:
+                self._forget(records.peek(record)[1])
+            elif index:
                 group = records.peek(record)[1]
                 last_index[group] = max(index, last_index.get(group, 0))
+
+    def _forget(self, group: int) -> None:
+        """No entry of ``group`` that is in a segment now holds it any longer."""
+        for segment in (*self._older, self._active.segment):
+            segment.last_index.pop(group, None)
 
     def rotate(self, body_bytes: int, *, from_reserve: bool = False) -> None:
         """Begin the next segment, with room for a batch of ``body_bytes``."""

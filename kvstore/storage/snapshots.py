@@ -17,6 +17,11 @@ complete or none   renamed                the new one; removes the rest
 Nothing is applied to a shard while its manifest is there (``ShardHost.installing``; if the
 installation fails the node stops), hence installing again never takes anything back.
 
+When the group leaves the node, or comes to it as another replica, all that is here of it is of
+no use: :meth:`SnapshotStorage.forget`. A crash before that is over may leave a manifest, and
+so install the earlier replica's state once more. Hence forget first, and only then say in the
+engine whose rows it holds (:func:`kvstore.storage.stays.begin`), which removes them.
+
 :meth:`SnapshotStorage.open` is cheap and belongs on the loop, between two engine writes. All
 else blocks and belongs in one thread, the same for all.
 """
@@ -183,8 +188,29 @@ class SnapshotStorage:
 
     def discard(self, group: GroupId) -> None:
         """Remove what is left of an installed snapshot."""
-        with contextlib.suppress(FileNotFoundError):
-            self._files.remove(self._staging_path(group))
+        self._remove(self._staging_path(group))
+
+    def forget(self, group: GroupId) -> None:
+        """Remove all that is here of ``group``, durably; again if a crash came in between.
+
+        Afterwards no start installs a snapshot that arrived before. None may be under way:
+        what comes for the earlier replica from now on must not get here.
+
+        Raises:
+            DiskFull: no room for that; it may be tried again.
+            Internal: the disk fails.
+        """
+        self._arriving.pop(group, None)
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            # For good before the staged file goes: a manifest without it stops every start.
+            self._remove(self._manifest_path(group))
+            self._files.sync_directory(self._directory)
+            for path in (self._staging_path(group), self._installed_path(group)):
+                self._remove(path)
+            self._files.sync_directory(self._directory)
+        except OSError as error:
+            raise _disk_error(group, error) from error
 
     # -- after a start ----------------------------------------------------------------------
 
@@ -299,6 +325,10 @@ class SnapshotStorage:
                         batch, size = self._engine.batch(), 0
         self._engine.write(batch)
 
+    def _remove(self, path: Path) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self._files.remove(path)
+
     def _staging_path(self, group: GroupId) -> Path:
         return self._directory / f"g{group}.staging"
 
@@ -312,4 +342,4 @@ class SnapshotStorage:
 def _disk_error(group: GroupId, error: OSError) -> DiskFull | Internal:
     if is_full(error):
         return DiskFull(f"group {group}: no room for a snapshot: {error}")
-    return Internal(f"group {group}: a snapshot cannot be stored: {error}")
+    return Internal(f"group {group}: a snapshot cannot be stored or removed: {error}")

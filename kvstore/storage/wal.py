@@ -8,6 +8,17 @@ which makes them durable in batches and calls back once per batch. The format is
 
     wal, recovered = await open_wal(directory, cluster_id=..., node_id=..., ...)
     wal.append([encode_entry(...), encode_hard_state(...)], done)
+
+When a group comes to this node or leaves it, that is a REPLICA record. So that every other
+record counts for the replica that wrote it:
+
+* Whoever wrote for the earlier replica appends nothing more of the group before the REPLICA
+  record is appended.
+* Nothing of the later replica is appended, nor in any other way promised, before the REPLICA
+  record is durable: on a full disk its votes would overtake the record, which would then make
+  them void. (In the same append, behind it, they may stand.)
+* A REPLICA record is never urgent: it would overtake what the earlier replica wrote, which
+  would then count for the later one.
 """
 
 from __future__ import annotations
@@ -27,7 +38,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kvstore.config import WalConfig
-    from kvstore.ids import GroupId, LogIndex
+    from kvstore.ids import GroupId, LogIndex, ReplicaId
     from kvstore.storage.segments import Segments
 
 __all__ = ["LogEntry", "Mark", "RecoveredLog", "Wal", "open_wal"]
@@ -101,8 +112,9 @@ class Wal:
         """Delete the oldest segments whose entries are not needed any more.
 
         An entry is not needed when it is at or below its group's ``covered`` index, which
-        must be in the engine's *flushed* state, and at or below the group's last mark. Takes
-        effect after everything appended before.
+        must be in the engine's *flushed* state, and at or below the group's last mark; void
+        entries are never needed. Takes effect after everything appended before: ``covered``
+        must be of the replica that the group has in the log by then.
         """
         self._writer.orders.put(Release(dict[int, int](covered.items())))
 
@@ -148,6 +160,7 @@ async def open_wal(  # noqa: PLR0913  named options, half of them with defaults
     on_fatal: Callable[[BaseException], None],
     on_disk_full: Callable[[bool], None],
     applied: Mapping[GroupId, LogIndex] | None = None,
+    held: Mapping[GroupId, ReplicaId] | None = None,
     progress: Callable[[int, int], None] | None = None,
     files: Files | None = None,
 ) -> tuple[Wal, dict[GroupId, RecoveredLog]]:
@@ -162,6 +175,8 @@ async def open_wal(  # noqa: PLR0913  named options, half of them with defaults
         on_disk_full: called on the loop whenever room for the next segment runs out or is back.
         applied: each group's index in the engine's flushed state, if known: entries below it
             and below the group's mark are not kept in memory, and a log that is gone is missed.
+        held: as which replica the engine holds each group (:mod:`kvstore.storage.stays`), none
+            for one that was founded here: what an earlier one applied does not count.
         progress: called with bytes read and bytes in total.
         files: the disk, for tests.
 
@@ -181,6 +196,7 @@ async def open_wal(  # noqa: PLR0913  named options, half of them with defaults
         cluster_id=cluster_id,
         node_id=node_id,
         applied=applied or {},
+        held=held,
         progress=progress or (lambda done, total: None),
     )
     return Wal(segments, on_fatal=on_fatal, on_disk_full=on_disk_full), logs

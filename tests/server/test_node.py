@@ -38,6 +38,7 @@ from kvstore.server.process import EXIT_STARTUP
 from kvstore.server.raft_driver import RaftDriver
 from kvstore.server.upkeep import LogKeeper
 from kvstore.storage.identity import IDENTITY_FILE, LOCK_FILE, Identity, Pin, open_identity
+from kvstore.storage.map_file import MAP_FILE
 from kvstore.storage.membership_file import MEMBERSHIP_FILE
 from kvstore.storage.renewal import PARTS
 from kvstore.storage.rocks import RocksEngine
@@ -389,7 +390,8 @@ async def test_all_that_it_keeps_of_the_store_would_be_set_aside_by_a_repair(
     async with Node(config):
         await put_and_get(config)
     kept = {entry.name for entry in config.data_dir.iterdir()}
-    assert kept == {IDENTITY_FILE, MEMBERSHIP_FILE, LOCK_FILE, *PARTS}
+    # Of the map there is a file once it is another one than the configuration gives.
+    assert kept | {MAP_FILE} == {IDENTITY_FILE, MEMBERSHIP_FILE, LOCK_FILE, *PARTS}
 
 
 async def test_lost_data_is_answered_by_the_command_that_repairs_it(

@@ -12,7 +12,7 @@ from kvstore.raft import confchange
 from kvstore.raft.core import RecoveredGroup
 from kvstore.raft.messages import Entry, EntryKind, GroupConfig, HardState, SnapshotMeta
 from kvstore.server import recovery
-from kvstore.storage import records
+from kvstore.storage import records, stays
 from kvstore.storage.records import RecordType
 from kvstore.storage.replay import LogEntry, Mark, RecoveredLog
 
@@ -224,3 +224,13 @@ def test_an_entry_of_the_log_is_the_cores_entry() -> None:
     (entry,) = recover(machine_at(0, engine), engine, log_of(1, 1)).entries
     assert entry == Entry(LogIndex(1), Term(1), EntryKind.COMMAND, command(1, 1, b"1").payload)
     assert batch(b"k", b"1") in entry.payload
+
+
+def test_an_engine_that_began_anew_is_not_ahead_of_the_new_replicas_log() -> None:
+    engine = FakeEngine()
+    machine_at(9, engine)
+    stays.begin(engine, GROUP, ReplicaId(1 << 16 | 1))
+    machine = StateMachine(ShardId(0), engine, owns=lambda key: True)
+    recovered = recover(machine, engine, RecoveredLog(replica=1 << 16 | 1))
+    assert (recovered.base.index, recovered.applied_index, recovered.entries) == (0, 0, ())
+    assert recovered.hard_state == HardState(Term(0), NO_REPLICA)

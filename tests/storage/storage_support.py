@@ -49,6 +49,7 @@ async def open_log(
     files: Files | None = None,
     config: WalConfig = SMALL,
     applied: dict[int, int] | None = None,
+    held: dict[int, int] | None = None,
 ) -> tuple[Wal, dict[int, RecoveredLog]]:
     owner = owner or Owner()
     wal, logs = await open_wal(
@@ -59,6 +60,7 @@ async def open_log(
         on_fatal=owner.on_fatal,
         on_disk_full=owner.on_disk_full,
         applied=applied,
+        held=held,
         files=files,
     )
     return wal, logs

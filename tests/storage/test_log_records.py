@@ -18,6 +18,7 @@ EVERY_TYPE = {
     "truncation": records.encode_truncation(7, 12),
     "mark": records.encode_mark(7, 12, 3, b"config"),
     "log end": records.encode_log_end(7, 12),
+    "replica": records.encode_replica(7, 2 << 32 | 5 << 16 | 1),
     "batch head": records.encode_batch_head(1, 5, 100),
     "close": records.encode_close(1, 5),
     "header": records.encode_segment_header(SegmentHeader(1, 2, 3, 4, "cluster", "n1")),
@@ -48,6 +49,16 @@ def test_a_vote_is_read_as_it_was_written(group: int, term: int, vote: int) -> N
     assert found is not None
     assert (found.type, found.group, found.term) == (RecordType.HARD_STATE, group, term)
     assert records.decode_vote(found.payload) == vote
+
+
+@given(u32, u64)
+def test_a_replica_is_read_as_it_was_written(group: int, replica: int) -> None:
+    data = records.encode_replica(group, replica)
+    found = read(data)
+    assert found is not None
+    assert (found.type, found.group, found.index, found.term) == (RecordType.REPLICA, group, 0, 0)
+    assert records.decode_replica(found.payload) == replica
+    assert records.decode_replica(records.payload_of(data)) == replica
 
 
 @pytest.mark.parametrize("name", EVERY_TYPE)

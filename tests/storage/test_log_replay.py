@@ -7,7 +7,7 @@ import random
 import pytest
 
 from kvstore.storage import records
-from kvstore.storage.ledger import Ledger
+from kvstore.storage.ledger import VOIDS, Ledger
 from kvstore.storage.records import RecordType, read_record
 from kvstore.storage.replay import LogEntry, Mark, RecoveredLog, Replay
 
@@ -133,6 +133,95 @@ def test_entries_that_must_be_there_and_are_not() -> None:
     assert found.logs[1].missing() is None
 
 
+def replica(number: int) -> bytes:
+    return records.encode_replica(1, number)
+
+
+BEFORE = (
+    records.encode_hard_state(1, 9, 3),
+    *entries(1, 5),
+    records.encode_mark(1, 4, 1, b"config"),
+)
+"""What an earlier replica of the group wrote."""
+
+
+@pytest.mark.parametrize("earlier", [(), (replica(7),)], ids=["founded here", "came"])
+def test_what_stands_before_a_replica_is_void(earlier: tuple[bytes, ...]) -> None:
+    assert replay(*earlier, *BEFORE, replica(8)) == RecoveredLog(replica=8)
+    log = replay(*earlier, *BEFORE, replica(8), records.encode_hard_state(1, 1, 2), *entries(1, 2))
+    assert (log.term, log.vote, log.mark, log.end) == (1, 2, None, 2)
+    assert log.missing() is None
+
+
+def test_a_group_that_has_left_is_not_there() -> None:
+    found = Replay({})
+    for record in (*BEFORE, records.encode_hard_state(2, 1, 1), replica(0), replica(0)):
+        assert found.take(decoded(record)) is None
+    assert found.logs.keys() == {2}
+    assert found.take(decoded(replica(9))) is None
+    assert found.logs[1] == RecoveredLog(replica=9)
+
+
+def test_the_replica_that_the_group_has_already_makes_nothing_void() -> None:
+    once = replay(replica(8), *BEFORE)
+    assert replay(replica(8), *BEFORE, replica(8)) == once
+    assert (once.replica, once.end, once.mark) == (8, 5, Mark(4, 1, b"config"))
+
+
+def test_what_a_void_part_lacks_is_not_missed() -> None:
+    """As when its first segments were released, for it held them no longer."""
+    found = Replay({})
+    found.log_end(decoded(records.encode_log_end(1, 7)))
+    for record in entries(8, 9):
+        assert found.take(decoded(record)) is None
+    assert found.logs[1].missing() == (1, 7)
+    for record in (replica(8), *entries(1, 2)):
+        assert found.take(decoded(record)) is None
+    assert found.logs[1].missing() is None
+
+
+@pytest.mark.parametrize(
+    ("held", "first"), [({}, 1), ({1: 7}, 1), ({1: 8}, 4), ({2: 8}, 1)], ids=str
+)
+def test_only_what_was_applied_as_the_same_replica_counts(held: dict[int, int], first: int) -> None:
+    found = Replay({1: 9}, held)
+    for record in (replica(7), *BEFORE, replica(8), *entries(1, 6), BEFORE[-1]):
+        assert found.take(decoded(record)) is None
+    assert indexes(found.logs[1])[0] == (first, 1)
+
+
+def test_a_checkpoint_says_first_which_replicas_there_are() -> None:
+    ledger = Ledger({3: RecoveredLog(term=1, end=4, replica=30)})
+    for record in (replica(8), *BEFORE, records.encode_hard_state(2, 1, 1)):
+        ledger.note(record)
+    found = [
+        (RecordType(kind), group) for kind, group, *_ in map(records.peek, ledger.checkpoint())
+    ]
+    assert found[:2] == [(RecordType.REPLICA, 3), (RecordType.REPLICA, 1)]
+    assert sorted(found[2:], key=str) == sorted(
+        [
+            *((RecordType.HARD_STATE, group) for group in (1, 2, 3)),
+            *((RecordType.LOG_END, group) for group in (1, 3)),
+            (RecordType.MARK, 1),
+        ],
+        key=str,
+    )
+
+
+def test_a_checkpoint_says_nothing_of_a_group_that_has_left() -> None:
+    ledger = Ledger({})
+    for record in (replica(8), *BEFORE, replica(0)):
+        ledger.note(record)
+    assert ledger.checkpoint() == []
+    assert ledger.mark_index(1) == 0
+
+
+def test_a_ledger_tells_what_is_void() -> None:
+    ledger = Ledger({})
+    told = [ledger.note(record) for record in (entry(1), replica(8), replica(8), replica(0))]
+    assert told == [1, VOIDS, 0, VOIDS]
+
+
 @pytest.mark.parametrize("seed", range(200))
 def test_a_checkpoint_stands_for_all_before_it(seed: int) -> None:
     """Replaying checkpoint and rest ends like replaying all, but for entries before it."""
@@ -156,7 +245,7 @@ def test_a_checkpoint_stands_for_all_before_it(seed: int) -> None:
     for group, log in whole.logs.items():
         found = rest.logs[group]
         assert (found.term, found.vote, found.mark) == (log.term, log.vote, log.mark)
-        assert found.end == log.end
+        assert (found.end, found.replica) == (log.end, log.replica)
         assert found.entries == log.entries[len(log.entries) - len(found.entries) :]
 
 
@@ -164,11 +253,13 @@ def random_history(rng: random.Random) -> list[bytes]:
     """What a group may write: marks stand for entries that are in the log."""
     model = Replay({})
     history: list[bytes] = []
-    for _ in range(rng.randint(0, 60)):
+    for number in range(rng.randint(0, 60)):
         group = rng.randint(1, 2)
         log = model.logs.get(group, RecoveredLog())
         low = log.mark.index if log.mark else 0
-        match rng.randint(0, 4):
+        match rng.randint(0, 5 if rng.random() < 0.3 else 4):
+            case 5:
+                record = records.encode_replica(group, rng.choice((number, log.replica, 0)))
             case 0:
                 record = records.encode_hard_state(group, log.term + rng.randint(0, 1), log.vote)
             case 1 if log.end > low:

@@ -10,10 +10,11 @@ import pytest
 
 from kvstore.errors import DataDirectoryError, StartupError
 from kvstore.ids import LIFE_MAX, NodeId
-from kvstore.storage import identity_file
+from kvstore.storage import identity_file, map_file
 from kvstore.storage.files import OsFiles
 from kvstore.storage.identity import IDENTITY_FILE, Identity, Owner, Pin, open_identity
 from kvstore.storage.identity_file import Content
+from kvstore.storage.map_file import MAP_FILE
 from kvstore.storage.renewal import PARTS, Renewal, Renewed, discard, open_renewal
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 OWNER = Owner("c", "n1", {"shards": "8"})
 NOW_S = 1_700_000_000
+DIRECTORIES = [part for part in PARTS if part != MAP_FILE]
 PEERS = {NodeId("n2"): Pin(7), NodeId("n3"): Pin(8, 5)}
 
 
@@ -39,9 +41,10 @@ class UnsyncedFiles(OsFiles):
 
 def used(data_dir: Path) -> None:
     """A directory that a node has run in."""
-    for part in PARTS:
+    for part in DIRECTORIES:
         (data_dir / part).mkdir(parents=True)
         (data_dir / part / "data").write_text(f"old {part}")
+    map_file.save(UnsyncedFiles(), data_dir, b"old map")
     (data_dir / "wal" / "0000000000000001.wal").touch()
     identity_file.save(UnsyncedFiles(), data_dir, Content(OWNER, Pin(11), PEERS, log_begun=True))
 
@@ -78,8 +81,10 @@ def test_the_old_data_is_set_aside_and_the_new_life_begins_empty(tmp_path: Path)
     assert new.data_id != 11
     aside = tmp_path / f"damaged-{NOW_S}"
     assert (aside / IDENTITY_FILE).read_bytes() == before
-    for part in PARTS:
+    for part in DIRECTORIES:
         assert (aside / part / "data").read_text() == f"old {part}"
+    assert map_file.load(aside) == b"old map"
+    assert map_file.load(tmp_path) is None
 
 
 def test_what_was_set_aside_can_be_discarded(tmp_path: Path) -> None:
@@ -143,6 +148,19 @@ def test_a_wiped_directory_has_nothing_to_set_aside(
     renewal.release()
     assert repair(data_dir) == Renewed(NOW_S, None)
     assert assert_fresh(data_dir).life == NOW_S
+
+
+def test_a_map_alone_is_old_data_too(tmp_path: Path) -> None:
+    map_file.save(OsFiles(), tmp_path, b"old map")
+    with pytest.raises(DataDirectoryError, match=f"holds {MAP_FILE} but no identity"):
+        start(tmp_path)
+    renewal = look(tmp_path)
+    assert renewal.damage is not None
+    assert f"holds {MAP_FILE} but no identity" in renewal.damage.message
+    renewal.release()
+    repair(tmp_path)
+    assert_fresh(tmp_path)
+    assert map_file.load(tmp_path / f"damaged-{NOW_S}") == b"old map"
 
 
 def test_a_lost_log_is_damage(tmp_path: Path) -> None:

@@ -145,6 +145,33 @@ async def test_votes_get_through_a_full_disk_ahead_of_what_is_held(tmp_path: Pat
     await wal.close()
 
 
+async def test_a_replica_is_held_on_a_full_disk_and_no_vote_of_another_group_is_void(
+    tmp_path: Path,
+) -> None:
+    """What the earlier replica appended stays before it, what the later one does behind it."""
+    watch, disk = Watch(), FullDisk()
+    wal, _ = await watch.open(tmp_path, disk)
+    wal.append([records.encode_replica(1, 11), records.encode_hard_state(1, 5, 1)], watch.ran(1))
+    await watch.until(lambda: watch.done == [1])
+    disk.full = True
+    for number in range(2, 5):
+        wal.append([entry(number - 1, size=3000)], watch.ran(number))
+    wal.append([records.encode_replica(1, 12)], watch.ran(5))
+    for term in range(1, 11):
+        wal.append([records.encode_hard_state(2, term, 2)], watch.ran(100 + term), urgent=True)
+    await watch.until(lambda: watch.done[-1] == 110)
+    assert 5 not in watch.done
+    disk.full = False
+    await watch.until(lambda: 5 in watch.done)
+    wal.append([records.encode_hard_state(1, 1, 2)], watch.ran(6))
+    await watch.until(lambda: watch.done[-1] == 6)
+    await wal.close()
+    wal, logs = await watch.open(tmp_path)
+    assert (logs[1].replica, logs[1].term, logs[1].vote, indexes(logs)) == (12, 1, 2, [])
+    assert (logs[2].term, logs[2].vote) == (10, 2)
+    await wal.close()
+
+
 async def test_votes_get_through_when_only_an_oversized_append_is_held(tmp_path: Path) -> None:
     """The spare for the next segment is there, but too small for what waits."""
     watch, disk = Watch(), FullDisk()

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 def beyond_marks(state: State) -> State:
     return {
-        group: (term, vote, mark, [entry for entry in entries if not mark or entry[0] > mark[0]])
-        for group, (term, vote, mark, entries) in state.items()
+        group: (term, vote, mark, [e for e in entries if not mark or e[0] > mark[0]], replica)
+        for group, (term, vote, mark, entries, replica) in state.items()
     }
 
 

@@ -18,6 +18,7 @@ _TYPES: Final = {
     5: "SEGMENT",
     6: "BATCH",
     7: "LOG_END",
+    8: "REPLICA",
 }
 _COMMON: Final = {"length": 4, "crc": 4, "type": 1, "group": 4, "index": 8, "term": 8}
 _PAYLOADS: Final = {
@@ -28,6 +29,7 @@ _PAYLOADS: Final = {
     "SEGMENT": {"version": 2, "salt": 8, "made_bytes": 8, "cluster_size": 2, "node_size": 2},
     "BATCH": {"body_bytes": 8, "salt": 8},
     "LOG_END": {},
+    "REPLICA": {"replica": 8},
 }
 _REST: Final = {"ENTRY": "data", "MARK": "config", "SEGMENT": "names"}
 """What is left of a payload after its numbers."""

@@ -43,8 +43,8 @@ LOGGER = "kvstore.storage"
 
 Mark = tuple[int, int, bytes]
 Entry = tuple[int, int, int, bytes]
-State = dict[int, tuple[int, int, Mark | None, list[Entry]]]
-"""By group: term, vote, mark, entries."""
+State = dict[int, tuple[int, int, Mark | None, list[Entry], int]]
+"""By group: term, vote, mark, entries, replica."""
 
 
 @dataclass
@@ -55,6 +55,7 @@ class Model:
     vote: int = 0
     mark: Mark | None = None
     entries: list[Entry] = field(default_factory=list)
+    replica: int = 0
 
 
 class Workload:
@@ -63,6 +64,7 @@ class Workload:
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
         self.models = {group: Model() for group in GROUPS}
+        self.stays = 0
 
     def batch(self) -> list[bytes]:
         found: list[bytes] = []
@@ -75,6 +77,11 @@ class Workload:
         last = len(model.entries)
         low = model.mark[0] if model.mark else 0
         draw = rng.random()
+        if draw < 0.02:
+            return [self.come(group)]
+        if draw < 0.03:
+            self.models[group] = Model()
+            return [records.encode_replica(group, 0)]
         if draw < 0.15:
             model.term, model.vote = model.term + 1, rng.randint(0, 3)
             return [records.encode_hard_state(group, model.term, model.vote)]
@@ -90,6 +97,12 @@ class Workload:
             return [self.entry(group, rng.randint(low + 1, last))]
         return [self.entry(group, last + 1 + more) for more in range(rng.randint(1, 3))]
 
+    def come(self, group: int) -> bytes:
+        """It may be here already: then as another replica."""
+        self.stays += 1
+        self.models[group] = Model(replica=self.stays << 16 | 1)
+        return records.encode_replica(group, self.models[group].replica)
+
     def entry(self, group: int, index: int, payload: bytes | None = None) -> bytes:
         model, rng = self.models[group], self.random
         kind = rng.randint(0, 2)
@@ -104,6 +117,7 @@ class Workload:
     def one_of_each(self) -> list[bytes]:
         """A batch with every type of record that a caller can append."""
         group = GROUPS[0]
+        replica = self.come(group)
         model = self.models[group]
         model.term, model.vote = model.term + 1, 2
         vote = records.encode_hard_state(group, model.term, model.vote)
@@ -113,11 +127,11 @@ class Workload:
         mark = records.encode_mark(group, *model.mark)
         truncation = records.encode_truncation(group, first + 2)
         del model.entries[first + 1 :]
-        return [vote, *entries, mark, truncation]
+        return [replica, vote, *entries, mark, truncation]
 
     def state(self) -> State:
         return {
-            group: (model.term, model.vote, model.mark, list(model.entries))
+            group: (model.term, model.vote, model.mark, list(model.entries), model.replica)
             for group, model in copy.deepcopy(self.models).items()
             if model != Model()
         }
@@ -236,9 +250,10 @@ def state_of(logs: Mapping[int, RecoveredLog]) -> State:
             found.vote,
             None if found.mark is None else (found.mark[0], found.mark[1], found.mark[2]),
             [(int(index), term, kind, bytes(data)) for index, term, kind, data in found.entries],
+            found.replica,
         )
         for group, found in logs.items()
-        if (found.term, found.vote, found.mark, found.entries) != (0, 0, None, [])
+        if found != RecoveredLog(end=found.end)
     }
 
 
