@@ -17,19 +17,28 @@ from kvstore.raft.messages import GroupConfig
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+FORMAT_WITHOUT_EPOCH = 1
+"""What older versions wrote, and what an epoch of 0 is still written as."""
 _HEADER = struct.Struct(">B4H")
+_EPOCH = struct.Struct(">Q")
 
 
 def change(
-    current: GroupConfig, voters: Iterable[ReplicaId], learners: Iterable[ReplicaId]
+    current: GroupConfig,
+    voters: Iterable[ReplicaId],
+    learners: Iterable[ReplicaId],
+    epoch: int | None = None,
 ) -> GroupConfig:
     """The configuration to append in order to get from ``current`` to the wanted members.
 
+    ``epoch`` is that of ``current`` unless another one is given.
+
     Raises:
-        InvalidArgument: no voter would be left, a replica would be both, or ``current`` is
-            itself in transition.
+        InvalidArgument: no voter would be left, a replica would be both, ``current`` is
+            itself in transition, or the epoch would go back.
     """
+    epoch = current.epoch if epoch is None else epoch
     new_voters, new_learners = tuple(sorted(set(voters))), tuple(sorted(set(learners)))
     if current.voters_outgoing:
         raise InvalidArgument("a membership change is still in progress")
@@ -37,14 +46,17 @@ def change(
         raise InvalidArgument("a group needs at least one voter")
     if set(new_voters) & set(new_learners):
         raise InvalidArgument("a replica cannot be a voter and a learner at once")
+    if epoch < current.epoch:
+        raise InvalidArgument(f"epoch {epoch} is over: the group is in epoch {current.epoch}")
     if len(set(new_voters) ^ set(current.voters)) <= 1:
-        return GroupConfig(voters=new_voters, learners=new_learners)
+        return GroupConfig(voters=new_voters, learners=new_learners, epoch=epoch)
     demoted = set(current.voters) & set(new_learners)
     return GroupConfig(
         voters=new_voters,
         voters_outgoing=current.voters,
         learners=tuple(r for r in new_learners if r not in demoted),
         learners_next=tuple(sorted(demoted)),
+        epoch=epoch,
     )
 
 
@@ -54,6 +66,7 @@ def leave_joint(current: GroupConfig) -> GroupConfig:
     return GroupConfig(
         voters=current.voters,
         learners=tuple(sorted({*current.learners, *current.learners_next})),
+        epoch=current.epoch,
     )
 
 
@@ -83,10 +96,12 @@ def keeps_vote(config: GroupConfig, replica: ReplicaId) -> bool:
 
 
 def encode(config: GroupConfig) -> bytes:
-    """Stored form: version, four counts, then the ids as u64."""
+    """Stored form: version, four counts, the ids as u64, then the epoch as u64 unless it is 0."""
     parts = (config.voters, config.voters_outgoing, config.learners, config.learners_next)
     ids = [replica for part in parts for replica in part]
-    return _HEADER.pack(FORMAT_VERSION, *map(len, parts)) + struct.pack(f">{len(ids)}Q", *ids)
+    version = FORMAT_VERSION if config.epoch else FORMAT_WITHOUT_EPOCH
+    packed = _HEADER.pack(version, *map(len, parts)) + struct.pack(f">{len(ids)}Q", *ids)
+    return packed + _EPOCH.pack(config.epoch) if config.epoch else packed
 
 
 def decode(data: bytes) -> GroupConfig:
@@ -97,13 +112,19 @@ def decode(data: bytes) -> GroupConfig:
     """
     try:
         version, *counts = _HEADER.unpack_from(data)
-        ids = struct.unpack(f">{sum(counts)}Q", data[_HEADER.size :])
+        if version not in (FORMAT_VERSION, FORMAT_WITHOUT_EPOCH):
+            raise ValueError(f"group configuration of unknown format {version}")
+        has_epoch = version == FORMAT_VERSION
+        end = len(data) - _EPOCH.size if has_epoch else len(data)
+        epoch = _EPOCH.unpack(data[end:])[0] if has_epoch else 0
+        ids = struct.unpack(f">{sum(counts)}Q", data[_HEADER.size : end])
     except struct.error as error:
         raise ValueError(f"not a group configuration: {error}") from error
-    if version != FORMAT_VERSION:
-        raise ValueError(f"group configuration of unknown format {version}")
+    if has_epoch and epoch == 0:
+        raise ValueError("not a group configuration: an epoch of 0 is not written")
     parts = []
     for count in counts:
         parts.append(tuple(ReplicaId(replica) for replica in ids[:count]))
         ids = ids[count:]
-    return GroupConfig(*parts)
+    voters, voters_outgoing, learners, learners_next = parts
+    return GroupConfig(voters, voters_outgoing, learners, learners_next, epoch)

@@ -179,9 +179,16 @@ class RaftCore:
         return at
 
     def propose_config(
-        self, voters: Iterable[ReplicaId], learners: Iterable[ReplicaId], now: float
+        self,
+        voters: Iterable[ReplicaId],
+        learners: Iterable[ReplicaId],
+        now: float,
+        *,
+        epoch: int | None = None,
     ) -> LogIndex:
         """Begin a change to these members, through a joint configuration where needed.
+
+        A later ``epoch`` is a change by itself; None leaves it as it is.
 
         Raises:
             NotLeader: we do not lead, or are handing over.
@@ -190,7 +197,7 @@ class RaftCore:
             InvalidArgument: not a change, or none that is allowed.
         """
         self._advance(now)
-        index = membership.propose(self._state, voters, learners)
+        index = membership.propose(self._state, voters, learners, epoch)
         self._changed = True
         return index
 

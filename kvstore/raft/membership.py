@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 
 
 def propose(
-    state: RaftState, voters: Iterable[ReplicaId], learners: Iterable[ReplicaId]
+    state: RaftState,
+    voters: Iterable[ReplicaId],
+    learners: Iterable[ReplicaId],
+    epoch: int | None = None,
 ) -> LogIndex:
     """Append the configuration that leads to these members.
 
@@ -39,9 +42,9 @@ def propose(
         raise NotLeader("this replica does not lead its group")
     if state.log.config_index > state.commit_index or not state.has_committed_in_term:
         raise Overloaded("an earlier membership change or term start is not committed yet")
-    config = confchange.change(state.config, voters, learners)
+    config = confchange.change(state.config, voters, learners, epoch)
     if config == state.config:
-        raise InvalidArgument("the group has these members already")
+        raise InvalidArgument("the group has these members and this epoch already")
     return _append_config(state, config)
 
 

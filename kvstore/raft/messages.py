@@ -51,13 +51,15 @@ class GroupConfig:
     Each tuple is sorted. ``voters_outgoing`` is not empty while a joint configuration is in
     force: then elections and commits need a majority of both. A replica is never a voter and
     a learner at once; ``learners_next`` are outgoing voters that become learners when the
-    joint configuration ends.
+    joint configuration ends. ``epoch`` counts the plans of whoever asks for changes: it never
+    goes back, so a leader can tell that it has missed one.
     """
 
     voters: tuple[ReplicaId, ...]
     voters_outgoing: tuple[ReplicaId, ...] = ()
     learners: tuple[ReplicaId, ...] = ()
     learners_next: tuple[ReplicaId, ...] = ()
+    epoch: int = 0
 
 
 @dataclass(frozen=True, slots=True)

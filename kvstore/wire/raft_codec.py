@@ -225,7 +225,7 @@ def _encode_chunk(group: GroupId, message: SnapshotChunk) -> tuple[Any, ...]:
         message.meta.term,
         message.transfer,
         message.offset,
-        (config.voters, config.voters_outgoing, config.learners, config.learners_next),
+        _encode_config(config),
         message.data,
         message.is_last,
     )
@@ -239,9 +239,16 @@ def _decode_chunk(row: list[Any]) -> SnapshotChunk:
     return SnapshotChunk(sender, receiver, term, meta, transfer, offset, data, last)
 
 
-def _config(parts: list[Any]) -> GroupConfig:
+def _encode_config(config: GroupConfig) -> tuple[object, ...]:
+    """Four lists of ids, and the epoch unless it is 0."""
+    parts = (config.voters, config.voters_outgoing, config.learners, config.learners_next)
+    return (*parts, config.epoch) if config.epoch else parts
+
+
+def _config(fields: list[Any]) -> GroupConfig:
     """Each part strictly rising ids, as :class:`GroupConfig` wants them."""
-    if tuple(map(type, parts)) != (list, list, list, list):
+    parts, epochs = fields[:4], fields[4:] or [0]
+    if tuple(map(type, [*parts, *epochs])) != (list, list, list, list, int) or epochs[0] < 0:
         raise ProtocolError("raft: malformed configuration")
     for part in parts:
         if set(map(type, part)) - {int} or any(
@@ -249,7 +256,7 @@ def _config(parts: list[Any]) -> GroupConfig:
         ):
             raise ProtocolError("raft: malformed configuration")
     voters, voters_outgoing, learners, learners_next = map(tuple[ReplicaId, ...], parts)
-    return GroupConfig(voters, voters_outgoing, learners, learners_next)
+    return GroupConfig(voters, voters_outgoing, learners, learners_next, epochs[0])
 
 
 _ENCODERS: Final[dict[type[Any], Callable[[GroupId, Any], tuple[Any, ...]]]] = {

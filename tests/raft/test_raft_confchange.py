@@ -17,7 +17,7 @@ replica_sets = st.sets(st.integers(1, 6).map(ReplicaId), max_size=5)
 parts = st.lists(st.integers(0, (1 << 64) - 1).map(ReplicaId), max_size=6).map(tuple)
 
 
-@given(st.builds(GroupConfig, parts, parts, parts, parts))
+@given(st.builds(GroupConfig, parts, parts, parts, parts, st.integers(0, (1 << 64) - 1)))
 def test_what_is_stored_comes_back(config: GroupConfig) -> None:
     assert confchange.decode(confchange.encode(config)) == config
 
@@ -41,7 +41,7 @@ def test_a_vote_is_kept_only_by_whom_both_halves_know() -> None:
 def test_a_newer_format_and_every_cut_are_refused() -> None:
     data = confchange.encode(GroupConfig((R1, R2), learners=(R3,)))
     with pytest.raises(ValueError, match="unknown format"):
-        confchange.decode(b"\x02" + data[1:])
+        confchange.decode(b"\x03" + data[1:])
     for end in range(len(data)):
         with pytest.raises(ValueError, match="not a group configuration"):
             confchange.decode(data[:end])
@@ -74,3 +74,21 @@ def test_a_voter_becomes_a_learner_only_when_the_joint_configuration_ends() -> N
     assert confchange.members(joint) == (R1, R2, R3, R4)
     assert confchange.is_voter(joint, R2)
     assert confchange.leave_joint(joint) == GroupConfig((R1, R4), learners=(R2,))
+
+
+def test_an_epoch_is_kept_unless_a_later_one_is_given() -> None:
+    config = GroupConfig((R1, R2, R3), epoch=7)
+    assert confchange.change(config, [R1, R2], [R4]).epoch == 7
+    joint = confchange.change(config, [R1, R2, R4], [], 9)
+    assert joint.voters_outgoing
+    assert (joint.epoch, confchange.leave_joint(joint).epoch) == (9, 9)
+    assert confchange.change(config, config.voters, [], 8) == GroupConfig((R1, R2, R3), epoch=8)
+    with pytest.raises(InvalidArgument, match="epoch 6 is over"):
+        confchange.change(config, config.voters, [], 6)
+
+
+def test_without_an_epoch_it_is_stored_as_older_versions_did() -> None:
+    plain = confchange.encode(GroupConfig((R1, R2), learners=(R3,)))
+    assert plain[0] == confchange.FORMAT_WITHOUT_EPOCH
+    later = confchange.encode(GroupConfig((R1, R2), learners=(R3,), epoch=1))
+    assert later[1:-8] == plain[1:]

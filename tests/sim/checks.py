@@ -153,10 +153,14 @@ class Checks:
             leading.check_config(node.id, state)
 
         def propose_config_and_check(
-            voters: Iterable[ReplicaId], learners: Iterable[ReplicaId], now: float
+            voters: Iterable[ReplicaId],
+            learners: Iterable[ReplicaId],
+            now: float,
+            *,
+            epoch: int | None = None,
         ) -> LogIndex:
             pending = state.log.config_index
-            index = propose_config(voters, learners, now)
+            index = propose_config(voters, learners, now, epoch=epoch)
             leading.check_proposal(node.id, state, pending)
             return index
 

@@ -33,7 +33,7 @@ from kvstore.wire.raft_codec import decode_messages, encode_bodies, encode_messa
 
 uint = st.integers(0, 2**64 - 1)
 ids = st.lists(st.integers(1, 2**64 - 1), max_size=5, unique=True).map(sorted).map(tuple)
-configs = st.builds(GroupConfig, ids, ids, ids, ids)
+configs = st.builds(GroupConfig, ids, ids, ids, ids, uint)
 entry_parts = st.lists(st.tuples(uint, st.sampled_from(EntryKind), st.binary(max_size=50)))
 
 
