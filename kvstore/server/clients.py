@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Executor
 
+    from kvstore.ids import GroupId, NodeId
     from kvstore.server.admission import Admission
     from kvstore.server.checksums import Checksums
     from kvstore.server.membership import Membership
@@ -98,7 +99,7 @@ def send_error(connection: Connection, request: int, error: KVError) -> None:
 class ClientRequests:
     """Serves the requests of every client connection of this node."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  its collaborators, each by name
         self,
         driver: RaftDriver,
         admission: Admission,
@@ -107,11 +108,13 @@ class ClientRequests:
         scan_threads: Executor,
         shard_map: Callable[[], bytes],
         status: Callable[[], bytes],
+        where: Callable[[GroupId], NodeId | None] = lambda group: None,
         checksums: Checksums | None = None,
         membership: Membership | None = None,
     ) -> None:
         self._driver = driver
         self._admission = admission
+        self._where = where
         self._frame_bytes_max = frame_bytes_max
         self._batch_bytes_max = frame_bytes_max - PEER_OVERHEAD_BYTES
         self._scan_threads = scan_threads
@@ -139,9 +142,10 @@ class ClientRequests:
             send_error(connection, frame.request, error)
 
     def _host(self, shard: int) -> ShardHost:
-        host = self._driver.hosts.get(group_of_shard(ShardId(shard)))
+        group = group_of_shard(ShardId(shard))
+        host = self._driver.hosts.get(group)
         if host is None:
-            raise NotLeader(f"shard {shard} has no replica on this node")
+            raise NotLeader(f"shard {shard} has no replica on this node", leader=self._where(group))
         return host
 
     def _write(self, connection: Connection, frame: Frame) -> None:

@@ -28,13 +28,14 @@ from kvstore.swim.claims import Metadata, State
 from kvstore.swim.core import SwimCore
 from kvstore.wire.frames import encode_frame
 from kvstore.wire.kinds import Kind
-from kvstore.wire.map_codec import decode_map, encode_map
+from kvstore.wire.map_codec import decode_map, decode_news, encode_map, encode_news
 from kvstore.wire.membership import (
     EVENTS_MAX,
     EventsReply,
     encode_events_reply,
     encode_members_reply,
 )
+from kvstore.wire.report_codec import decode_reports, encode_reports
 from kvstore.wire.swim_codec import decode_message
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from kvstore.server.checksums import Asker
     from kvstore.server.handshake import Handshake
     from kvstore.sharding.shard_map import ShardMap
+    from kvstore.sharding.steering import Report
     from kvstore.swim.ready import MemberStatus
     from kvstore.wire.frames import Frame
     from kvstore.wire.membership import EventsRequest
@@ -160,6 +162,10 @@ class Membership:
             cpu_s: Processor seconds that this process has used.
             rng: For the core.
         """
+        self.on_map: Callable[[ShardMap], None] = lambda shard_map: None
+        """Told of each newer shard map; set by whoever goes by it, as is ``on_reports``."""
+        self.on_reports: Callable[[list[Report]], None] = lambda reports: None
+        """Told what leaders of groups tell the meta group."""
         self.shard_map = shard_map
         self._own = config.node_id
         self._path = config.data_dir / MEMBERSHIP_FILE
@@ -253,6 +259,11 @@ class Membership:
             self._send_map(node)
         elif frame.kind == Kind.MAP:
             self._take_map(node, decode_map(frame.body))
+        elif frame.kind == Kind.MAP_NEWS:
+            if decode_news(frame.body) > self.map_version:
+                self._pull_map_of(node)
+        elif frame.kind == Kind.REPORTS:
+            self.on_reports(decode_reports(frame.body))
 
     def _pull_map(self, node: NodeId, address: str) -> None:
         now = self._clock()
@@ -262,18 +273,59 @@ class Membership:
             self._pulled[node] = now
             self._couriers.send(node, address, encode_frame(Kind.MAP_PULL, 0, b""))
 
+    def _pull_map_of(self, node: NodeId) -> None:
+        address = self._address_of(node)
+        if address is not None:
+            self._pull_map(node, address)
+
     def _send_map(self, node: NodeId) -> None:
+        if self.shard_map is not None:
+            self._send(node, encode_frame(Kind.MAP, 0, encode_map(self.shard_map)))
+
+    def _send(self, node: NodeId, frame: bytes) -> None:
+        """To a member whose address is known."""
+        address = self._address_of(node)
+        if address is not None:
+            self._couriers.send(node, address, frame)
+
+    def _address_of(self, node: NodeId) -> str | None:
         member = self.driver.core.member(node, self._clock())
-        said = None if member is None else member.metadata
-        if said is not None and self.shard_map is not None:
-            frame = encode_frame(Kind.MAP, 0, encode_map(self.shard_map))
-            self._couriers.send(node, said.address, frame)
+        return None if member is None or member.metadata is None else member.metadata.address
 
     def _take_map(self, node: NodeId, shard_map: ShardMap) -> None:
         if self._pulled.pop(node, None) is not None and shard_map.version > self.map_version:
-            self.shard_map = shard_map
             log.info("shard map version %d comes from %s", shard_map.version, node)
+            self.take_committed(shard_map)
+
+    def take_committed(self, shard_map: ShardMap) -> None:
+        """Go by ``shard_map``, which the meta group has committed, if it is newer than ours."""
+        if shard_map.version > self.map_version:
+            self.shard_map = shard_map
             self._tell_vitals()
+            self.on_map(shard_map)
+
+    def announce(self) -> None:
+        """Tell everybody that there is a newer shard map."""
+        frame = encode_frame(Kind.MAP_NEWS, 0, encode_news(self.map_version))
+        for member in self.members():
+            if member.node != self._own and member.state.is_active:
+                self._send(member.node, frame)
+
+    def tell_meta(self, reports: list[Report]) -> None:
+        """Tell the members of the meta group how far groups are."""
+        assert self.shard_map is not None
+        frame = encode_frame(Kind.REPORTS, 0, encode_reports(reports))
+        for replica in self.shard_map.meta:
+            if replica.node == self._own:
+                self.on_reports(reports)
+            else:
+                self._send(replica.node, frame)
+
+    def forget_removed(self, shard_map: ShardMap) -> None:
+        """Whoever was removed from the cluster is no member any more."""
+        for node in shard_map.removed:
+            if not self.is_removed(node):
+                self.driver.core.remove(node, self._clock())
 
     # -- what is done now and then --------------------------------------------------------------
 

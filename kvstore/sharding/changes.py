@@ -154,6 +154,11 @@ def prefer(shard_map: ShardMap, leaders: Sequence[NodeId]) -> ShardMap:
     return replace(shard_map, replicas=replicas)
 
 
+def rebalance(shard_map: ShardMap, *, is_wanted: bool) -> ShardMap:
+    """The load is to be made even now, or is as even as it gets."""
+    return replace(shard_map, is_rebalancing=is_wanted)
+
+
 def _with_members(shard_map: ShardMap, group: GroupId, members: Sequence[Replica]) -> ShardMap:
     if group == META_GROUP:
         return replace(shard_map, meta=tuple(members))

@@ -40,6 +40,7 @@ def encode(shard_map: ShardMap) -> dict[str, Any]:
         "stays": list(shard_map.stays),
         "last_number": shard_map.last_number,
         "removed": list(shard_map.removed),
+        "rebalancing": shard_map.is_rebalancing,
     }
 
 
@@ -96,6 +97,7 @@ def _decode(wire: Any) -> ShardMap:
         stays=stays,
         last_number=last_number,
         removed=tuple(_node_id(name) for name in wire["removed"]),
+        is_rebalancing=wire["rebalancing"] is True,
     )
     _check_changes(decoded)
     return decoded

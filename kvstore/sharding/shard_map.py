@@ -117,6 +117,8 @@ class ShardMap:
     """The highest that a node was ever given."""
     removed: tuple[NodeId, ...] = ()
     """Names that never come back."""
+    is_rebalancing: bool = False
+    """An administrator wants the load made even, whatever is done by itself."""
 
     def shard_of(self, key: bytes) -> ShardId:
         """The shard that holds ``key``."""

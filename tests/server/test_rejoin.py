@@ -33,7 +33,7 @@ from kvstore.server.rejoin import (
     keep_rejoining,
     next_change,
 )
-from kvstore.server.replicas import ShardReplicas
+from kvstore.server.replicas import ReplicaNodes
 from kvstore.server.status import shard_status
 from kvstore.sharding.shard_map import Replica
 from kvstore.storage import records
@@ -53,7 +53,7 @@ def new(number: int, life: int) -> ReplicaId:
 
 
 def test_a_replica_of_any_life_is_found_on_its_node() -> None:
-    replicas = ShardReplicas([Replica(R1, NodeId("n1")), Replica(R3, N3)])
+    replicas = ReplicaNodes.of([Replica(R1, NodeId("n1")), Replica(R3, N3)])
     for life in (0, 1, 1_700_000_000, (1 << 32) - 1):
         assert replicas.get(new(3, life)) == replicas[new(3, life)] == "n3"
         assert new(3, life) in replicas
@@ -61,8 +61,9 @@ def test_a_replica_of_any_life_is_found_on_its_node() -> None:
         assert replicas.get(new(2, life)) is None
     with pytest.raises(KeyError):
         replicas[R2]
-    assert dict(replicas) == {R1: "n1", R3: "n3"}
-    assert list(replicas) == [R1, R3]
+    replicas.learn({2: NodeId("n2")})
+    assert replicas[new(2, 7)] == "n2"
+    assert replicas[R1] == "n1", "whoever was known stays known"
 
 
 def test_an_id_of_the_founding_is_the_nodes_number_and_fits_the_log() -> None:
@@ -159,7 +160,7 @@ class Back:
         self.rig = rig
         self.lives: dict[NodeId, int] = {N2: 0, N3: 0}
         for host in rig.hosts.values():
-            host.replicas = ShardReplicas(Replica(r, NODES[r]) for r in rig.voters)
+            host.replicas = ReplicaNodes.of(Replica(r, NODES[r]) for r in rig.voters)
         self.rejoin = Rejoin(rig.driver, lives=self.lives.get, clock=lambda: rig.now)
 
     @property
