@@ -284,7 +284,7 @@ class Node:
         membership = Membership(
             config,
             remembered,
-            MemberCouriers(self._standing_peers(), peers, contacts),
+            MemberCouriers(peers, contacts),
             self._founding_map,
             clock=self._clock,
             wall_ms=self._wall_ms,
