@@ -40,7 +40,7 @@ from kvstore.wire.swim_codec import decode_message
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from kvstore.config import NodeConfig
     from kvstore.errors import KVError
@@ -106,25 +106,26 @@ class Hint(Protocol):
 class MemberCouriers:
     """Implements :class:`kvstore.server.swim_driver.Couriers`."""
 
-    def __init__(
-        self, standing: Mapping[NodeId, str], pool: PeerPool, contacts: ContactBook
-    ) -> None:
-        """``standing`` are the addresses of the peers in ``pool``."""
-        self._standing = standing
-        self._nodes = {address: node for node, address in standing.items()}
+    def __init__(self, pool: PeerPool, contacts: ContactBook) -> None:
+        """Whoever is a peer of ``pool`` when something is to be said is spoken to by it."""
         self._pool = pool
         self._contacts = contacts
 
     def send(self, node: NodeId | None, address: str, frame: bytes) -> None:
         """By the control lane, or, where none stands, by a connection of its own.
 
-        That is so with peers too while their lane is being dialled: to lose the first probe of a
-        node that has just begun would make it suspect them.
+        That is so with peers too while their lane is being dialled, or closes because they are
+        peers no more: to lose the first probe of a node that has just begun would make it
+        suspect them.
         """
-        peer = self._nodes.get(address) if node is None else node
-        is_standing = peer is not None and self._standing.get(peer) == address
-        if peer is None or not is_standing or not self._pool.send(peer, Lane.CONTROL, frame):
+        peer = self._peer_at(address) if node is None else node
+        is_peer = peer is not None and self._pool.peers.get(peer) == address
+        if peer is None or not is_peer or not self._pool.send(peer, Lane.CONTROL, frame):
             self._contacts.send(address, frame, node)
+
+    def _peer_at(self, address: str) -> NodeId | None:
+        """The peer that listens there, if one does; asked of seeds only, so a search will do."""
+        return next((node for node, at in self._pool.peers.items() if at == address), None)
 
     def heard(self, address: str) -> None:
         """Whoever listens at ``address`` has spoken: it may be dialled again at once."""

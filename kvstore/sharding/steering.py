@@ -217,8 +217,8 @@ Moving = tuple[GroupId, NodeId | None, NodeId | None]
 def wanted_moves(shard_map: ShardMap, known: Known) -> list[Moving]:
     """All moves that are left, beside the changes under way, the most urgent first.
 
-    Where nobody wants the load to be even only those that take something off a node that is to hold nothing, or
-    that give a shard a copy that it lacks.
+    Where nobody wants the load to be even only those that take something off a node that is to
+    hold nothing, or that give a shard a copy that it lacks.
     """
     now = changes.after(shard_map)
     current = [tuple(replica.node for replica in members) for members in now.replicas]

@@ -7,7 +7,10 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
-from membership_support import N2, N3, lines
+from contact_harness import contacts, gossip, numbers
+from membership_support import N1, N2, N3, lines
+from net_harness import listening, until
+from peer_harness import pool_to
 
 from kvstore.config import LimitsConfig
 from kvstore.errors import ClockAhead, KVError, Refused, Unavailable
@@ -38,15 +41,13 @@ class Connections:
         self.forgiven: list[str] = []
         self.drained_s: list[float] = []
         self.is_connected = True
-        pool = SimpleNamespace(send=self._send)
+        self.pool = SimpleNamespace(send=self._send, peers=STANDING)
         contacts = SimpleNamespace(
             send=lambda *sent: self.by_contact.append(sent),
             forgive=self.forgiven.append,
             drain=self._drain,
         )
-        self.couriers = MemberCouriers(
-            STANDING, cast("PeerPool", pool), cast("ContactBook", contacts)
-        )
+        self.couriers = MemberCouriers(cast("PeerPool", self.pool), cast("ContactBook", contacts))
 
     def _send(self, *sent: Any) -> bool:
         if self.is_connected:
@@ -86,6 +87,34 @@ def test_all_others_are_spoken_to_by_a_contact(node: NodeId | None, address: str
     connections.couriers.send(node, address, b"frame")
     assert connections.by_contact == [(address, b"frame", node)]
     assert connections.by_lane == []
+
+
+@pytest.mark.parametrize("by_name", [True, False], ids=["by name", "as a seed"])
+def test_whoever_stands_at_the_moment_is_spoken_to_on_its_control_lane(by_name: bool) -> None:
+    connections = Connections()
+    sent = connections.couriers.send
+    connections.pool.peers = {N3: "n3:1"}
+    sent(N3 if by_name else None, "n3:1", b"1")
+    sent(N2 if by_name else None, "n2:1", b"2")
+    assert connections.by_lane == [(N3, Lane.CONTROL, b"1")]
+    assert connections.by_contact == [("n2:1", b"2", N2 if by_name else None)]
+
+
+async def test_no_word_is_lost_when_a_peer_begins_and_ceases_to_stand() -> None:
+    async with listening() as node, pool_to({}) as (pool, _), contacts() as (book, _):
+        couriers = MemberCouriers(pool, book)
+        lanes = []
+        for number in range(1, 5):
+            pool.set_peers({N1: node.address} if number % 2 == 0 else {})
+            couriers.send(N1, node.address, gossip(10 * number))
+            if number % 2 == 0:
+                await until(lambda: pool.is_connected(N1))
+            couriers.send(N1, node.address, gossip(10 * number + 1))
+            await until(lambda: len(node.received) == 2 * number)  # noqa: B023
+            lanes.append({guest.hello.lane for guest in node.guests if guest.hello})
+        assert sorted(numbers(node)) == [10, 11, 20, 21, 30, 31, 40, 41]
+        assert lanes[0] == {Lane.CONTACT}, "nobody stands yet"
+        assert sum(not guest.is_open for guest in node.guests) <= 3
 
 
 async def test_whoever_is_heard_is_forgiven_and_contacts_are_drained() -> None:
