@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     from kvstore.ids import GroupId, NodeId
+    from kvstore.server.administration import Administration
     from kvstore.server.admission import Admission
     from kvstore.server.checksums import Checksums
     from kvstore.server.membership import Membership
@@ -111,6 +112,7 @@ class ClientRequests:
         where: Callable[[GroupId], NodeId | None] = lambda group: None,
         checksums: Checksums | None = None,
         membership: Membership | None = None,
+        administration: Administration | None = None,
     ) -> None:
         self._driver = driver
         self._admission = admission
@@ -130,6 +132,10 @@ class ClientRequests:
         if membership is not None:
             self._handlers[Kind.MEMBERS] = _replying(membership.members_reply)
             self._handlers[Kind.EVENTS] = self._events_of(membership)
+
+        if administration is not None:
+            self._handlers[Kind.ORDER] = administration.order
+            self._handlers[Kind.TRANSFER] = administration.transfer
 
     def handle(self, connection: Connection, frame: Frame) -> None:
         """Take one frame of a client; whatever is wrong with it is answered, not raised."""
