@@ -88,8 +88,11 @@ def owner_of_keys(group: GroupId, shards: int) -> Callable[[bytes], bool]:
 def load_machine(group: GroupId, shards: int, engine: Engine) -> StateMachine:
     """The state machine of ``group`` as the engine has it; blocks.
 
+    Belongs in a thread: it reads all data that an older version wrote, once.
+
     Raises:
         DataDirectoryError: a newer version wrote the engine.
+        DiskFull: what an older version wrote must be added to, and there is no room.
     """
     return StateMachine(shard_of_group(group), engine, owns=owner_of_keys(group, shards))
 

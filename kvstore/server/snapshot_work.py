@@ -148,7 +148,11 @@ class SnapshotTransfers:
                 lambda: self._driver.guarded(lambda: self._installed(host, meta)),
             )
 
-        self._submit(host, lambda: self._storage.install(group, host.shard), done, self._on_fatal)
+        def work() -> None:
+            self._storage.install(group, host.shard)
+            host.machine.upgrade()
+
+        self._submit(host, work, done, self._on_fatal)
 
     def _installed(self, host: ShardHost, meta: SnapshotMeta) -> None:
         if host.has_left:
