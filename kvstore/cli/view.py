@@ -59,6 +59,9 @@ class ShardView:
     """Replicas whose node did not answer."""
     learners: tuple[str, ...] = ()
     """Replicas whose node was repaired and has no vote here yet."""
+    keys: int | None = None
+    size_bytes: int | None = None
+    """Of keys and values; both None too when a node of an older version told the rest."""
 
     @property
     def has_majority(self) -> bool:
@@ -134,6 +137,8 @@ class ClusterView:
                     "applied_index": shard.applied_index,
                     "unreachable": list(shard.unreachable),
                     "learners": list(shard.learners),
+                    "keys": shard.keys,
+                    "bytes": shard.size_bytes,
                 }
                 for shard in self.shards
             ],
@@ -199,15 +204,18 @@ def _shard(shard: int, replicas: tuple[str, ...], by_id: Mapping[str, NodeStatus
     learning = {node for row in told for node in row.get("learners", ())} | {
         node for node, row in said.items() if row["role"] == LEARNER
     }
+    newest = max(told, key=lambda row: int(row["applied_index"]))
     return ShardView(
         id=shard,
         leader=leader,
         term=term,
         replicas=replicas,
         commit_index=max(row["commit_index"] for row in told),
-        applied_index=max(row["applied_index"] for row in told),
+        applied_index=newest["applied_index"],
         unreachable=unreachable,
         learners=tuple(node for node in replicas if node in learning),
+        keys=newest.get("keys"),
+        size_bytes=newest.get("bytes"),
     )
 
 

@@ -59,6 +59,8 @@ def shard_status(host: ShardHost, now: float) -> dict[str, Any]:
         "applied_index": status.applied_index,
         "last_index": status.last_index,
         "first_index": status.first_index,
+        "keys": host.machine.keys,
+        "bytes": host.machine.size_bytes,
     }
 
 

@@ -132,3 +132,13 @@ def test_a_shard_elsewhere_is_not_missed_on_a_node_without_it() -> None:
     view = merge(spread, [says(1, LEADS), on_n2, says(3)])
     assert [shard.leader for shard in view.shards] == ["n1", "n2"]
     assert view.missing() == []
+
+
+def test_keys_and_bytes_are_the_leaders_or_else_of_whoever_is_furthest() -> None:
+    told = [{"applied_index": 4 + n, "keys": n, "bytes": 10 * n} for n in (1, 3, 2)]
+    led = merge(MAP, [says(n, row | (LEADS if n == 1 else {})) for n, row in enumerate(told, 1)])
+    leaderless = merge(MAP, [says(n, row) for n, row in enumerate(told, 1)])
+    older, silent = merge(MAP, [says(1, LEADS)]), merge(MAP, [])
+    shown = [view.to_json()["shards"][0] for view in (led, leaderless, older, silent)]
+    counts = [(row["keys"], row["bytes"]) for row in shown]
+    assert counts == [(1, 10), (3, 30), (None, None), (None, None)]
