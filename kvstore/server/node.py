@@ -27,6 +27,7 @@ from kvstore.net.peers import PeerCallbacks, PeerPool
 from kvstore.net.server import FrameServer
 from kvstore.net.transport import Lane
 from kvstore.server import fatal, status
+from kvstore.server.administration import Administration
 from kvstore.server.admission import Admission
 from kvstore.server.checksums import Checksums
 from kvstore.server.clients import ClientRequests, send_error
@@ -86,6 +87,7 @@ class Node:
         self._membership: Membership | None = None
         self._requests: ClientRequests | None = None
         self._controller: Controller | None = None
+        self._administration: Administration | None = None
         self._holdings: Holdings | None = None
         self._snapshot_thread = ThreadPoolExecutor(1, "snapshots")
         self._pinning: set[asyncio.Task[None]] = set()
@@ -160,6 +162,7 @@ class Node:
         driver.may_lead = lambda: not admission.disk_full
         self._driver = driver
         membership = await self._join(stored.shard_map, peers, handshake, undo)
+        self._controller = self._make_controller(driver, membership, undo)
         self._start_work(stored, driver, admission, disk, undo)
         self._start_steering(stored, identity, driver, handshake, membership, undo)
         self._follow_maps(stored, peers, handshake, membership)
@@ -253,6 +256,22 @@ class Node:
         if self._membership is not None:
             self._membership.driver.hint(node, is_gone=is_gone)
 
+    def _make_controller(
+        self, driver: RaftDriver, membership: Membership, undo: contextlib.AsyncExitStack
+    ) -> Controller:
+        controller = Controller(
+            driver,
+            founding=self._founding,
+            policy=self._config.sharding,
+            members=membership.members,
+            on_map=membership.take_committed,
+            announce=membership.announce,
+            clock=self._clock,
+        )
+        self._administration = Administration(controller, driver, clock=self._clock)
+        undo.push_async_callback(self._administration.close)
+        return controller
+
     def _start_work(
         self,
         stored: Stored,
@@ -287,6 +306,7 @@ class Node:
             where=self._preferred,
             checksums=self._make_checksums(driver, engine, undo),
             membership=self._membership,
+            administration=self._administration,
         )
         balance = LeaderBalance(
             driver,
@@ -312,16 +332,8 @@ class Node:
         def life_of(node: NodeId) -> int | None:
             return handshake.life_of(node) if node in self._connected_since else None
 
-        controller = Controller(
-            driver,
-            founding=self._founding,
-            policy=self._config.sharding,
-            members=membership.members,
-            on_map=membership.take_committed,
-            announce=membership.announce,
-            clock=self._clock,
-        )
-        self._controller = controller
+        controller = self._controller
+        assert controller is not None
         assert isinstance(driver.snapshots, SnapshotTransfers)
         self._holdings = Holdings(
             self._config,
