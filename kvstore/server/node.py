@@ -261,7 +261,7 @@ class Node:
                 on_connected=self._peer_connected,
                 on_gone=self._peer_gone,
                 on_dropped=self._lane_lost,
-                on_refused=lambda node, error: None,
+                on_refused=lambda node, error: self._refused(error),
             ),
             limits=NetLimits.of(config.limits),
             rng=random.Random(self._rng.random()),
@@ -280,6 +280,7 @@ class Node:
             limits=NetLimits.of(config.limits),
             rng=random.Random(self._rng.random()),
             hint=self._hint,
+            on_refused=self._refused,
         )
         membership = Membership(
             config,
@@ -304,6 +305,10 @@ class Node:
     def _hint(self, node: NodeId, *, is_gone: bool) -> None:
         if self._membership is not None:
             self._membership.driver.hint(node, is_gone=is_gone)
+
+    def _refused(self, error: KVError) -> None:
+        if self._membership is not None:
+            self._membership.refused(error)
 
     def _start_work(
         self,

@@ -13,7 +13,7 @@ from net_harness import listening, until
 from peer_harness import pool_to
 
 from kvstore.config import LimitsConfig
-from kvstore.errors import ClockAhead, KVError, Refused, Unavailable
+from kvstore.errors import ClockAhead, KVError, Refused, Removed, Unavailable
 from kvstore.net.dial import NobodyListens
 from kvstore.net.limits import NetLimits
 from kvstore.net.transport import Lane
@@ -133,12 +133,14 @@ class Book:
 
     def __init__(self) -> None:
         self.hints: list[tuple[NodeId, bool]] = []
+        self.refusals: list[KVError] = []
         handshake: Any = SimpleNamespace(make_hello=None, check_welcome=None)
         self.contacts = make_contacts(
             cast("Handshake", handshake),
             limits=NetLimits.of(LimitsConfig()),
             rng=random.Random(1),
             hint=self._hint,
+            on_refused=self.refusals.append,
         )
 
     def _hint(self, node: NodeId, *, is_gone: bool) -> None:
@@ -162,6 +164,17 @@ async def test_a_lost_connection_is_a_hint_and_no_line(caplog: pytest.LogCapture
     book = Book()
     book.contacts.lost(N2, "n2:1")
     assert book.hints == [(N2, False)]
+    assert lines(caplog) == []
+
+
+@pytest.mark.parametrize("node", [N2, None])
+async def test_one_that_has_removed_this_node_is_no_hint_and_no_line(
+    node: NodeId | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    book, error = Book(), Removed("n1 was removed")
+    book.contacts.unreachable("n2:1", node, error)
+    assert book.refusals == [error]
+    assert book.hints == []
     assert lines(caplog) == []
 
 
