@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import random
-from contextlib import AsyncExitStack
-from dataclasses import replace
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import pytest
+from loopback_support import connections, listening, until
 from membership_support import (
     N1,
     N2,
@@ -22,14 +20,11 @@ from membership_support import (
     pass_time,
     ping,
 )
-from net_harness import LIMITS, PEER, listening, until, within
 
 from kvstore.config import ClusterConfig, NodeAddress, NodeConfig
 from kvstore.errors import ClockAhead, KVError, Refused, Removed
-from kvstore.ids import NodeId
-from kvstore.net.peers import PeerCallbacks, PeerPool
 from kvstore.net.transport import Lane
-from kvstore.server.membership import MemberCouriers, Membership, make_contacts
+from kvstore.server.membership import MemberCouriers, Membership
 from kvstore.storage.membership_file import Remembered
 from kvstore.swim.claims import State
 from kvstore.wire.kinds import Kind
@@ -38,11 +33,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from net_harness import Node
+    from loopback_support import Listener
 
-    from kvstore.net.connection import FrameConnection
-    from kvstore.server.handshake import Handshake
-    from kvstore.wire.hello import Hello, Welcome
+    from kvstore.ids import NodeId
+    from kvstore.net.contacts import ContactBook
+    from kvstore.net.peers import PeerPool
 
 SAID = (
     "{} was removed from cluster c for good and takes no part any more; to use this machine "
@@ -97,54 +92,22 @@ def test_who_is_turned_away_for_another_reason_was_not_removed(
     assert SAID.format("n1") not in caplog.text
 
 
-class Removals:
-    """Others that tell whoever dials that it was removed, and whom they told."""
-
-    def __init__(self, nodes: Sequence[Node]) -> None:
-        self.told: list[Lane] = []
-        for node in nodes:
-            node.server._on_hello = self._tell
-
-    def _tell(self, connection: FrameConnection, hello: Hello) -> Welcome:
-        assert hello.lane is not None
-        self.told.append(Lane(hello.lane))
-        raise Removed("n4 was removed from this cluster")
-
-
 class Returned:
-    """``n4``, which does not know yet that it was removed, its time in the hands of the test."""
+    """``n4``, which does not know yet that it was removed; its time is the test's."""
 
-    def __init__(self, data_dir: Path, standing: Sequence[Node], seeds: Sequence[Node]) -> None:
-        self.refusals: list[NodeId] = []
+    def __init__(self) -> None:
         self.clock = Clock(1000.0)
-        handshake = SimpleNamespace(make_hello=self._hello, check_welcome=lambda *said: None)
-        self.pool = PeerPool(
-            {node.node_id: node.address for node in standing},
-            PeerCallbacks(
-                make_hello=self._hello,
-                check_welcome=lambda node, welcome: None,
-                on_connected=lambda node: None,
-                on_gone=lambda node: None,
-                on_dropped=lambda node, lane: None,
-                on_refused=self._refused,
-            ),
-            limits=LIMITS,
-            rng=random.Random(1),
-        )
-        self.contacts = make_contacts(
-            cast("Handshake", handshake),
-            limits=LIMITS,
-            rng=random.Random(1),
-            hint=lambda node, *, is_gone: self.membership.driver.hint(node, is_gone=is_gone),
-            on_refused=lambda error: self.membership.refused(error),
-        )
-        own = NodeAddress(N4, "n4:1")
-        cluster = ClusterConfig("c", (), seeds=tuple(node.address for node in seeds))
-        known = tuple((claim(NodeId(f"m{number}")), 0.0) for number in range(20))
+        self.refusals = 0
+        self.membership: Membership
+
+    def start(
+        self, data_dir: Path, pool: PeerPool, contacts: ContactBook, seeds: Sequence[Listener]
+    ) -> None:
+        cluster = ClusterConfig("c", (), seeds=tuple(seed.address for seed in seeds))
         self.membership = Membership(
-            NodeConfig(N4, data_dir, cluster, joining=own),
-            Remembered(1, WALL_MS, known),
-            MemberCouriers(self.pool, self.contacts),
+            NodeConfig(N4, data_dir, cluster, joining=NodeAddress(N4, "n4:1")),
+            Remembered(),
+            MemberCouriers(pool, contacts),
             None,
             clock=self.clock,
             wall_ms=lambda: WALL_MS,
@@ -152,12 +115,12 @@ class Returned:
             rng=random.Random(1),
         )
 
-    def _hello(self, lane: Lane) -> Hello:
-        return replace(PEER, node_id=N4, lane=lane)
-
-    def _refused(self, node: NodeId, error: KVError) -> None:
-        self.refusals.append(node)
+    def refused(self, error: KVError) -> None:
+        self.refusals += 1
         self.membership.refused(error)
+
+    def hint(self, node: NodeId, is_gone: bool) -> None:
+        self.membership.driver.hint(node, is_gone=is_gone)
 
     def pass_time(self, seconds: float) -> None:
         pass_time(self.clock, self.membership.driver, seconds)
@@ -166,38 +129,40 @@ class Returned:
 async def test_a_removed_node_that_comes_back_by_contacts_disturbs_nobody(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with listening(node_id="n5") as node, listening(node_id="n6") as other:
-        removals = Removals([node, other])
-        returned = Returned(tmp_path, [], [node, other])
-        returned.contacts.start()
-        while not returned.membership.is_expelled:
-            returned.pass_time(0.1)
-            await until(lambda: returned.contacts._dials() == [])
-        returned.pass_time(1000)
-        assert returned.contacts._dials() == [], "it has nothing to say"
-        await within(returned.contacts.close())
-    assert set(removals.told) == {Lane.CONTACT}
-    assert len(removals.told) <= 2, "each told it once at most"
+    back = Returned()
+    async with (
+        listening("n5", "n6") as others,
+        connections(N4, {}, back.refused, back.hint) as (pool, contacts),
+    ):
+        for other in others:
+            other.refusal = Removed("n4 was removed from this cluster")
+        back.start(tmp_path, pool, contacts, others)
+        while not back.membership.is_expelled:
+            back.pass_time(0.1)
+            await until(lambda: contacts._dials() == [])
+        back.pass_time(1000)
+        assert contacts._dials() == [], "it has nothing to say"
+        told = [other.dialled_on for other in others]
+    assert [Lane.CONTACT] in told
+    assert all(lanes in ([], [Lane.CONTACT]) for lanes in told)
     assert complaints(caplog) == [SAID.format("n4")]
 
 
 async def test_a_removed_node_that_comes_back_to_its_standing_peers_disturbs_nobody(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with AsyncExitStack() as running:
-        names = ("n5", "n6", "n7")
-        nodes = [await running.enter_async_context(listening(node_id=name)) for name in names]
-        removals = Removals(nodes)
-        returned = Returned(tmp_path, nodes, nodes)
-        returned.contacts.start()
-        returned.pool.start()
-        await until(lambda: len(returned.refusals) == len(nodes))
-        assert returned.membership.is_expelled
-        returned.pass_time(1000)
-        assert returned.contacts._dials() == []
-        await within(returned.pool.close())
-        await within(returned.contacts.close())
-    assert removals.told == [Lane.CONTROL] * len(nodes)
+    back = Returned()
+    async with listening("n5", "n6", "n7") as others:
+        for other in others:
+            other.refusal = Removed("n4 was removed from this cluster")
+        peers = {other.node: other.address for other in others}
+        async with connections(N4, peers, back.refused, back.hint) as (pool, contacts):
+            back.start(tmp_path, pool, contacts, others)
+            await until(lambda: back.refusals == len(others))
+            assert back.membership.is_expelled
+            back.pass_time(1000)
+            assert contacts._dials() == []
+    assert [other.dialled_on for other in others] == [[Lane.CONTROL]] * len(others)
     assert complaints(caplog) == [SAID.format("n4")]
 
 
