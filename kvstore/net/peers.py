@@ -21,7 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from kvstore.errors import KVError, Unavailable
+from kvstore.errors import KVError, Removed, Unavailable
 from kvstore.ids import NodeId
 from kvstore.net.backoff import Backoff
 from kvstore.net.lane import PeerLane
@@ -59,7 +59,10 @@ class PeerCallbacks:
     on_dropped: Callable[[NodeId, Lane], None]
     """The lane is lost, and frames accepted by ``send`` may be lost with it."""
     on_refused: Callable[[NodeId, KVError], None]
-    """The peer turned us away, or we turned it down; once per cause until connected."""
+    """The peer turned us away, or we turned it down; once per cause until connected.
+
+    A :class:`kvstore.errors.Removed` is of no one peer, so the pool has not logged it: all of
+    them will say the same."""
 
 
 class PeerPool:
@@ -295,5 +298,6 @@ class _Peer:
             log.debug("cannot reach %s: %s", self._node, error)
             return
         if self._refusals.is_new(error.code, asyncio.get_running_loop().time()):
-            log.warning("%s and this node cannot work together: %s", self._node, error)
+            if not isinstance(error, Removed):
+                log.warning("%s and this node cannot work together: %s", self._node, error)
             self._callbacks.on_refused(self._node, error)

@@ -43,7 +43,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, TypeVar
 
 from kvstore import __version__
-from kvstore.errors import ClockAhead, Refused, Unavailable
+from kvstore.errors import ClockAhead, Refused, Removed, Unavailable
 from kvstore.hlc import HybridClock, revision_at
 from kvstore.storage.identity_file import Pin
 from kvstore.swim.members import MEMBERS_MAX
@@ -139,6 +139,7 @@ class Handshake:
         """Accept whoever said ``hello``.
 
         Raises:
+            Removed: it was expelled for good.
             Refused: another cluster, no member of this one, or a member with a lost disk.
             Unavailable: a repaired member that is not remembered yet; it may come again.
             ClockAhead: a peer's clock runs too far ahead of ours.
@@ -150,6 +151,11 @@ class Handshake:
             assert hello.node_id is not None
             assert hello.data_id is not None
             pin = Pin(hello.data_id, hello.life)
+            if self.is_removed(hello.node_id):
+                raise Removed(
+                    f"{hello.node_id} was removed from this cluster and cannot come back by this "
+                    "name: start it with another name and an empty data directory"
+                )
             self._check_peer(hello.node_id, pin, hello.begun, hello.wall_ms)
         wall_ms = self._wall_ms()
         return Welcome(
@@ -167,13 +173,15 @@ class Handshake:
         """Accept whoever answered at the address of ``expected``, if anybody was.
 
         Raises:
-            KVError: as :meth:`welcome`.
+            KVError: as :meth:`welcome`; but Removed is always said of the one that dialled.
         """
         ours = self._config.cluster.id
         if welcome.cluster_id != ours:
             raise Refused(f"the node at its address is of cluster {welcome.cluster_id!r}")
         if expected is not None and welcome.node_id != expected:
             raise Refused(f"the node at its address is {welcome.node_id}")
+        if self.is_removed(welcome.node_id):
+            raise Refused(f"{welcome.node_id} was removed from this cluster")
         pin = Pin(welcome.data_id, welcome.life)
         self._check_peer(welcome.node_id, pin, welcome.begun, welcome.wall_ms)
 
@@ -181,8 +189,6 @@ class Handshake:
         if node == self._config.node_id:
             is_us = (pin, begun) == (self._own, self._begun)
             raise Refused("that is this node itself" if is_us else f"two nodes are called {node}")
-        if self.is_removed(node):
-            raise Refused(f"{node} was removed from this cluster; it cannot come back by this name")
         known = self._known(node)
         if known is not None and pin != known:
             self._check_directory(node, pin, known)

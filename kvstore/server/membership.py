@@ -14,7 +14,7 @@ import threading
 from typing import TYPE_CHECKING, Final, Protocol
 
 from kvstore import __version__
-from kvstore.errors import ProtocolError, Unavailable
+from kvstore.errors import ProtocolError, Removed, Unavailable
 from kvstore.net.contacts import ContactBook, ContactCallbacks
 from kvstore.net.dial import NobodyListens
 from kvstore.net.repeats import RepeatFilter
@@ -72,13 +72,23 @@ LEAVE_S_MAX: Final = 0.5
 
 
 def make_contacts(
-    handshake: Handshake, *, limits: NetLimits, rng: random.Random, hint: Hint
+    handshake: Handshake,
+    *,
+    limits: NetLimits,
+    rng: random.Random,
+    hint: Hint,
+    on_refused: Callable[[KVError], None],
 ) -> ContactBook:
-    """Connections on demand, whose troubles are hints."""
+    """Connections on demand, whose troubles are hints.
+
+    ``on_refused`` is told of those that have removed this node.
+    """
     silent = RepeatFilter()
 
     def unreachable(address: str, node: NodeId | None, error: KVError) -> None:
-        if node is not None:
+        if isinstance(error, Removed):
+            on_refused(error)
+        elif node is not None:
             hint(node, is_gone=isinstance(error, NobodyListens))
         # One that answers, but is not to be talked to, was told of by the book itself.
         elif isinstance(error, Unavailable) and silent.is_new(
@@ -137,7 +147,11 @@ class MemberCouriers:
 
 
 class Membership:
-    """Invariant: ``shard_map`` only ever gives way to one of a higher version."""
+    """Invariant: ``shard_map`` only ever gives way to one of a higher version.
+
+    A node that was removed hears of it by gossip, or from whoever it dials. From then on it says
+    nothing, to members or of them, and ``on_expelled`` was called.
+    """
 
     def __init__(
         self,
@@ -169,6 +183,7 @@ class Membership:
         """Told what leaders of groups tell the meta group."""
         self.shard_map = shard_map
         self._own = config.node_id
+        self._cluster_id = config.cluster.id
         self._path = config.data_dir / MEMBERSHIP_FILE
         self._couriers = couriers
         self._clock = clock
@@ -195,6 +210,10 @@ class Membership:
             wall_ms=wall_ms,
             on_changed=self._changed,
         )
+        self.on_expelled: Callable[[], None] = lambda: None
+        """Called once; to be set by whoever has something to do then."""
+        self.is_expelled = False
+        """This node was removed from its cluster, for good."""
         self._is_changed = True
         self._saved_incarnation = remembered.incarnation
         self._cannot_save = RepeatFilter()
@@ -234,6 +253,11 @@ class Membership:
         member = self.driver.core.member(node, self._clock())
         return member is not None and member.state is State.REMOVED
 
+    def refused(self, error: KVError) -> None:
+        """Another node has turned this one away: if because it was removed, it falls silent."""
+        if isinstance(error, Removed):
+            self.driver.remove(self._own)
+
     def is_gone(self, node: NodeId) -> bool:
         """Whether ``node`` is dead or has left."""
         member = self.driver.core.member(node, self._clock())
@@ -247,6 +271,8 @@ class Membership:
         Raises:
             ProtocolError: malformed, or said in another's name.
         """
+        if self.is_expelled:
+            return
         if frame.kind == Kind.SWIM:
             message = decode_message(frame.body)
             sender = message.sender
@@ -352,6 +378,15 @@ class Membership:
 
     def _changed(self) -> None:
         self._is_changed = True
+        if not self.is_expelled and self.is_removed(self._own):
+            self.is_expelled = True
+            log.warning(
+                "%s was removed from cluster %s for good and takes no part any more; to use this "
+                "machine again, start a node here with another name and an empty data directory",
+                self._own,
+                self._cluster_id,
+            )
+            self.on_expelled()
 
     async def save(self) -> None:
         """Write the file if what it says is no longer so."""

@@ -27,18 +27,14 @@ from kvstore.net.peers import PeerCallbacks, PeerPool
 from kvstore.net.server import FrameServer
 from kvstore.net.transport import Lane
 from kvstore.server import fatal, status
-from kvstore.server.administration import Administration
 from kvstore.server.admission import Admission
 from kvstore.server.checksums import Checksums
 from kvstore.server.clients import ClientRequests, send_error
-from kvstore.server.controller import Controller
 from kvstore.server.data_directory import count_start, note_log, open_data_directory
+from kvstore.server.following import Following
 from kvstore.server.handshake import Handshake
-from kvstore.server.holdings import Holdings
 from kvstore.server.membership import MemberCouriers, Membership, make_contacts
 from kvstore.server.raft_driver import RaftDriver
-from kvstore.server.rejoin import Rejoin, keep_rejoining
-from kvstore.server.reshaper import Reshaper
 from kvstore.server.snapshot_work import SnapshotTransfers
 from kvstore.server.start import open_stored
 from kvstore.server.upkeep import DiskWatch, LeaderBalance, LogKeeper, hand_over, periodic
@@ -52,7 +48,7 @@ from kvstore.wire.raft_codec import decode_messages
 from kvstore.wire.requests import encode_shard_map_reply, encode_status_reply
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine, Mapping
 
     from kvstore.config import NodeConfig
     from kvstore.ids import GroupId, NodeId
@@ -86,9 +82,9 @@ class Node:
         self._driver: RaftDriver | None = None
         self._membership: Membership | None = None
         self._requests: ClientRequests | None = None
-        self._controller: Controller | None = None
-        self._administration: Administration | None = None
-        self._holdings: Holdings | None = None
+        self._following: Following | None = None
+        self._peers: Callable[[], Mapping[NodeId, str]] = dict
+        """The addresses of those that share groups with this node."""
         self._snapshot_thread = ThreadPoolExecutor(1, "snapshots")
         self._pinning: set[asyncio.Task[None]] = set()
         self._resources = contextlib.AsyncExitStack()
@@ -149,6 +145,7 @@ class Node:
         )
         await asyncio.to_thread(note_log, identity)
         peers = self._make_peers(handshake)
+        self._peers = lambda: peers.peers
         driver = RaftDriver(
             stored.hosts,
             stored.wal,
@@ -162,10 +159,26 @@ class Node:
         driver.may_lead = lambda: not admission.disk_full
         self._driver = driver
         membership = await self._join(stored.shard_map, peers, handshake, undo)
-        self._controller = self._make_controller(driver, membership, undo)
+        transfers = self._make_transfers(stored, driver, undo)
+        self._following = following = Following(
+            config,
+            identity,
+            stored,
+            driver,
+            transfers,
+            peers,
+            handshake,
+            membership,
+            founding=self._founding,
+            connected_since=self._connected_since,
+            thread=self._snapshot_thread,
+            clock=self._clock,
+            rng=self._rng,
+        )
+        undo.push_async_callback(following.administration.close)
         self._start_work(stored, driver, admission, disk, undo)
-        self._start_steering(stored, identity, driver, handshake, membership, undo)
-        self._follow_maps(stored, peers, handshake, membership)
+        for work in following.begin():
+            self._own(work, undo)
         peers.start()
         undo.push_async_callback(peers.close)
         undo.callback(self._answer_all)
@@ -207,7 +220,7 @@ class Node:
                 on_connected=self._peer_connected,
                 on_gone=self._peer_gone,
                 on_dropped=self._lane_lost,
-                on_refused=lambda node, error: None,
+                on_refused=lambda node, error: self._refused(error),
             ),
             limits=NetLimits.of(config.limits),
             rng=random.Random(self._rng.random()),
@@ -230,6 +243,7 @@ class Node:
             limits=NetLimits.of(config.limits),
             rng=random.Random(self._rng.random()),
             hint=self._hint,
+            on_refused=self._refused,
         )
         membership = Membership(
             config,
@@ -256,21 +270,25 @@ class Node:
         if self._membership is not None:
             self._membership.driver.hint(node, is_gone=is_gone)
 
-    def _make_controller(
-        self, driver: RaftDriver, membership: Membership, undo: contextlib.AsyncExitStack
-    ) -> Controller:
-        controller = Controller(
+    def _refused(self, error: KVError) -> None:
+        if self._membership is not None:
+            self._membership.refused(error)
+
+    def _make_transfers(
+        self, stored: Stored, driver: RaftDriver, undo: contextlib.AsyncExitStack
+    ) -> SnapshotTransfers:
+        thread = self._snapshot_thread
+        undo.callback(thread.shutdown, wait=False, cancel_futures=True)
+        transfers = SnapshotTransfers(
             driver,
-            founding=self._founding,
-            policy=self._config.sharding,
-            members=membership.members,
-            on_map=membership.take_committed,
-            announce=membership.announce,
+            stored.snapshots,
+            stored.wal,
+            thread=thread,
             clock=self._clock,
+            on_fatal=fatal.die,
         )
-        self._administration = Administration(controller, driver, clock=self._clock)
-        undo.push_async_callback(self._administration.close)
-        return controller
+        driver.snapshots = transfers
+        return transfers
 
     def _start_work(
         self,
@@ -282,18 +300,10 @@ class Node:
     ) -> None:
         """What serves the groups from now on, each with its end."""
         config, engine, wal = self._config, stored.engine, stored.wal
+        assert self._following is not None
         keeper = LogKeeper(driver, wal, engine, live_bytes_max=config.wal.live_bytes_max)
         undo.push_async_callback(keeper.flush)
         undo.callback(driver.stop)
-        undo.callback(self._snapshot_thread.shutdown, wait=False, cancel_futures=True)
-        driver.snapshots = SnapshotTransfers(
-            driver,
-            stored.snapshots,
-            wal,
-            thread=self._snapshot_thread,
-            clock=self._clock,
-            on_fatal=fatal.die,
-        )
         scan_threads = ThreadPoolExecutor(2, "scans")
         undo.callback(scan_threads.shutdown, wait=False, cancel_futures=True)
         self._requests = ClientRequests(
@@ -306,7 +316,7 @@ class Node:
             where=self._preferred,
             checksums=self._make_checksums(driver, engine, undo),
             membership=self._membership,
-            administration=self._administration,
+            administration=self._following.administration,
         )
         balance = LeaderBalance(
             driver,
@@ -317,75 +327,6 @@ class Node:
         )
         for work in (driver.run(), *periodic(keeper, disk, balance)):
             self._own(work, undo)
-
-    def _start_steering(
-        self,
-        stored: Stored,
-        identity: Identity,
-        driver: RaftDriver,
-        handshake: Handshake,
-        membership: Membership,
-        undo: contextlib.AsyncExitStack,
-    ) -> None:
-        """What follows the shard map, and what changes it while this node leads the meta group."""
-
-        def life_of(node: NodeId) -> int | None:
-            return handshake.life_of(node) if node in self._connected_since else None
-
-        controller = self._controller
-        assert controller is not None
-        assert isinstance(driver.snapshots, SnapshotTransfers)
-        self._holdings = Holdings(
-            self._config,
-            identity,
-            dict(stored.holding.replicas),
-            driver,
-            stored.wal,
-            stored.engine,
-            stored.snapshots,
-            driver.snapshots,
-            nodes=stored.holding.nodes,
-            thread=self._snapshot_thread,
-            clock=self._clock,
-            rng=self._rng,
-            on_come=controller.attach,
-        )
-        reshaper = Reshaper(
-            driver,
-            shard_map=lambda: membership.shard_map,
-            lives=life_of,
-            own=self._config.node_id,
-            own_life=identity.life,
-            tell=membership.tell_meta,
-            clock=self._clock,
-        )
-        rejoin = Rejoin(driver, lives=life_of, clock=self._clock)
-        works = (controller.run(), self._holdings.run(), reshaper.run(), keep_rejoining(rejoin))
-        for work in works:
-            self._own(work, undo)
-
-    def _follow_maps(
-        self, stored: Stored, peers: PeerPool, handshake: Handshake, membership: Membership
-    ) -> None:
-        """Whatever in this node goes by the shard map is told of each newer one."""
-        assert self._holdings is not None
-        assert self._controller is not None
-        own, nodes, holdings = self._config.node_id, stored.holding.nodes, self._holdings
-
-        def follow(shard_map: ShardMap) -> None:
-            nodes.learn(shard_map.nodes_by_number())
-            handshake.set_members([node.id for node in shard_map.nodes])
-            near = shard_map.neighbours(own)
-            peers.set_peers({node.id: node.address for node in shard_map.nodes if node.id in near})
-            membership.forget_removed(shard_map)
-            holdings.follow(shard_map)
-
-        if stored.shard_map is not None:
-            follow(stored.shard_map)
-        membership.on_map = follow
-        membership.on_reports = self._controller.take
-        for host in stored.hosts.values():
-            self._controller.attach(host)
 
     @staticmethod
     def _own(work: Coroutine[None, None, None], undo: contextlib.AsyncExitStack) -> None:
@@ -470,8 +411,8 @@ class Node:
     def _peer_connected(self, node: NodeId) -> None:
         assert self._driver is not None
         self._connected_since[node] = self._clock()
-        if self._membership is not None and self._shard_map is not None:
-            self._membership.driver.greet(node, self._shard_map.node(node).address)
+        if self._membership is not None:
+            self._membership.driver.greet(node, self._peers()[node])
         self._driver.peer_connected(node)
         for group in self._driver.hosts:
             if self._preferred(group) == self._config.node_id or group == META_GROUP:

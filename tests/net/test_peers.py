@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from net_harness import LIMITS, PEER, error_of, listening, raw, until, within
+from net_harness import LIMITS, PEER, Node, error_of, listening, raw, until, within
 from peer_harness import N1, QUICK, Events, by_lane, pool_to, raft
 
 from kvstore import errors
@@ -228,6 +228,48 @@ async def test_who_is_turned_away_is_told_once_per_cause(
         for guest in node.guests:
             guest.abort()
         await until(lambda: len(events.refusals) == 2)
+
+
+async def test_one_that_has_removed_us_is_left_alone_and_its_word_is_the_owners(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    n2, hellos = NodeId("n2"), Counter[str]()
+
+    def refuse(node: Node, error: errors.KVError) -> None:
+        def on_hello(connection: FrameConnection, hello: Hello) -> Welcome:
+            hellos[node.node_id] += 1
+            raise error
+
+        node.server._on_hello = on_hello
+
+    async with listening() as node, listening(node_id="n2") as other:
+        refuse(node, errors.Removed("n2 was removed"))
+        refuse(other, errors.ClockAhead("too fast"))
+        async with pool_to({N1: node.address, n2: other.address}) as (_, events):
+            await until(lambda: hellos["n2"] >= 10)
+            assert hellos["n1"] == 1
+            assert {type(error) for error in events.refusals} == {errors.Removed, errors.ClockAhead}
+            assert len(events.refusals) == 2
+    said = [r.getMessage() for r in caplog.records if r.name == "kvstore.net.peers"]
+    assert said == ["n2 and this node cannot work together: too fast"]
+
+
+async def test_one_that_has_removed_us_by_mistake_is_reached_in_the_end() -> None:
+    timing = replace(QUICK, removed_wait_s=0.001)
+    async with listening() as node:
+        hello, asked = node.on_hello, 0
+
+        def refuse(connection: FrameConnection, said: Hello) -> Welcome:
+            nonlocal asked
+            asked += 1
+            if asked < 8:
+                raise errors.Removed("n2 was removed")
+            return hello(connection, said)
+
+        node.server._on_hello = refuse
+        async with pool_to(node.address, timing=timing) as (pool, events):
+            await until(lambda: pool.is_connected(N1))
+            assert len(events.refusals) == 1
 
 
 async def test_a_node_that_is_not_the_expected_one() -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 import pytest
 
 from kvstore.config import ClusterConfig, NodeAddress, NodeConfig
-from kvstore.errors import ClockAhead, KVError, Refused, Unavailable
+from kvstore.errors import ClockAhead, KVError, Refused, Removed, Unavailable
 from kvstore.hlc import revision_at
 from kvstore.ids import NodeId
 from kvstore.net.transport import Lane
@@ -290,8 +290,18 @@ def test_a_founder_that_ceases_to_be_a_member_and_was_not_met_may_come_anew() ->
 def test_a_removed_node_is_told_so() -> None:
     door = Door(n2=Pin(222, 2))
     door.handshake.is_removed = lambda node: node == "n2"
-    with pytest.raises(Refused, match="n2 was removed from this cluster"):
+    with pytest.raises(
+        Removed, match=r"n2 was removed from this cluster.*another name and an empty"
+    ):
         door.welcome(PEER)
+
+
+def test_a_removed_node_that_is_dialled_is_not_what_removed_the_dialler() -> None:
+    door = Door()
+    door.handshake.is_removed = lambda node: node == "n2"
+    with pytest.raises(Refused, match="n2 was removed from this cluster") as caught:
+        door.handshake.check_welcome(N2, WELCOME)
+    assert type(caught.value) is Refused
 
 
 @pytest.mark.parametrize(

@@ -7,17 +7,17 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
-from contact_harness import contacts, gossip, numbers
+from loopback_support import connections, listening, until
 from membership_support import N1, N2, N3, lines
-from net_harness import listening, until
-from peer_harness import pool_to
 
 from kvstore.config import LimitsConfig
-from kvstore.errors import ClockAhead, KVError, Refused, Unavailable
+from kvstore.errors import ClockAhead, KVError, Refused, Removed, Unavailable
 from kvstore.net.dial import NobodyListens
 from kvstore.net.limits import NetLimits
 from kvstore.net.transport import Lane
 from kvstore.server.membership import DRAIN_S_MAX, MemberCouriers, make_contacts
+from kvstore.wire.frames import encode_frame
+from kvstore.wire.kinds import Kind
 
 if TYPE_CHECKING:
     from kvstore.ids import NodeId
@@ -101,20 +101,19 @@ def test_whoever_stands_at_the_moment_is_spoken_to_on_its_control_lane(by_name: 
 
 
 async def test_no_word_is_lost_when_a_peer_begins_and_ceases_to_stand() -> None:
-    async with listening() as node, pool_to({}) as (pool, _), contacts() as (book, _):
-        couriers = MemberCouriers(pool, book)
-        lanes = []
-        for number in range(1, 5):
-            pool.set_peers({N1: node.address} if number % 2 == 0 else {})
-            couriers.send(N1, node.address, gossip(10 * number))
-            if number % 2 == 0:
-                await until(lambda: pool.is_connected(N1))
-            couriers.send(N1, node.address, gossip(10 * number + 1))
-            await until(lambda: len(node.received) == 2 * number)  # noqa: B023
-            lanes.append({guest.hello.lane for guest in node.guests if guest.hello})
-        assert sorted(numbers(node)) == [10, 11, 20, 21, 30, 31, 40, 41]
-        assert lanes[0] == {Lane.CONTACT}, "nobody stands yet"
-        assert sum(not guest.is_open for guest in node.guests) <= 3
+    async with listening("n2") as (node,), connections(N1, {}) as (pool, contacts):
+        couriers = MemberCouriers(pool, contacts)
+        said = []
+        for turn in range(6):
+            stands = turn % 2 == 1
+            pool.set_peers({N2: node.address} if stands else {})
+            for number in (2 * turn, 2 * turn + 1):
+                couriers.send(N2, node.address, encode_frame(Kind.SWIM, number, b""))
+                said.append(number)
+                await until(lambda: pool.is_connected(N2) is stands)  # noqa: B023
+            await until(lambda: sorted(node.received) == said)
+        assert len(node.dialled_on) == 1 + 3 * 3, "one contact, and lanes each time"
+        await until(lambda: sum(guest.is_open for guest in node.guests) == 1 + 3)
 
 
 async def test_whoever_is_heard_is_forgiven_and_contacts_are_drained() -> None:
@@ -133,12 +132,14 @@ class Book:
 
     def __init__(self) -> None:
         self.hints: list[tuple[NodeId, bool]] = []
+        self.refusals: list[KVError] = []
         handshake: Any = SimpleNamespace(make_hello=None, check_welcome=None)
         self.contacts = make_contacts(
             cast("Handshake", handshake),
             limits=NetLimits.of(LimitsConfig()),
             rng=random.Random(1),
             hint=self._hint,
+            on_refused=self.refusals.append,
         )
 
     def _hint(self, node: NodeId, *, is_gone: bool) -> None:
@@ -162,6 +163,17 @@ async def test_a_lost_connection_is_a_hint_and_no_line(caplog: pytest.LogCapture
     book = Book()
     book.contacts.lost(N2, "n2:1")
     assert book.hints == [(N2, False)]
+    assert lines(caplog) == []
+
+
+@pytest.mark.parametrize("node", [N2, None])
+async def test_one_that_has_removed_this_node_is_no_hint_and_no_line(
+    node: NodeId | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    book, error = Book(), Removed("n1 was removed")
+    book.contacts.unreachable("n2:1", node, error)
+    assert book.refusals == [error]
+    assert book.hints == []
     assert lines(caplog) == []
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from kvstore.config import ClusterConfig, NodeAddress, ShardingConfig
 from kvstore.errors import InvalidArgument
-from kvstore.ids import META_GROUP, GroupId, NodeId, ReplicaId
+from kvstore.ids import GroupId, NodeId, ReplicaId
 from kvstore.sharding import changes, orders
 from kvstore.sharding.placement import load_max, shares
 from kvstore.sharding.shard_map import Change, NodeState, ShardMap, bootstrap
@@ -24,7 +24,9 @@ PATIENCE_S = 60.0
 class Cluster:
     """A cluster as the controller sees it; groups do what they are told when asked to."""
 
-    def __init__(self, nodes: int = 3, shards: int = 8, policy: ShardingConfig | None = None) -> None:
+    def __init__(
+        self, nodes: int = 3, shards: int = 8, policy: ShardingConfig | None = None
+    ) -> None:
         addresses = tuple(NodeAddress(NodeId(f"n{n}"), f"h:{n}") for n in range(1, nodes + 1))
         self.map = bootstrap(ClusterConfig(id="c", nodes=addresses, shards=shards))
         self.seen = {node.id: Seen(node.address, 1.0, "", True) for node in addresses}
