@@ -225,7 +225,7 @@ class ClientRequests:
             installs = host.installs
 
             def finished(done: Outcome[bytes]) -> None:
-                if host.installs == installs:
+                if host.installs == installs and not host.has_left:
                     self._answer_with(answer, done)
                 else:
                     answer.fail(Unavailable(f"shard {host.shard}: the replica was replaced"))

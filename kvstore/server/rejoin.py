@@ -169,7 +169,7 @@ class Rejoin:
             host for host in hosts if not keeps_vote(host.core.committed_config, host.core.replica)
         ]
         if self._was_voteless and not voteless:
-            log.info("this node votes in all its shards again")
+            log.info("this node votes in all its groups")
         self._was_voteless = bool(voteless)
         outside = [
             host.shard for host in voteless if host.core.replica not in members(host.core.config)

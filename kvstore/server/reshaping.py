@@ -50,9 +50,9 @@ def wanted_members(shard_map: ShardMap, group: GroupId) -> frozenset[ReplicaId]:
 
 
 def must_confirm(shard_map: ShardMap, group: GroupId) -> int:
-    """The epoch that the group must have reached: that of a change that was cancelled, or 0."""
+    """The epoch that the group must reach: that of the change that is wanted, or of its end."""
     change = shard_map.change_of(group)
-    return 0 if change is None else change.cancelled_at
+    return 0 if change is None else change.cancelled_at or change.begun_at
 
 
 def next_step(

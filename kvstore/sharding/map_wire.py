@@ -34,7 +34,7 @@ def encode(shard_map: ShardMap) -> dict[str, Any]:
         "replicas": [_encode_replicas(replicas) for replicas in shard_map.replicas],
         "meta": _encode_replicas(shard_map.meta),
         "changes": [
-            [c.group, _encode_end(c.add), _encode_end(c.remove), c.cancelled_at]
+            [c.group, _encode_end(c.add), _encode_end(c.remove), c.begun_at, c.cancelled_at]
             for c in shard_map.changes
         ],
         "stays": list(shard_map.stays),
@@ -146,13 +146,14 @@ def _decode_replica(row: Any, numbers: dict[int, NodeId]) -> Replica:
 
 
 def _decode_change(row: Any, shards: int, numbers: dict[int, NodeId]) -> Change:
-    group, add, remove, cancelled_at = row
+    group, add, remove, begun_at, cancelled_at = row
     if add is None and remove is None:
         raise ValueError("a change of nothing")
     return Change(
         GroupId(_whole(group, shards, least=0)),
         None if add is None else _decode_replica(add, numbers),
         None if remove is None else _decode_replica(remove, numbers),
+        _whole(begun_at),
         _whole(cancelled_at, least=0),
     )
 

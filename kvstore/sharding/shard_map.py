@@ -87,6 +87,8 @@ class Change:
     group: GroupId
     add: Replica | None
     remove: Replica | None
+    begun_at: int
+    """The version of the map that wanted it first."""
     cancelled_at: int = 0
     """The version of the map that gave up on it; 0 while it is wanted."""
 

@@ -103,6 +103,9 @@ def _settle(shard_map: ShardMap, known: Known) -> ShardMap:
 
 
 def _is_made(change: Change, report: Report) -> bool:
+    """Whether the group has done so since it was asked to: an old report is none of it."""
+    if report.epoch < change.begun_at:
+        return False
     has_come = change.add is None or change.add.id in report.voters
     is_gone = change.remove is None or change.remove.id not in report.voters
     return has_come and is_gone

@@ -426,7 +426,7 @@ async def test_a_node_that_has_its_votes_again_says_so_once(
     assert said.messages == [], "while joint, the group needs those whom it is to do without"
     await it.hear(GroupConfig((R1, R2, A)))
     it.rejoin.check()
-    assert said.messages == ["this node votes in all its shards again"]
+    assert said.messages == ["this node votes in all its groups"]
 
 
 async def test_a_node_that_never_lost_its_votes_says_nothing(

@@ -207,6 +207,20 @@ def test_a_cancelled_change_that_was_made_all_the_same_is_finished() -> None:
     assert change.add in it.map.members(change.group)
 
 
+def test_a_report_from_before_the_change_is_none_of_it() -> None:
+    it = Cluster(4)
+    it.settle()
+    replica = it.map.replicas[0][0]
+    group = GroupId(1)
+    before = replace(_report(it.map, group), voters=frozenset())
+    it.map = changes.succeed(it.map, changes.begin(it.map, group, None, replica.node))
+    it.reports[group] = before
+    assert not it.step()
+    it.reports[group] = replace(before, epoch=it.map.version)
+    assert it.step()
+    assert replica not in it.map.members(group)
+
+
 def test_a_joint_configuration_is_no_end() -> None:
     it = Cluster()
     it.join(N4)
