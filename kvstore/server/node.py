@@ -138,6 +138,7 @@ class Node:
             config,
             identity,
             founding=self._founding,
+            on_fatal=fatal.die,
             on_disk_full=disk.log_full,
             clock=self._clock,
             rng=self._rng,

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Final
 
 from kvstore.errors import CorruptionError
 from kvstore.ids import NO_REPLICA, GroupId, LogIndex
-from kvstore.server import fatal
 from kvstore.server.groups import (
     Holding,
     find_leftovers,
@@ -95,6 +94,7 @@ async def open_stored(
     identity: Identity,
     *,
     founding: ShardMap | None,
+    on_fatal: Callable[[BaseException], None],
     on_disk_full: Callable[[bool], None],
     clock: Callable[[], float],
     rng: random.Random,
@@ -106,6 +106,7 @@ async def open_stored(
         config: The node's.
         identity: Of its data directory, which is locked.
         founding: The cluster's first shard map, if the configuration tells.
+        on_fatal: Told when the disk fails; the process must end.
         on_disk_full: Told whenever the log runs out of room or has some again.
         clock: Steady seconds.
         rng: For the cores.
@@ -127,7 +128,7 @@ async def open_stored(
         cluster_id=config.cluster.id,
         node_id=config.node_id,
         config=config.wal,
-        on_fatal=fatal.die,
+        on_fatal=on_fatal,
         on_disk_full=on_disk_full,
         applied={group: LogIndex(m.applied_index) for group, m in machines.items()},
         held=await asyncio.to_thread(stays.groups_held, engine),
