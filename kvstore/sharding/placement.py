@@ -37,7 +37,9 @@ if TYPE_CHECKING:
 LOAD_FACTOR = Fraction(11, 10)
 
 
-def placement(nodes, shards: int, replicas: int, current=None) -> tuple[tuple[NodeId, ...], ...]:
+def placement(
+    nodes: Sequence[NodeAddress], shards: int, replicas: int
+) -> tuple[tuple[NodeId, ...], ...]:
     """The nodes of every shard; the first of each is its preferred leader.
 
     Args:
@@ -47,32 +49,6 @@ def placement(nodes, shards: int, replicas: int, current=None) -> tuple[tuple[No
     """
     assert 1 <= replicas <= len(nodes)
     members = sorted(nodes, key=lambda node: node.id)
-    if current is not None:
-        names = [n.id for n in members]
-        held = [[n for n in h if n in names][:replicas] for h in current]
-        share = shares(members, shards, replicas)
-        load = Counter(dict.fromkeys(names, 0))
-        load.update(n for h in held for n in h)
-        for h in held:
-            while len(h) < replicas:
-                n = min((n for n in names if n not in h), key=lambda n: (load[n] / share[n], n))
-                h.append(n)
-                load[n] += 1
-        while True:
-            low = min(names, key=lambda n: (load[n] - share[n], n))
-            if load[low] >= math.floor(share[low]):
-                break
-            best = max(
-                ((load[n] - share[n], n, i) for i, h in enumerate(held) if low not in h for n in h),
-                default=None,
-            )
-            if best is None:
-                break
-            h = held[best[2]]
-            h[h.index(best[1])] = low
-            load[low] += 1
-            load[best[1]] -= 1
-        return tuple(map(tuple, held))
     placing = _Placing(members, shards, replicas)
     for shard in range(shards):
         for _ in range(replicas):
