@@ -100,7 +100,7 @@ def expel(shard_map: ShardMap, node: NodeId) -> ShardMap:
 def begin(
     shard_map: ShardMap, group: GroupId, add: NodeId | None, remove: NodeId | None
 ) -> ShardMap:
-    """A copy of ``group`` is to come to ``add``, that on ``remove`` to go; from the next version on.
+    """From the next version on a copy of ``group`` is to come to ``add``, that on ``remove`` to go.
 
     Raises:
         InvalidArgument: another change is under way, or the group has had too many copies.
