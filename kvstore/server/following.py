@@ -71,7 +71,7 @@ class Following:
             clock: Steady seconds.
             rng: For what is drawn.
         """
-        self._own = config.node_id
+        self._own, self._own_life = config.node_id, identity.life
         self._driver = driver
         self._nodes = stored.holding.nodes
         self._peers = peers
@@ -88,31 +88,25 @@ class Following:
             clock=clock,
         )
         self.administration = Administration(self.controller, driver, clock=clock)
+        self._rejoin = Rejoin(driver, lives=self._life_of, clock=clock)
+        self._reshaper = Reshaper(
+            driver,
+            shard_map=lambda: membership.shard_map,
+            lives=self._life_of,
+            tell=membership.tell_meta,
+            clock=clock,
+        )
         self._holdings = Holdings(
             config,
             identity,
-            dict(stored.holding.replicas),
+            stored,
             driver,
-            stored.wal,
-            stored.engine,
-            stored.snapshots,
             transfers,
-            nodes=self._nodes,
             thread=thread,
             clock=clock,
             rng=rng,
             on_come=self.controller.attach,
         )
-        self._reshaper = Reshaper(
-            driver,
-            shard_map=lambda: membership.shard_map,
-            lives=self._life_of,
-            own=self._own,
-            own_life=identity.life,
-            tell=membership.tell_meta,
-            clock=clock,
-        )
-        self._rejoin = Rejoin(driver, lives=self._life_of, clock=clock)
 
     def begin(self) -> list[Coroutine[None, None, None]]:
         """Go by the map that is known; returns the work that is to be owned."""
@@ -155,7 +149,9 @@ class Following:
         return {node for node in found if node is not None and node != self._own}
 
     def _life_of(self, node: NodeId) -> int | None:
-        """The life of the data of a peer, None while it is not connected."""
+        """The life of the data of a node, None while it is not connected."""
+        if node == self._own:
+            return self._own_life
         return self._handshake.life_of(node) if node in self._connected_since else None
 
     def _is_removed(self, node: NodeId) -> bool:

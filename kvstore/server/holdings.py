@@ -29,12 +29,11 @@ if TYPE_CHECKING:
     from kvstore.kv.engine import Engine
     from kvstore.kv.state_machine import StateMachine
     from kvstore.server.raft_driver import Log, RaftDriver
-    from kvstore.server.replicas import ReplicaNodes
     from kvstore.server.shard_host import ShardHost
     from kvstore.server.snapshot_work import SnapshotTransfers
+    from kvstore.server.start import Stored
     from kvstore.sharding.shard_map import ShardMap
     from kvstore.storage.identity import Identity
-    from kvstore.storage.snapshots import SnapshotStorage
 
 log = logging.getLogger(__name__)
 
@@ -50,31 +49,23 @@ class Holdings:
         self,
         config: NodeConfig,
         identity: Identity,
-        held: dict[GroupId, ReplicaId],
+        stored: Stored,
         driver: RaftDriver,
-        wal: Log,
-        engine: Engine,
-        storage: SnapshotStorage,
         transfers: SnapshotTransfers,
         *,
-        nodes: ReplicaNodes,
         thread: Executor,
         clock: Callable[[], float],
         rng: random.Random,
         on_come: Callable[[ShardHost], None] = lambda host: None,
     ) -> None:
-        """Begin with ``held``, of which the driver has a host each.
+        """Begin with what is ``stored``, of which the driver has a host each.
 
         Args:
             config: The node's.
             identity: Of its data directory.
-            held: As which replica each group is held, as in the shard map.
-            driver: Runs them.
-            wal: Their log.
-            engine: Their rows.
-            storage: Their snapshots.
-            transfers: What moves those.
-            nodes: Where replicas are.
+            stored: What is in that.
+            driver: Runs the groups.
+            transfers: Of their snapshots.
             thread: The one that works on snapshots: so nothing of a group is in work while it
                 is removed.
             clock: Steady seconds.
@@ -82,13 +73,14 @@ class Holdings:
             on_come: Told of each new host before it runs.
         """
         self._config = config
-        self._held = held
+        self._held = dict(stored.holding.replicas)
+        """As which replica each group is held, as in the shard map."""
         self._driver = driver
-        self._wal = wal
-        self._engine = engine
-        self._storage = storage
+        self._wal: Log = stored.wal
+        self._engine: Engine = stored.engine
+        self._storage = stored.snapshots
         self._transfers = transfers
-        self._nodes = nodes
+        self._nodes = stored.holding.nodes
         self._identity = identity
         self._thread = thread
         self._clock = clock

@@ -38,8 +38,6 @@ class Reshaper:
         *,
         shard_map: Callable[[], ShardMap | None],
         lives: Callable[[NodeId], int | None],
-        own: NodeId,
-        own_life: int,
         tell: Callable[[list[Report]], None],
         clock: Callable[[], float],
     ) -> None:
@@ -48,17 +46,13 @@ class Reshaper:
         Args:
             driver: Of the node's groups.
             shard_map: The newest that this node follows.
-            lives: The life of a peer's data, None for one that is not connected.
-            own: This node.
-            own_life: Of its data.
+            lives: The life of a node's data, None for one that is not connected.
             tell: Takes what is to be told to the meta group's members.
             clock: Steady seconds.
         """
         self._driver = driver
         self._shard_map = shard_map
         self._lives = lives
-        self._own = own
-        self._own_life = own_life
         self._tell = tell
         self._clock = clock
 
@@ -119,9 +113,7 @@ class Reshaper:
 
     def _life(self, host: ShardHost, replica: ReplicaId) -> int | None:
         node = host.replicas.get(replica)
-        if node is None:
-            return None
-        return self._own_life if node == self._own else self._lives(node)
+        return None if node is None else self._lives(node)
 
     def _may_begin(self, learner: ReplicaId) -> bool:
         """Whether its node does not catch up in many groups already that are led here."""

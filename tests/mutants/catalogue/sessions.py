@@ -79,7 +79,7 @@ SESSIONS = (
         "a leader's revisions lie above all in the log that it found at its start",
         (
             "server/groups.py",
-            "        hosts[group].observe(recovered.entries)\n",
+            "    host.observe(recovered.entries)\n",
             "",
         ),
     ),
