@@ -23,6 +23,7 @@ class Holding:
     Attributes:
         held: the nodes of each shard, in the order in which they came.
         holds: the shards of each node, in the order in which they came (the keys; no values).
+        zone: the number of each node's zone.
     """
 
     def __init__(self, shards: int, zones: Sequence[Zone], in_zone_max: int) -> None:
@@ -30,7 +31,7 @@ class Holding:
         self.holds: list[dict[int, None]] = [{} for _ in zones]
         self._in_zone_max = in_zone_max
         numbers = {zone: number for number, zone in enumerate(dict.fromkeys(zones))}
-        self._zone = [numbers[zone] for zone in zones]
+        self.zone = [numbers[zone] for zone in zones]
         self._kept = [frozenset[int]()] * shards
 
     def keep(self) -> None:
@@ -44,8 +45,8 @@ class Holding:
     def surplus(self, shard: int, replicas: int) -> list[int]:
         """The nodes of ``shard`` of which one must give it up, for there are more than may be."""
         held = self.held[shard]
-        in_zone = Counter(self._zone[node] for node in held)
-        crowded = [node for node in held if in_zone[self._zone[node]] > self._in_zone_max]
+        in_zone = Counter(self.zone[node] for node in held)
+        crowded = [node for node in held if in_zone[self.zone[node]] > self._in_zone_max]
         return crowded or (held if len(held) > replicas else [])
 
     def load(self, node: int) -> int:
@@ -54,14 +55,22 @@ class Holding:
 
     def may_hold(self, node: int, shard: int, without: int | None = None) -> bool:
         """Whether the rules let ``shard`` be on ``node``, once it is gone from ``without``."""
-        zone = self._zone[node]
+        zone = self.zone[node]
         beside = 0
         for other in self.held[shard]:
             if other == node:
                 return False
-            if self._zone[other] == zone and other != without:
+            if self.zone[other] == zone and other != without:
                 beside += 1
         return beside < self._in_zone_max
+
+    def may_cross(self, giver: int, zone: int) -> bool:
+        """Whether any shard of ``giver`` may go to a node of ``zone`` that does not hold it."""
+        for shard in self.holds[giver]:
+            beside = [self.zone[node] for node in self.held[shard] if node != giver]
+            if beside.count(zone) < self._in_zone_max:
+                return True
+        return False
 
     def put(self, shard: int, node: int) -> None:
         """A replica comes."""

@@ -9,11 +9,11 @@ Nodes are known here by their ranks in the order of their ids.
 
 from __future__ import annotations
 
-from heapq import heapify, heappop, heappush
+from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from kvstore.sharding.holding import Holding
     from kvstore.sharding.loads import Level
@@ -75,7 +75,7 @@ class _Levelling:
         off = {node: side * (load(node) - share[node]) for node in found}
         mend = [node for node in found if side * (load(node) - bounds[node]) > 0]
         rest = sum(off.values()) - sum(off[node] for node in mend)
-        return found if rest > self._level.spare else mend
+        return found if rest > self._level.slack else mend
 
     def _outside(self, bounds: Sequence[int], side: int) -> list[int]:
         """The nodes above ``bounds``, or with ``side`` -1 below, the farthest from share first."""
@@ -92,42 +92,73 @@ class _Levelling:
         self, takers: list[int], up_to: Sequence[int], givers: list[int], down_to: Sequence[int]
     ) -> None:
         """Let each taker take from the giver who has most above its share."""
-        load = self._holding.load
-        heap = [self._entry(giver) for giver in givers if load(giver) > down_to[giver]]
-        heapify(heap)
+        giving = _Giving(self._holding, self._level, self._distance, down_to)
+        giving.offer(givers)
         for taker in takers:
-            passed = []
-            choices: dict[int, list[int]] = {}
-            while heap and load(taker) < up_to[taker]:
-                entry = heappop(heap)
-                giver = entry[1]
-                if giver not in choices:
-                    choices[giver] = self._far_to_near(taker, giver)
-                if not self._take_one(taker, giver, choices[giver]):
-                    passed.append(entry)
-                elif load(giver) > down_to[giver]:
-                    heappush(heap, self._entry(giver))
-            for entry in passed:
-                heappush(heap, entry)
+            giving.give(taker, up_to[taker])
 
-    def _entry(self, node: int) -> tuple[int, int]:
-        return -self._level.excess(node, self._holding.load(node)), node
 
-    def _far_to_near(self, taker: int, giver: int) -> list[int]:
-        """The shards of ``giver``, the best for ``taker`` last: fresh ones, then the nearest."""
-        return sorted(
-            self._holding.holds[giver],
-            key=lambda shard: (
-                self._holding.is_fresh(shard, giver),
-                -self._distance(shard, taker),
-            ),
-        )
+class _Giving:
+    """Nodes that give, by single moves, as long as they hold more than ``down_to``.
 
-    def _take_one(self, taker: int, giver: int, choice: list[int]) -> bool:
+    Invariant: ``barred`` has pairs of a node and a zone to which it cannot give any shard. Where
+    every shard has a replica in every zone that is so for all other zones.
+    """
+
+    def __init__(
+        self,
+        holding: Holding,
+        level: Level,
+        distance: Callable[[int, int], int],
+        down_to: Sequence[int],
+    ) -> None:
+        self._holding = holding
+        self._level = level
+        self._distance = distance
+        self._down_to = down_to
+        self._heap: list[tuple[int, int]] = []
+        self._barred: set[tuple[int, int]] = set()
+
+    def offer(self, givers: Iterable[int]) -> None:
+        """These give, as far as they hold too many."""
+        for giver in givers:
+            load = self._holding.load(giver)
+            if load > self._down_to[giver]:
+                heappush(self._heap, (-self._level.excess(giver, load), giver))
+
+    def give(self, taker: int, up_to: int) -> None:
+        """Fill ``taker``, each time from the node that has most above its share and can give."""
+        passed: list[int] = []
+        choices: dict[int, list[int]] = {}
+        while self._heap and self._holding.load(taker) < up_to:
+            _, giver = heappop(self._heap)
+            if giver not in choices:
+                choices[giver] = self._choice(giver, taker)
+            if self._move_one(giver, taker, choices[giver]):
+                self.offer([giver])
+            else:
+                passed.append(giver)
+        self.offer(passed)
+
+    def _choice(self, giver: int, taker: int) -> list[int]:
+        """The shards that ``giver`` may give, the best last: fresh ones, then the nearest."""
+        holding, zone = self._holding, self._holding.zone[taker]
+        if (giver, zone) in self._barred:
+            return []
+        shards = [s for s in holding.holds[giver] if holding.may_hold(taker, s, without=giver)]
+        if not shards and not holding.may_cross(giver, zone):
+            self._barred.add((giver, zone))
+        far = {shard: -self._distance(shard, taker) for shard in shards}
+        return sorted(shards, key=lambda shard: (holding.is_fresh(shard, giver), far[shard]))
+
+    def _move_one(self, giver: int, taker: int, choice: list[int]) -> bool:
+        holding = self._holding
         while choice:
             shard = choice.pop()
-            if self._holding.may_hold(taker, shard, without=giver):
-                self._holding.drop(shard, giver)
-                self._holding.put(shard, taker)
+            if holding.may_hold(taker, shard, without=giver):
+                holding.drop(shard, giver)
+                holding.put(shard, taker)
+                if holding.zone[giver] != holding.zone[taker]:
+                    self._barred.clear()
                 return True
         return False

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from kvstore.ids import NodeId
 
 LOAD_FACTOR = Fraction(11, 10)
-SPARE = 20
-SPARE_FROM = 2
+SLACK_PART = 20
+SLACK_FROM = 2
 
 
 class Place(Protocol):
@@ -77,27 +77,29 @@ def load_max(share: Fraction, shards: int) -> int:
 
 
 class Level:
-    """How many replicas each node should hold, and how few and many it may.
+    """How many replicas each node should hold, and how few and how many it may.
 
-    What it should is its share, rounded down to ``low`` or up to ``high``. It may hold a
-    twentieth less or more, at least one, unless that is much of its share: when a node leaves,
-    who held the same shards can take few of its replicas, and to make that good others would
-    have to be moved.
+    It should hold its share, rounded down to ``low`` or up to ``high``. But when a node leaves,
+    others held the same shards and can take few of its replicas; to make that good, replicas of
+    nodes that stay would have to be moved. So a node may hold a twentieth less or more, at least
+    one; all together no more than ``slack``, a quarter of a mean share, at least one. There is
+    no slack in small shares, nor with one replica a shard: there nobody holds the same.
 
     Nodes are known here by their ranks in the order of their ids.
     """
 
     def __init__(self, share: Sequence[Fraction], shards: int) -> None:
+        slack_from = SLACK_FROM if sum(share) > shards else math.inf
+        slacks = [math.ceil(each / SLACK_PART) if each >= slack_from else 0 for each in share]
+        mean = sum(share) / len(share)
+        self.slack = max(1, math.floor(mean / 4)) if mean >= slack_from else 0
         self.low = [math.floor(each) for each in share]
         self.high = [math.ceil(each) for each in share]
-        spare = [math.ceil(each / SPARE) if each >= SPARE_FROM else 0 for each in share]
-        self.least = [low - some for low, some in zip(self.low, spare, strict=True)]
+        self.least = [low - slack for low, slack in zip(self.low, slacks, strict=True)]
         self.most = [
-            min(high + some, load_max(each, shards))
-            for high, some, each in zip(self.high, spare, share, strict=True)
+            min(high + slack, load_max(each, shards))
+            for high, slack, each in zip(self.high, slacks, share, strict=True)
         ]
-        mean = sum(share) / len(share)
-        self.spare = max(1, math.floor(mean / 4)) if mean >= SPARE_FROM else 0
         self._scaled, self._scale = scaled(share)
 
     def excess(self, node: int, load: int) -> int:

@@ -11,9 +11,10 @@ Rules for a shard's replicas:
 
 A cluster is founded with the first nodes clockwise of each arc's start that the rules allow.
 That forgets what was: when a node comes or goes, the bounds push replicas about between others.
-So later placements start from the present one and move what they must: the result is level,
-each node holding its share rounded up or down, and from level to level nothing moves between
-nodes that stay when one of several equal ones comes or goes.
+So later placements start from the present one and move what they must. They are level: each
+node holds its share rounded up or down, or almost (:class:`~kvstore.sharding.loads.Level`).
+From one to the next, when one of several equal nodes comes or goes, what it gets or leaves is
+all that moves; but with few shards a bound can demand another move or two.
 
 A walk can end in a corner: what is left for the last shards are nodes that they hold already.
 Then replicas placed before are moved along a shortest augmenting path. One exists always:

@@ -31,6 +31,13 @@ def test_a_node_may_hold_a_little_less_or_more_than_its_share() -> None:
     assert level.high == [2, 4, 62]
     assert level.least == [1, 3, 57]
     assert level.most == [2, 5, 64]
+    assert level.slack == 5
+
+
+def test_there_is_no_slack_with_one_replica_a_shard() -> None:
+    level = Level([Fraction(32)] * 2, 64)
+    assert level.least == level.low == level.high == level.most
+    assert level.slack == 0
 
 
 def test_excess_is_in_one_unit_for_all() -> None:

@@ -54,3 +54,12 @@ def test_tokens_follow_the_weight(weight: float, count: int) -> None:
     tokens = ring.tokens(NodeId("n1"), weight)
     assert len(set(tokens)) == count
     assert tokens[:1] == [ring.position(b"n1#0")]
+
+
+def test_a_walk_meets_every_node_once_in_the_order_of_its_first_token() -> None:
+    walked = ring.Ring({7: [10, 50], 3: [20, 10], 5: [40]})
+    assert list(walked.clockwise(0)) == [3, 7, 5]
+    assert list(walked.clockwise(11)) == [3, 5, 7]
+    assert list(walked.clockwise(41)) == [7, 3, 5]
+    assert list(walked.clockwise(51)) == [3, 7, 5]
+    assert list(ring.Ring({}).clockwise(0)) == []
