@@ -58,7 +58,7 @@ async def survey_endpoints(endpoints: Endpoints, answer_wait_s: float = ANSWER_W
 
 async def survey_cluster(cluster: ClusterConfig, answer_wait_s: float = ANSWER_WAIT_S) -> Survey:
     """Ask every node of ``cluster``; those of another at its addresses count as none."""
-    addresses = tuple(node.address for node in cluster.nodes)
+    addresses = (*(node.address for node in cluster.nodes), *cluster.seeds)
     return await _survey(addresses, bootstrap(cluster), answer_wait_s, cluster.id)
 
 
