@@ -126,7 +126,8 @@ def common_options() -> list[click.Parameter]:
         ),
         CommonOption(
             ["--timeout"],
-            "How long to keep trying.  [default: 5; verify, starting and stopping nodes: 30]",
+            "How long to keep trying.  [default: 5; verify, starting and stopping nodes: 30; "
+            "draining and removing nodes: as long as it takes]",
             seconds,
             "SECONDS",
         ),

@@ -44,9 +44,10 @@ class Elastic:
         self.on_order: Callable[[Order], bytes | KVError | None] = lambda order: None
         """None: there is no answer."""
         self.on_transfer: Callable[[TransferRequest], bytes | KVError] = lambda request: b""
+        self.on_look: Callable[[], None] = lambda: None
+        """Before each answer to SHARD_MAP."""
         self.rows: dict[tuple[str, int], dict[str, Any]] = {}
         """What replicas say beside the usual."""
-        self.meta: dict[str, dict[str, Any]] = {}
 
     @asynccontextmanager
     async def running(self, *names: str, shards: int = 2) -> AsyncIterator[Elastic]:
@@ -75,6 +76,7 @@ class Elastic:
 
     def _answer(self, name: str, question: Question) -> bytes | KVError | None:
         if question.kind is Kind.SHARD_MAP:
+            self.on_look()
             leaders = {ShardId(shard): NodeId(self.leader) for shard in range(self.map.shards)}
             return encode_shard_map_reply(map_wire.encode(self.map), leaders, Revision(1))
         if question.kind is Kind.STATUS:
@@ -98,7 +100,7 @@ class Elastic:
                 row |= {"keys": 100, "bytes": 2000, "learners": []}
                 rows.append(row | self.rows.get((name, shard), {}))
         said = {"id": name, "address": self.addresses[name], "state": "serving"}
-        return {"node": said, "shards": rows} | self.meta.get(name, {})
+        return {"node": said, "shards": rows}
 
 
 async def run(kv: Callable[..., Result], *arguments: str) -> Result:
