@@ -32,18 +32,21 @@ async def wait_until_led(
 ) -> ClusterView:
     """Wait until every node of ``started`` answers and every shard has a leader.
 
+    One that was removed from the cluster meanwhile need not answer.
+
     Raises:
         StartupError: a node of ``started`` has ended; its own words say why.
         Unavailable: ``timeout_s`` has passed; says what is still missing.
     """
     deadline = time.monotonic() + timeout_s
-    addresses = {node.files.address for node in started}
     while True:
         for node in started:
             node.check_started()
         survey = await survey_cluster(cluster.layout.spec.config(), _ANSWER_WAIT_S)
         view = survey.view
-        if view.is_led and addresses <= survey.answers.keys():
+        removed = () if survey.shard_map is None else survey.shard_map.removed
+        wanted = {node.files.address for node in started if node.id not in removed}
+        if view.is_led and wanted <= survey.answers.keys():
             return view
         if time.monotonic() >= deadline:
             raise Unavailable(f"not ready after {timeout_s:g} s: {'; '.join(view.missing())}")
