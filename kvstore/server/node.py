@@ -469,7 +469,7 @@ class Node:
         return encode_status_reply(
             status.node_status(
                 self._config.address,
-                self._shards(),
+                () if self._driver is None else self._driver.hosts.values(),
                 uptime_s=now - self._started_at,
                 now=now,
             )

@@ -46,6 +46,14 @@ def arc_start(shard: ShardId, shards: int) -> int:
     return shard << (RING_BITS - shards.bit_length() + 1)
 
 
+def arc_in_hex(shard: ShardId, shards: int) -> tuple[str, str]:
+    """Where a shard's arc begins and ends, in as many digits as tell the shards apart."""
+    digits = max(2, -(-(shards.bit_length() - 1) // 4))
+    first, end = arc_start(shard, shards), arc_start(ShardId(shard + 1), shards)
+    shift = RING_BITS - 4 * digits
+    return f"{first >> shift:0{digits}x}", f"{end - 1 >> shift:0{digits}x}"
+
+
 def tokens(node: NodeId, weight: float) -> list[int]:
     """The positions of a node: ``weight x 128`` of them, at least one.
 

@@ -349,6 +349,29 @@ async def test_it_is_shown_as_a_learner_until_the_group_can_do_without_the_old_v
     assert shown() == (everybody, [], "leader")
 
 
+async def test_the_leader_tells_how_far_whoever_catches_up_is() -> None:
+    it = await back()
+    host = it.rig.host
+
+    def told() -> list[tuple[str, str, int, int]]:
+        rows = shard_status(host, it.rig.now)["catching_up"]
+        return [
+            (r["node"], r["state"], r["last_index"] - r["match_index"], r["bytes_sent"])
+            for r in rows
+        ]
+
+    assert told() == []
+    it.rig.write(b"key", b"value")
+    await it.rig.acknowledge()
+    it.lives[N3] = 5
+    await it.checked_and_committed()
+    assert told() == [("n3", "probe", host.core.last_index, 0)]
+    await it.answer(A)
+    assert told() == [("n3", "replicate", 0, len(b"keyvalue"))]
+    await it.rig.depose()
+    assert told() == [], "it does not know any more"
+
+
 async def test_a_node_outside_its_groups_shows_itself_as_a_learner() -> None:
     it = Outside()
     row = shard_status(it.rig.host, it.rig.now)

@@ -41,6 +41,17 @@ def test_positions_never_change() -> None:
     assert ring.arc_start(ShardId(3), 4) == 0xC000000000000000
 
 
+@pytest.mark.parametrize(
+    ("shard", "shards", "arc"),
+    [
+        (0, 1, ("00", "ff")), (0, 8, ("00", "1f")), (7, 8, ("e0", "ff")), (9, 256, ("09", "09")),
+        (1, 512, ("008", "00f")), (1023, 1024, ("ffc", "fff")),
+    ],
+)  # fmt: skip
+def test_an_arc_as_people_read_it(shard: int, shards: int, arc: tuple[str, str]) -> None:
+    assert ring.arc_in_hex(ShardId(shard), shards) == arc
+
+
 def test_keys_spread_evenly() -> None:
     counts = [0] * 8
     for number in range(8000):
