@@ -150,11 +150,12 @@ def _start_joining(
         node.start()
         asyncio.run(wait_until_member(grown, node, timeout_s=timeout_s, progress=tell))
     except BaseException as error:
+        last_words = node.last_words()
         stop([node])
         survey = asyncio.run(survey_cluster(grown.layout.spec.config()))
         is_member = survey.shard_map is not None and survey.shard_map.has(node.id)
         if isinstance(error, Unavailable) and not is_member:
-            error.message += f" (its last words: {node.last_words()})"
+            error.message += f" (its last words: {last_words})"
         if not is_member:
             growth.discard(grown, node)
         elif isinstance(error, KVError):

@@ -119,7 +119,7 @@ class Lines:
 def line_of(move: Movement, stage: str) -> str:
     """``shard 3  n2→n4  snapshot  1.2 MB of 5.0 MB``."""
     sizes = f"  {size(move.bytes_sent)} of {size(move.bytes_total)}"
-    has_sizes = move.bytes_total is not None and stage == move.stage
+    has_sizes = bool(move.bytes_total) and stage == move.stage
     return f"{move.name}  {move.path}  {stage}" + (sizes if has_sizes else "")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from kvstore.cli import emptying
 from kvstore.cli.emptying import Emptying, judge
 from kvstore.cli.endpoints import Endpoints
 from kvstore.cli.ordering import give
+from kvstore.cli.progress import countdown
 from kvstore.config import ClusterConfig, NodeAddress
 from kvstore.errors import InvalidArgument, NotLeader, Overloaded, Unavailable
 from kvstore.ids import GroupId, NodeId
@@ -199,6 +201,24 @@ async def test_programs_are_told_too(kv: Callable[..., Result], elastic: Elastic
     elastic.on_order = draining(elastic)
     result = await empties(elastic, kv, "node", "drain", "n4", "-o", "json")
     assert json.loads(result.out) == {"node": "n4", "state": "drained", "moved": 0}
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_on_a_terminal_a_bar_tells_how_many_replicas_are_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shown = Terminal()
+    monkeypatch.setattr("sys.stderr", shown)
+    monkeypatch.setenv("TERM", "xterm")
+    with countdown("Draining n4", "replicas left") as tell:
+        for left in (7, 3, 0):
+            tell(left)
+    assert "Draining n4" in shown.getvalue()
+    assert "0 replicas left" in shown.getvalue()
 
 
 async def test_one_need_not_wait(kv: Callable[..., Result], elastic: Elastic) -> None:

@@ -218,7 +218,7 @@ def test_without_a_terminal_each_stage_is_a_line() -> None:
     further = Movement(G1, "n4", "n2", "snapshot", 1000, 2000)
     assert looks(MOVING, further) == [], "a moment ago there was a line"
     now += 2.0
-    meta = Movement(META_GROUP, "n4", None, "waiting")
+    meta = Movement(META_GROUP, "n4", None, "waiting", 0, 0)
     assert looks(MOVING, meta, further) == [
         "meta  +n4  waiting",
         "shard 0  n2→n4  snapshot  1.0 kB of 2.0 kB",

@@ -136,6 +136,17 @@ def test_a_node_that_cannot_start_leaves_nothing_behind(local: Local) -> None:
     assert local.json("cluster", "add")["id"] == "n4"
 
 
+def test_a_node_that_nobody_admits_leaves_nothing_but_its_name(local: Local) -> None:
+    for node in ("n1", "n2"):
+        local.ok("cluster", "pause", node)
+    line = local.fails(3, "cluster", "add", "--timeout", "4")
+    assert line.startswith("kv: not ready after 4 s: n4 is not a member yet (its last words: ")
+    assert set(local.states()) == {"n1", "n2", "n3"}
+    for node in ("n1", "n2"):
+        local.ok("cluster", "resume", node)
+    assert local.json("cluster", "add")["id"] in ("n4", "n5"), "n5 if anybody has met n4"
+
+
 def test_a_cluster_that_does_not_run_takes_no_node(local: Local) -> None:
     local.ok("cluster", "down")
     assert local.fails(3, "cluster", "add") == "kv: the cluster does not run (kv cluster up)"
