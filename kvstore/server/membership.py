@@ -66,6 +66,8 @@ MAP_PULL_AGAIN_S: Final = 5.0
 INCARNATIONS_RESERVED: Final = 8
 """On the disk stands an incarnation that this node is yet to reach: so it can refute at once, and
 would still begin in a later one after a crash. Only a proper stop writes down the true one."""
+SEED_PATIENCE_S: Final = 2.0
+"""For how long a seed may not answer before that is said."""
 DRAIN_S_MAX: Final = 1.0
 LEAVE_S_MAX: Final = 0.5
 """How long the goodbye may take to get around; whoever misses it hears of it from others."""
@@ -84,6 +86,7 @@ def make_contacts(
     ``on_refused`` is told of those that have removed this node.
     """
     silent = RepeatFilter()
+    silent_since: dict[str, float] = {}
 
     def unreachable(address: str, node: NodeId | None, error: KVError) -> None:
         if isinstance(error, Removed):
@@ -91,10 +94,14 @@ def make_contacts(
         elif node is not None:
             hint(node, is_gone=isinstance(error, NobodyListens))
         # One that answers, but is not to be talked to, was told of by the book itself.
-        elif isinstance(error, Unavailable) and silent.is_new(
-            address, asyncio.get_running_loop().time()
-        ):
+        elif isinstance(error, Unavailable) and is_silent(address):
             log.warning("the seed %s does not answer, and is asked again: %s", address, error)
+
+    def is_silent(address: str) -> bool:
+        """Whether that is worth a word: nodes that begin together need not all be there yet."""
+        now = asyncio.get_running_loop().time()
+        is_overdue = now - silent_since.setdefault(address, now) >= SEED_PATIENCE_S
+        return is_overdue and silent.is_new(address, now)
 
     callbacks = ContactCallbacks(
         make_hello=handshake.make_hello,

@@ -15,6 +15,7 @@ from kvstore.errors import ClockAhead, KVError, Refused, Removed, Unavailable
 from kvstore.net.dial import NobodyListens
 from kvstore.net.limits import NetLimits
 from kvstore.net.transport import Lane
+from kvstore.server import membership
 from kvstore.server.membership import DRAIN_S_MAX, MemberCouriers, make_contacts
 from kvstore.wire.frames import encode_frame
 from kvstore.wire.kinds import Kind
@@ -177,11 +178,17 @@ async def test_one_that_has_removed_this_node_is_no_hint_and_no_line(
     assert lines(caplog) == []
 
 
+async def test_a_seed_that_may_yet_begin_is_no_line(caplog: pytest.LogCaptureFixture) -> None:
+    Book().contacts.unreachable(SEED, None, Unavailable("no answer within 1 s"))
+    assert lines(caplog) == []
+
+
 async def test_a_seed_that_does_not_answer_is_one_line_in_a_while(
-    caplog: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     book = Book()
-    for _ in range(3):
+    for patience_s in (2.0, 0.0, 0.0):
+        monkeypatch.setattr(membership, "SEED_PATIENCE_S", patience_s)
         for seed in (SEED, "other:1"):
             book.contacts.unreachable(seed, None, Unavailable(f"{seed}: no answer within 1 s"))
     assert lines(caplog) == [
