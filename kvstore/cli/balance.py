@@ -93,8 +93,8 @@ def report(moves: list[Moving], replicas: int, under_way: int, *, is_ordered: bo
 def transfer(settings: Settings, shard: int, node: NodeId) -> None:
     """Let NODE, which has a replica of SHARD, lead it.
 
-    Returns when it does. The cluster keeps leaders spread evenly, and may give the shard back
-    to the node that should lead it.
+    Returns when it does. It stays so, unless the leaders would be spread unevenly by it: then the
+    shard goes back after a while.
     """
     endpoints = resolve(settings)
     with progress(f"Handing shard {shard} to {node}") as tell:
@@ -126,6 +126,7 @@ async def _transfer(
             f"there is no shard {shard}; there are 0 to {survey.shard_map.shards - 1}"
         )
     deadline = time.monotonic() + timeout_s
+    await give(endpoints, Order(Action.PREFER, node, shard=shard), timeout_s=timeout_s)
     begin_at = 0.0
     while True:
         if time.monotonic() >= begin_at:

@@ -132,6 +132,8 @@ def _change(wanted: Order) -> Callable[[ShardMap, Known], ShardMap]:
             return partial(orders.remove, name=wanted.node, is_forced=wanted.is_forced)
         case Action.WEIGHT:
             return partial(orders.weigh, name=wanted.node, weight=wanted.weight)
+        case Action.PREFER:
+            return partial(orders.prefer, shard=wanted.shard, name=wanted.node)
         case Action.PLAN:
             return lambda shard_map, known: shard_map
         case Action.REBALANCE:

@@ -13,7 +13,7 @@ from kvstore.sharding import changes, steering
 from kvstore.sharding.shard_map import NodeState
 
 if TYPE_CHECKING:
-    from kvstore.ids import NodeId
+    from kvstore.ids import NodeId, ShardId
     from kvstore.sharding.shard_map import MapNode, ShardMap
     from kvstore.sharding.steering import Known, Moving
 
@@ -75,6 +75,25 @@ def weigh(shard_map: ShardMap, known: Known, name: NodeId, weight: float) -> Sha
     del known
     _node(shard_map, name)
     return changes.set_weight(shard_map, name, weight)
+
+
+def prefer(shard_map: ShardMap, known: Known, shard: ShardId, name: NodeId) -> ShardMap:
+    """``shard`` should be led by ``name``, unless that makes the leaders uneven.
+
+    Raises:
+        InvalidArgument: there is no such shard, or the node has no replica of it.
+    """
+    del known
+    if shard >= shard_map.shards:
+        raise InvalidArgument(f"there is no shard {shard}; there are 0 to {shard_map.shards - 1}")
+    leaders = [members[0].node for members in shard_map.replicas]
+    holders = [replica.node for replica in shard_map.replicas_of(shard)]
+    if name not in holders:
+        raise InvalidArgument(
+            f"{name} has no replica of shard {shard}; {', '.join(sorted(holders))} have one"
+        )
+    leaders[shard] = name
+    return changes.prefer(shard_map, leaders)
 
 
 def rebalance(shard_map: ShardMap, known: Known) -> ShardMap:

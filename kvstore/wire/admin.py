@@ -33,6 +33,8 @@ class Action(Enum):
     """Its replicas go elsewhere, and then it goes for good."""
     WEIGHT = "weight"
     """Its share is another from now on."""
+    PREFER = "prefer"
+    """It should lead a shard of which it has a replica."""
     PLAN = "plan"
     """Nothing: only tell what would move."""
     REBALANCE = "rebalance"
@@ -48,6 +50,8 @@ class Order(NamedTuple):
     """For WEIGHT."""
     is_forced: bool = False
     """For REMOVE: also where a shard is left with fewer copies than it should have."""
+    shard: ShardId = ShardId(0)
+    """For PREFER."""
 
 
 class Moving(NamedTuple):
@@ -76,7 +80,7 @@ class TransferRequest(NamedTuple):
 
 def encode_order(order: Order) -> bytes:
     """The body of an ORDER frame."""
-    return pack((order.action.value, order.node, order.weight, order.is_forced))
+    return pack((order.action.value, order.node, order.weight, order.is_forced, order.shard))
 
 
 def decode_order(body: bytes) -> Order:
@@ -85,7 +89,9 @@ def decode_order(body: bytes) -> Order:
     Raises:
         InvalidArgument: malformed, or not an order that can be given.
     """
-    name, node, weight, is_forced = decode_fields(body, "order", TEXT, TEXT, _REAL, BOOL)
+    name, node, weight, is_forced, shard = decode_fields(
+        body, "order", TEXT, TEXT, _REAL, BOOL, UINT
+    )
     try:
         action = Action(name)
     except ValueError:
@@ -98,7 +104,7 @@ def decode_order(body: bytes) -> Order:
         math.isfinite(weight) and WEIGHT_MIN <= weight <= WEIGHT_MAX
     ):
         raise InvalidArgument(f"a weight is from {WEIGHT_MIN:g} to {WEIGHT_MAX:g}")
-    return Order(action, NodeId(node), float(weight), is_forced)
+    return Order(action, NodeId(node), float(weight), is_forced, ShardId(shard))
 
 
 def encode_order_reply(reply: OrderReply) -> bytes:

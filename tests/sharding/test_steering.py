@@ -285,6 +285,24 @@ def test_a_drained_node_holds_nothing_until_it_is_active_again() -> None:
     assert it.held()[N2] == 6
 
 
+def test_a_preferred_leader_stays_unless_that_is_uneven() -> None:
+    it = Cluster()
+    shard = ShardId(0)
+    before = [members[0].node for members in it.map.replicas]
+    for replica in it.map.replicas_of(shard):
+        it.map = changes.succeed(it.map, orders.prefer(it.map, it.known(), shard, replica.node))
+        it.settle()
+        leads = [members[0].node for members in it.map.replicas]
+        assert max(map(leads.count, (N1, N2, N3))) - min(map(leads.count, (N1, N2, N3))) <= 1
+        others = zip(before[1:], leads[1:], strict=True)
+        assert sum(old != new for old, new in others) <= 1
+    with pytest.raises(InvalidArgument, match="no shard 8; there are 0 to 7"):
+        orders.prefer(it.map, it.known(), ShardId(8), N1)
+    it.join(N4)
+    with pytest.raises(InvalidArgument, match="n4 has no replica of shard 0; n1, n2, n3 have one"):
+        orders.prefer(it.map, it.known(), shard, N4)
+
+
 def test_a_plan_tells_what_would_move() -> None:
     it = Cluster(policy=ShardingConfig(balances=False))
     it.join(N4)
