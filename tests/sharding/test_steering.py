@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from kvstore.config import ClusterConfig, NodeAddress, ShardingConfig
 from kvstore.errors import InvalidArgument
-from kvstore.ids import GroupId, NodeId, ReplicaId
+from kvstore.ids import GroupId, NodeId, ReplicaId, ShardId
 from kvstore.sharding import changes, orders
 from kvstore.sharding.placement import load_max, shares
 from kvstore.sharding.shard_map import Change, NodeState, ShardMap, bootstrap
