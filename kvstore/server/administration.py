@@ -87,7 +87,8 @@ class Administration:
 
         def change(shard_map: ShardMap, known: Known) -> ShardMap:
             if wanted.action in (Action.PLAN, Action.REBALANCE):
-                moves.extend(Moving(*move) for move in orders.what_would_move(shard_map, known))
+                found = orders.what_would_move(shard_map, known)
+                moves.extend(Moving(move.group, move.add, move.remove) for move in found)
             return _change(wanted)(shard_map, known)
 
         shard_map = await self._controller.order(change)

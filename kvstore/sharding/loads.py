@@ -88,8 +88,9 @@ class Level:
     Nodes are known here by their ranks in the order of their ids.
     """
 
-    def __init__(self, share: Sequence[Fraction], shards: int) -> None:
-        slack_from = SLACK_FROM if sum(share) > shards else math.inf
+    def __init__(self, share: Sequence[Fraction], shards: int, *, is_exact: bool = False) -> None:
+        """``is_exact`` is for no slack at all."""
+        slack_from = SLACK_FROM if sum(share) > shards and not is_exact else math.inf
         slacks = [math.ceil(each / SLACK_PART) if each >= slack_from else 0 for each in share]
         mean = sum(share) / len(share)
         self.slack = max(1, math.floor(mean / 4)) if mean >= slack_from else 0

@@ -47,6 +47,8 @@ def placement(
     shards: int,
     replicas: int,
     current: Sequence[Sequence[NodeId]] | None = None,
+    *,
+    is_exact: bool = False,
 ) -> tuple[tuple[NodeId, ...], ...]:
     """The nodes of every shard; the first of each is its preferred leader.
 
@@ -57,9 +59,12 @@ def placement(
         current: who holds each shard now, the preferred leader first: also nodes that shall hold
             none any more, also more or fewer than ``replicas``. None to found a cluster; that
             placement must never change, for the nodes work it out again at each start.
+        is_exact: whether each node shall hold its share, rounded down or up, even if replicas
+            must move for it between nodes that stay (see :class:`Level`).
     """
     assert 1 <= replicas <= len(nodes)
-    placing = _Placing(sorted(nodes, key=lambda node: node.id), shards, replicas)
+    members = sorted(nodes, key=lambda node: node.id)
+    placing = _Placing(members, shards, replicas, is_exact=is_exact)
     if current is None:
         placing.found()
     else:
@@ -73,13 +78,15 @@ def placement(
 class _Placing:
     """Nodes are known by their ranks in the order of their ids, on which all agree."""
 
-    def __init__(self, nodes: Sequence[Place], shards: int, replicas: int) -> None:
+    def __init__(
+        self, nodes: Sequence[Place], shards: int, replicas: int, *, is_exact: bool
+    ) -> None:
         self._nodes = nodes
         self._shards = shards
         self._replicas = replicas
         by_id = shares(nodes, shards, replicas)
         self._share = [by_id[node.id] for node in nodes]
-        self._level = Level(self._share, shards)
+        self._level = Level(self._share, shards, is_exact=is_exact)
         in_zone_max = zone_level(nodes, replicas)
         self._holding = Holding(shards, [zone_of(node) for node in nodes], in_zone_max)
         self._leader = [NOBODY] * shards

@@ -120,7 +120,8 @@ class ShardMap:
     removed: tuple[NodeId, ...] = ()
     """Names that never come back."""
     is_rebalancing: bool = False
-    """An administrator wants the load made even, whatever is done by itself."""
+    """Replicas are moved until each node holds its share: for once begun, that is not left half
+    done because it is even enough."""
 
     def shard_of(self, key: bytes) -> ShardId:
         """The shard that holds ``key``."""

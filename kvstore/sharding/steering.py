@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from kvstore.config import ShardingConfig
 from kvstore.ids import META_GROUP, GroupId, NodeId, ReplicaId, group_of_shard
@@ -23,7 +23,7 @@ from kvstore.sharding.rebalance import plan
 from kvstore.sharding.shard_map import NodeState, meta_size
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from kvstore.sharding.shard_map import Change, MapNode, ShardMap
 
@@ -203,53 +203,79 @@ def _begin_in_meta(shard_map: ShardMap, known: Known) -> ShardMap:
 def _begin_moves(shard_map: ShardMap, known: Known) -> ShardMap:
     """Moves towards the placement that is wanted, as many as may be under way."""
     room = known.policy.moves_max - len(shard_map.changes)
-    for group, add, remove in wanted_moves(shard_map, known):
-        if room <= 0:
-            break
-        if shard_map.change_of(group) is not None:
-            continue
-        shard_map = changes.begin(shard_map, group, add, remove)
-        room -= 1
+    if room <= 0:
+        return shard_map
+    wanted = wanted_moves(shard_map, known)
+    if known.policy.balances and not shard_map.is_rebalancing and not all(map(_is_urgent, wanted)):
+        shard_map = changes.rebalance(shard_map, is_wanted=True)
+        wanted = wanted_moves(shard_map, known)
+    if not shard_map.is_rebalancing:
+        wanted = [move for move in wanted if _is_urgent(move)]
+    free = [move for move in wanted if shard_map.change_of(move.group) is None]
+    for move in free[:room]:
+        if shard_map.change_of(move.group) is None:
+            shard_map = changes.begin(shard_map, move.group, move.add, move.remove)
     return shard_map
 
 
-Moving = tuple[GroupId, NodeId | None, NodeId | None]
-"""A shard's group, where a copy comes to, and where one goes from."""
+class Moving(NamedTuple):
+    """A move that is wanted."""
+
+    group: GroupId
+    add: NodeId | None
+    """Where a copy comes to."""
+    remove: NodeId | None
+    """Where one goes from."""
+    for_balance: bool
+    """Whether only the load asks for it; else a node that is to hold nothing, or a shard that
+    lacks a copy or has one too many."""
+
+
+def _is_urgent(move: Moving) -> bool:
+    return not move.for_balance
 
 
 def wanted_moves(shard_map: ShardMap, known: Known) -> list[Moving]:
-    """All moves that are left, beside the changes under way, the most urgent first.
-
-    Where nobody wants the load to be even only those that take something off a node that is to
-    hold nothing, or that give a shard a copy that it lacks.
-    """
+    """All moves that are left, beside the changes under way, the most urgent first."""
     now = changes.after(shard_map)
-    current = [tuple(replica.node for replica in members) for members in now.replicas]
     takers = _takers(now)
     if not takers:
         return []
-    target = placement(takers, now.shards, min(now.replication, len(takers)), tuple(current))
+    current = [tuple(replica.node for replica in members) for members in now.replicas]
     names = {node.id for node in takers}
-    urgent: list[Moving] = []
-    others: list[Moving] = []
-    for move in plan(current, target):
-        if move.add is not None and not known.is_alive(move.add):
-            continue
-        moving = group_of_shard(move.shard), move.add, move.remove
-        is_urgent = move.remove not in names or move.add is None
-        (urgent if is_urgent else others).append(moving)
-    is_wanted = known.policy.balances or shard_map.is_rebalancing
-    return urgent + (others if is_wanted else [])
+    moves = [
+        Moving(
+            group_of_shard(move.shard),
+            move.add,
+            move.remove,
+            move.add is not None and move.remove in names,
+        )
+        for move in plan(current, _target(now, takers, current))
+        if move.add is None or known.is_alive(move.add)
+    ]
+    return sorted(moves, key=lambda move: move.for_balance)
+
+
+def _target(
+    shard_map: ShardMap, takers: Sequence[MapNode], current: Sequence[Sequence[NodeId]]
+) -> tuple[tuple[NodeId, ...], ...]:
+    copies = min(shard_map.replication, len(takers))
+    return placement(takers, shard_map.shards, copies, current, is_exact=shard_map.is_rebalancing)
+
+
+def _moves_left(shard_map: ShardMap, known: Known) -> bool:
+    """Whether any move that is wanted can be made, now or later."""
+    wanted = wanted_moves(shard_map, known)
+    return any(_is_urgent(move) or shard_map.is_rebalancing for move in wanted)
 
 
 def _spread_leaders(shard_map: ShardMap, known: Known) -> ShardMap:
     """Once nothing moves, leaders are preferred so that they are spread evenly."""
     takers = _takers(shard_map)
-    if shard_map.changes or not takers or wanted_moves(shard_map, known):
+    if shard_map.changes or not takers or _moves_left(shard_map, known):
         return shard_map
     current = tuple(tuple(r.node for r in members) for members in shard_map.replicas)
-    copies = min(shard_map.replication, len(takers))
-    target = placement(takers, shard_map.shards, copies, current)
+    target = _target(shard_map, takers, current)
     leaders = [
         to[0] if set(to) == set(held) else held[0] for to, held in zip(target, current, strict=True)
     ]

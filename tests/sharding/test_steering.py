@@ -309,7 +309,7 @@ def test_a_plan_tells_what_would_move() -> None:
     it.settle()
     planned = orders.what_would_move(it.map, it.known())
     assert len(planned) == 6
-    assert {add for _, add, _ in planned} == {N4}
+    assert {move.add for move in planned} == {N4}
 
 
 # -- everything at once ---------------------------------------------------------------------------
