@@ -150,6 +150,11 @@ class ClusterConfig:
     seeds: tuple[str, ...] = ()
     """Addresses through which a node finds the others, beside those of ``nodes``."""
 
+    @property
+    def addresses(self) -> dict[NodeId, str]:
+        """Where those that are named here are reached from here, whatever others say."""
+        return {node.id: node.address for node in self.nodes}
+
     def node(self, node_id: str) -> NodeAddress:
         """The member called ``node_id``; raises KeyError when there is none."""
         for node in self.nodes:

@@ -70,6 +70,7 @@ class Controller:
         *,
         founding: ShardMap | None,
         policy: ShardingConfig,
+        admit_after_s: float,
         members: Callable[[], Iterable[MemberStatus]],
         on_map: Callable[[ShardMap], None],
         announce: Callable[[], None],
@@ -81,6 +82,7 @@ class Controller:
             driver: Of the node's groups; the meta group may come and go.
             founding: The cluster's first map, if this node knows it.
             policy: What is done without being told to.
+            admit_after_s: For how long a newcomer must have answered all probes.
             members: The membership's view.
             on_map: Told of each map that the meta group has committed, as far as this node is in
                 it.
@@ -90,6 +92,7 @@ class Controller:
         self._driver = driver
         self._founding = founding
         self._policy = policy
+        self._admit_after_s = admit_after_s
         self._members = members
         self._on_map = on_map
         self._announce = announce
@@ -199,7 +202,8 @@ class Controller:
         led_s = 0.0 if self._led_since is None else self._clock() - self._led_since
         gone_s = min(member.age_s, led_s) if is_gone else 0.0
         is_alive = member.state is State.ALIVE
-        return Seen(said.address, said.weight, said.zone, is_alive, gone_s)
+        is_settled = is_alive and member.age_s >= self._admit_after_s
+        return Seen(said.address, said.weight, said.zone, is_alive, gone_s, is_settled)
 
     async def order(self, change: Callable[[ShardMap, Known], ShardMap]) -> ShardMap:
         """Carry out what an administrator wants, after whatever is under way.

@@ -72,16 +72,16 @@ class Following:
             rng: For what is drawn.
         """
         self._own, self._own_life = config.node_id, identity.life
+        self._configured = config.cluster.addresses
         self._driver = driver
-        self._nodes = stored.holding.nodes
-        self._peers = peers
-        self._handshake = handshake
-        self._membership = membership
+        self._nodes, self._peers = stored.holding.nodes, peers
+        self._handshake, self._membership = handshake, membership
         self._connected_since = connected_since
         self.controller = Controller(
             driver,
             founding=founding,
             policy=config.sharding,
+            admit_after_s=2 * config.swim.suspicion_mult * config.swim.probe_interval_s,
             members=membership.members,
             on_map=membership.take_committed,
             announce=membership.announce,
@@ -131,9 +131,8 @@ class Following:
         near = shard_map.neighbours(self._own) | self._fellows()
         # Who may come in must be known before anybody is dialled.
         self._handshake.set_members({*(node.id for node in shard_map.nodes), *near})
-        self._peers.set_peers(
-            {node.id: node.address for node in shard_map.nodes if node.id in near}
-        )
+        there = shard_map.addresses(self._configured)
+        self._peers.set_peers({node: there[node] for node in sorted(near & there.keys())})
         for node in self._connected_since.keys() - self._peers.peers.keys():
             del self._connected_since[node]
         self._membership.forget_removed(shard_map)

@@ -459,10 +459,9 @@ class Node:
         shard_map = self._shard_map
         if shard_map is None:
             raise Unavailable("the node joins, and has not yet heard which node has which shards")
+        seen = shard_map.seen_from(self._config.cluster.addresses)
         leaders = status.known_leaders(self._shards())
-        return encode_shard_map_reply(
-            map_wire.encode(shard_map), leaders, revision_at(self._wall_ms())
-        )
+        return encode_shard_map_reply(map_wire.encode(seen), leaders, revision_at(self._wall_ms()))
 
     def _status_reply(self) -> bytes:
         now = self._clock()

@@ -7,7 +7,7 @@ behind asks for the newer one. How one map may follow another stands in
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,7 @@ from kvstore.sharding import ring
 from kvstore.sharding.placement import placement
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from kvstore.config import ClusterConfig
 
@@ -178,6 +178,16 @@ class ShardMap:
             if node in ends:
                 found |= ends
         return frozenset(found - {node})
+
+    def addresses(self, own: Mapping[NodeId, str]) -> dict[NodeId, str]:
+        """Where each node listens; ``own`` says where some are reached from here."""
+        return {node.id: own.get(node.id, node.address) for node in self.nodes}
+
+    def seen_from(self, own: Mapping[NodeId, str]) -> ShardMap:
+        """The same map with the addresses that count here."""
+        there = self.addresses(own)
+        nodes = tuple(replace(node, address=there[node.id]) for node in self.nodes)
+        return replace(self, nodes=nodes)
 
     def nodes_by_number(self) -> dict[int, NodeId]:
         """Whose replicas carry which number."""

@@ -41,6 +41,8 @@ class Seen:
     is_alive: bool
     gone_s: float = 0.0
     """For how long it has been dead or has left; 0 while it is alive."""
+    is_settled: bool = True
+    """It has been alive for so long that one that is not there would have been found dead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +136,8 @@ def _admit(shard_map: ShardMap, known: Known) -> ShardMap:
         if not seen.is_alive or name in shard_map.removed:
             continue
         if not shard_map.has(name):
+            if not seen.is_settled:
+                continue
             shard_map = changes.admit(shard_map, name, seen.address, seen.weight, seen.zone)
         elif shard_map.node(name).address != seen.address:
             shard_map = changes.set_address(shard_map, name, seen.address)

@@ -342,6 +342,8 @@ def test_rebalance_does_one_of_two_things(
 
 
 async def test_a_shard_is_handed_over(kv: Callable[..., Result], elastic: Elastic) -> None:
+    elastic.on_order = lambda order: encode_order_reply(OrderReply(2, []))
+
     def answer(request: TransferRequest) -> bytes:
         elastic.leader = request.node
         return b""
@@ -358,6 +360,7 @@ async def test_a_shard_is_handed_over(kv: Callable[..., Result], elastic: Elasti
 async def test_a_node_without_a_vote_is_refused(
     kv: Callable[..., Result], elastic: Elastic
 ) -> None:
+    elastic.on_order = lambda order: encode_order_reply(OrderReply(2, []))
     elastic.on_transfer = lambda request: InvalidArgument("n9 has no vote; n1, n2, n3 have one")
     options = ("--endpoints", elastic.endpoints())
     result = await run(kv, "transfer", "1", "n9", *options)
@@ -369,6 +372,7 @@ async def test_a_node_without_a_vote_is_refused(
 async def test_a_transfer_without_effect_has_an_end(
     kv: Callable[..., Result], elastic: Elastic
 ) -> None:
+    elastic.on_order = lambda order: encode_order_reply(OrderReply(2, []))
     options = ("--endpoints", elastic.endpoints(), "--timeout", "0.3")
     result = await run(kv, "transfer", "0", "n3", *options)
     assert result.code == 3

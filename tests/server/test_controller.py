@@ -61,6 +61,7 @@ class Meta:
             self.rig.driver,
             founding=FIRST,
             policy=ShardingConfig(),
+            admit_after_s=2.0,
             members=lambda: self.members,
             on_map=self.maps.append,
             announce=announce,
@@ -102,6 +103,14 @@ async def test_whoever_joins_is_admitted_and_its_share_begins_to_come(meta: Meta
     assert after.has(N4)
     assert after.changes
     assert [m.version for m in meta.maps] == sorted({m.version for m in meta.maps})
+
+
+async def test_whoever_has_only_been_heard_of_is_not_admitted(meta: Meta) -> None:
+    await meta.until_version(1)
+    meta.members.append(member(4, age_s=1.9))
+    assert not meta.controller.known(FIRST).seen[N4].is_settled
+    await meta.controller._steer(meta.host)
+    assert meta.maps[-1] == FIRST
 
 
 async def test_a_report_ends_a_change(meta: Meta) -> None:
