@@ -187,20 +187,29 @@ class Controller:
         """What there is to go by."""
         under_way = {change.group for change in shard_map.changes}
         self._reports = {g: r for g, r in self._reports.items() if g in under_way}
+        seen = {member.node: self._see(member) for member in self._members()}
+        # Whoever was dead for so long that it was forgotten is gone all the same.
+        forgotten = Seen("", 1.0, "", is_alive=False, gone_s=self._led_s, is_settled=False)
         return Known(
-            {member.node: seen for member in self._members() if (seen := self._see(member))},
+            {
+                **{node.id: forgotten for node in shard_map.nodes},
+                **{node: found for node, found in seen.items() if found is not None},
+            },
             dict(self._reports),
             self._policy,
         )
+
+    @property
+    def _led_s(self) -> float:
+        """Whoever has just begun to lead has seen nothing of what came before."""
+        return 0.0 if self._led_since is None else self._clock() - self._led_since
 
     def _see(self, member: MemberStatus) -> Seen | None:
         said = member.metadata
         if said is None:
             return None
         is_gone = member.state in (State.DEAD, State.LEFT)
-        # Whoever has just begun to lead has seen nothing of what came before.
-        led_s = 0.0 if self._led_since is None else self._clock() - self._led_since
-        gone_s = min(member.age_s, led_s) if is_gone else 0.0
+        gone_s = min(member.age_s, self._led_s) if is_gone else 0.0
         is_alive = member.state is State.ALIVE
         is_settled = is_alive and member.age_s >= self._admit_after_s
         return Seen(said.address, said.weight, said.zone, is_alive, gone_s, is_settled)

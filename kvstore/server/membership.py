@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from kvstore import __version__
 from kvstore.errors import ProtocolError, Removed, Unavailable
+from kvstore.ids import META_GROUP
 from kvstore.net.contacts import ContactBook, ContactCallbacks
 from kvstore.net.dial import NobodyListens
 from kvstore.net.repeats import RepeatFilter
@@ -349,11 +350,13 @@ class Membership:
         """Tell the members of the meta group how far groups are."""
         assert self.shard_map is not None
         frame = encode_frame(Kind.REPORTS, 0, encode_reports(reports))
-        for replica in self.shard_map.meta:
-            if replica.node == self._own:
-                self.on_reports(reports)
-            else:
-                self._send(replica.node, frame)
+        to = {replica.node for replica in self.shard_map.meta}
+        change = self.shard_map.change_of(META_GROUP)
+        if change is not None and change.add is not None:
+            to.add(change.add.node)  # It may lead the group before the map calls it a member.
+        for node in sorted(to - {self._own}):
+            self._send(node, frame)
+        self.on_reports(reports)
 
     def forget_removed(self, shard_map: ShardMap) -> None:
         """Whoever was removed from the cluster is no member any more."""

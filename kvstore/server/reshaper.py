@@ -89,13 +89,13 @@ class Reshaper:
         config = host.core.config
         step = next_step(
             config,
-            wanted_members(shard_map, group),
+            wanted_members(shard_map, group, config),
             confirm=must_confirm(shard_map, group),
             life=lambda replica: self._life(host, replica),
             is_caught_up=lambda replica: is_caught_up(host.core.status(now), replica),
             may_begin=self._may_begin,
         )
-        if step is None:
+        if step is None or not _has_majority(host, step.voters, now):
             return
         try:
             host.core.propose_config(step.voters, step.learners, now, epoch=shard_map.version)
@@ -128,3 +128,10 @@ class Reshaper:
     @staticmethod
     def _names(host: ShardHost, replicas: frozenset[ReplicaId]) -> str:
         return ", ".join(sorted(host.replicas.get(r) or f"replica {r}" for r in replicas))
+
+
+def _has_majority(host: ShardHost, voters: frozenset[ReplicaId], now: float) -> bool:
+    """Whether enough of those who would vote are there to commit that they do."""
+    there = {peer.replica for peer in host.core.status(now).progress if peer.recently_active}
+    there.add(host.core.replica)
+    return 2 * len(voters & there) > len(voters)

@@ -39,14 +39,23 @@ class Step(NamedTuple):
     learners: frozenset[ReplicaId]
 
 
-def wanted_members(shard_map: ShardMap, group: GroupId) -> frozenset[ReplicaId]:
-    """Who should vote in ``group``, named as in the map."""
-    members = {replica.id for replica in shard_map.members(group)}
+def wanted_members(
+    shard_map: ShardMap, group: GroupId, config: GroupConfig
+) -> frozenset[ReplicaId]:
+    """Who should vote in ``group``, named as in the map.
+
+    A change that was cancelled is undone, unless it was made already: then the map will follow,
+    and whoever went may be gone at any moment.
+    """
+    members = frozenset(replica.id for replica in shard_map.members(group))
     change = shard_map.change_of(group)
-    if change is not None and not change.cancelled_at:
-        members |= {change.add.id} if change.add is not None else set()
-        members -= {change.remove.id} if change.remove is not None else set()
-    return frozenset(members)
+    if change is None:
+        return members
+    comes = frozenset(() if change.add is None else (change.add.id,))
+    goes = frozenset(() if change.remove is None else (change.remove.id,))
+    voters = frozenset(map(_named, config.voters))
+    is_made = comes <= voters and not goes & voters
+    return members if change.cancelled_at and not is_made else (members | comes) - goes
 
 
 def must_confirm(shard_map: ShardMap, group: GroupId) -> int:
@@ -88,7 +97,8 @@ def next_step(
     coming = {name: _as_it_lives(name, learners.get(name), life) for name in missing}
     new = {real for name, real in coming.items() if real is not None and real != learners.get(name)}
     if new:
-        if not all(map(may_begin, new)):
+        # One that gives way to its next life makes room for it.
+        if not all(may_begin(coming[name] or name) for name in missing if name not in learners):
             return None
         outlived = {learners[name] for name in missing if coming[name] in new and name in learners}
         return Step(frozenset(config.voters), frozenset(config.learners) - outlived - strays | new)

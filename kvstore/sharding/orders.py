@@ -26,6 +26,7 @@ def drain(shard_map: ShardMap, known: Known, name: NodeId) -> ShardMap:
     """
     node = _node(shard_map, name)
     _check_enough(shard_map, name, "add one first (kv cluster add)")
+    _check_not_last(shard_map, name)
     _check_majorities(shard_map, known, name)
     if node.state is NodeState.REMOVING:
         raise InvalidArgument(f"{name} is being removed already")
@@ -60,8 +61,7 @@ def remove(shard_map: ShardMap, known: Known, name: NodeId, *, is_forced: bool) 
             "add one first (kv cluster add), or insist (--force): "
             "then shards are left with fewer copies",
         )
-    if not any(other.id != name for other in _active(shard_map)):
-        raise InvalidArgument(f"{name} is the last node that may hold anything")
+    _check_not_last(shard_map, name)
     _check_majorities(shard_map, known, name)
     return changes.set_state(shard_map, name, NodeState.REMOVING)
 
@@ -127,13 +127,22 @@ def _check_enough(shard_map: ShardMap, name: NodeId, advice: str) -> None:
 
 
 def _check_majorities(shard_map: ShardMap, known: Known, name: NodeId) -> None:
-    """Nothing can be taken off a node by a group that has no majority."""
+    """Nothing can be taken off a node by a group that has no majority, before or after."""
+    others = [node.id for node in _active(shard_map) if node.id != name]
     for group in shard_map.held_by(name):
-        members = shard_map.members(group)
-        alive = [replica.node for replica in members if known.is_alive(replica.node)]
-        if len(alive) <= len(members) // 2:
+        nodes = [replica.node for replica in shard_map.members(group)]
+        stay = [node for node in nodes if node != name]
+        has_spare = any(known.is_alive(node) and node not in nodes for node in others)
+        alive = [node for node in nodes if known.is_alive(node)]
+        left = sum(map(known.is_alive, stay)) + has_spare
+        if 2 * len(alive) <= len(nodes) or 2 * left <= len(stay) + has_spare:
             there = ", ".join(alive) or "none"
             raise InvalidArgument(
-                f"group {group} has no majority (alive: {there}), so nothing of it can be moved: "
-                "start its nodes first"
+                f"group {group} (on {', '.join(nodes)}; alive: {there}) would have no majority: "
+                "start its other nodes first, or remove those that are gone for good"
             )
+
+
+def _check_not_last(shard_map: ShardMap, name: NodeId) -> None:
+    if not any(other.id != name for other in _active(shard_map)):
+        raise InvalidArgument(f"{name} is the last node that may hold anything")

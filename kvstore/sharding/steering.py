@@ -23,7 +23,7 @@ from kvstore.sharding.rebalance import plan
 from kvstore.sharding.shard_map import NodeState, meta_size
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from kvstore.sharding.shard_map import Change, MapNode, ShardMap
 
@@ -106,7 +106,7 @@ def _settle(shard_map: ShardMap, known: Known) -> ShardMap:
 
 def _is_made(change: Change, report: Report) -> bool:
     """Whether the group has done so since it was asked to: an old report is none of it."""
-    if report.epoch < change.begun_at:
+    if report.epoch < (change.cancelled_at or change.begun_at):
         return False
     has_come = change.add is None or change.add.id in report.voters
     is_gone = change.remove is None or change.remove.id not in report.voters
@@ -158,15 +158,24 @@ def _note_losses(shard_map: ShardMap, known: Known) -> ShardMap:
 
 
 def _give_up(shard_map: ShardMap, known: Known) -> ShardMap:
-    """Changes whose newcomer is gone, or is to hold nothing any more."""
+    """Changes whose newcomer is gone or is to hold nothing, or whose leaver is to stay."""
     takers = {node.id for node in _takers(shard_map)}
     for change in shard_map.changes:
-        if change.add is None or change.cancelled_at:
-            continue
-        node = change.add.node
-        if node not in takers or known.gone_s(node) >= GIVE_UP_AFTER_S:
+        if not change.cancelled_at and _is_in_vain(shard_map, change, takers, known):
             shard_map = changes.cancel(shard_map, change)
     return shard_map
+
+
+def _is_in_vain(
+    shard_map: ShardMap, change: Change, takers: Collection[NodeId], known: Known
+) -> bool:
+    if change.add is not None:
+        node = change.add.node
+        return node not in takers or known.gone_s(node) >= GIVE_UP_AFTER_S
+    # One that was to go without another in its place is to stay after all.
+    assert change.remove is not None
+    is_needed = len(shard_map.members(change.group)) <= shard_map.replication
+    return change.group != META_GROUP and is_needed and change.remove.node in takers
 
 
 def _expel(shard_map: ShardMap, known: Known) -> ShardMap:
@@ -206,7 +215,8 @@ def _begin_in_meta(shard_map: ShardMap, known: Known) -> ShardMap:
 
 def _begin_moves(shard_map: ShardMap, known: Known) -> ShardMap:
     """Moves towards the placement that is wanted, as many as may be under way."""
-    room = known.policy.moves_max - len(shard_map.changes)
+    moving = [c for c in shard_map.changes if _has_majority(shard_map, known, c.group)]
+    room = known.policy.moves_max - len(moving)
     if room <= 0:
         return shard_map
     wanted = wanted_moves(shard_map, known)
@@ -215,11 +225,21 @@ def _begin_moves(shard_map: ShardMap, known: Known) -> ShardMap:
         wanted = wanted_moves(shard_map, known)
     if not shard_map.is_rebalancing:
         wanted = [move for move in wanted if _is_urgent(move)]
-    free = [move for move in wanted if shard_map.change_of(move.group) is None]
+    free = [
+        move
+        for move in wanted
+        if shard_map.change_of(move.group) is None and _has_majority(shard_map, known, move.group)
+    ]
     for move in free[:room]:
         if shard_map.change_of(move.group) is None:
             shard_map = changes.begin(shard_map, move.group, move.add, move.remove)
     return shard_map
+
+
+def _has_majority(shard_map: ShardMap, known: Known, group: GroupId) -> bool:
+    """Without one a group can change nothing, and must not keep others from changing."""
+    members = shard_map.members(group)
+    return 2 * sum(known.is_alive(replica.node) for replica in members) > len(members)
 
 
 class Moving(NamedTuple):

@@ -278,6 +278,11 @@ async def test_what_is_known_of_the_lost_is_what_the_membership_says(meta: Meta)
     await meta.until_version(1)
     meta.members[1] = replace(member(2), metadata=None)
     known: Known = meta.controller.known(FIRST)
-    assert set(known.seen) == {N1, NodeId("n3")}
+    assert known.is_alive(N1)
+    assert not known.is_alive(NodeId("n2"))
+    meta.rig.now += 5.0
+    meta.members.pop()
+    gone_s = meta.controller.known(FIRST).gone_s(NodeId("n3"))
+    assert gone_s == pytest.approx(5.0), "forgotten is gone"
     assert FIRST.node(N1).state is NodeState.ACTIVE
     assert META_GROUP in set(FIRST.groups())

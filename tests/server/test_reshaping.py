@@ -60,6 +60,12 @@ def test_nobody_comes_who_is_not_connected_or_has_no_room() -> None:
     assert step(FOUNDED, MOVED, may_begin=False) is None
 
 
+def test_one_that_gives_way_to_its_next_life_makes_room_for_it() -> None:
+    outlived = GroupConfig(FOUNDED.voters, learners=(COMES,))
+    taken = step(outlived, MOVED, lives={COMES: 9}, may_begin=False)
+    assert taken == Step(STAYS, frozenset({in_life(COMES, 9)}))
+
+
 def test_a_joint_configuration_is_left_alone() -> None:
     joint = GroupConfig((R1, R2, COMES), voters_outgoing=FOUNDED.voters)
     assert step(joint, STAYS, caught_up=True) is None
@@ -148,10 +154,19 @@ def test_the_map_wants_what_its_change_leads_to_unless_it_was_cancelled(is_cance
     begun = changes.begin(MAP, GROUP, NodeId("n4"), NodeId("n2"))
     if is_cancelled:
         begun = changes.cancel(begun, begun.changes[0])
-    assert wanted_members(begun, GROUP) == (STAYS if is_cancelled else {R1, R3, COMES})
+    assert wanted_members(begun, GROUP, FOUNDED) == (STAYS if is_cancelled else {R1, R3, COMES})
     assert must_confirm(begun, GROUP) == begun.version + 1
-    assert wanted_members(begun, GroupId(2)) == STAYS
+    assert wanted_members(begun, GroupId(2), FOUNDED) == STAYS
     assert must_confirm(begun, GroupId(2)) == 0
+
+
+def test_a_cancelled_change_that_was_made_is_seen_to_its_end() -> None:
+    begun = changes.begin(MAP, GROUP, NodeId("n4"), NodeId("n2"))
+    cancelled = changes.cancel(begun, begun.changes[0])
+    made = GroupConfig(tuple(sorted((R1, R3, COMES))))
+    assert wanted_members(cancelled, GROUP, made) == {R1, R3, COMES}
+    half = GroupConfig(tuple(sorted((R1, R2, R3, COMES))))
+    assert wanted_members(cancelled, GROUP, half) == STAYS
 
 
 def test_a_report_names_replicas_as_the_map_does() -> None:

@@ -213,11 +213,13 @@ def test_a_report_from_before_the_change_is_none_of_it() -> None:
     replica = it.map.replicas[0][0]
     group = GroupId(1)
     before = replace(_report(it.map, group), voters=frozenset())
-    it.map = changes.succeed(it.map, changes.begin(it.map, group, None, replica.node))
+    draining = changes.set_state(it.map, replica.node, NodeState.DRAINING)
+    it.map = changes.succeed(it.map, changes.begin(draining, group, None, replica.node))
     it.reports[group] = before
-    assert not it.step()
+    it.step()
+    assert replica in it.map.members(group)
     it.reports[group] = replace(before, epoch=it.map.version)
-    assert it.step()
+    it.step()
     assert replica not in it.map.members(group)
 
 
@@ -263,8 +265,46 @@ def test_what_has_no_majority_is_not_taken_off_a_node_even_by_force() -> None:
     it.settle()
     it.die(N1)
     it.die(N2)
-    with pytest.raises(InvalidArgument, match="has no majority"):
+    with pytest.raises(InvalidArgument, match="would have no majority"):
         orders.remove(it.map, it.known(), N1, is_forced=True)
+
+
+def test_what_would_have_no_majority_without_a_node_is_not_taken_off_it() -> None:
+    it = Cluster()
+    it.die(N1)
+    with pytest.raises(InvalidArgument, match="would have no majority"):
+        orders.remove(it.map, it.known(), N3, is_forced=True)
+    it.map = changes.succeed(it.map, orders.remove(it.map, it.known(), N1, is_forced=True))
+    it.settle()
+    assert it.map.removed == (N1,)
+
+
+def test_groups_without_a_majority_do_not_keep_others_from_healing() -> None:
+    it = Cluster(5, shards=64)
+    it.settle()
+    for node in (N1, N2):
+        it.die(node, PATIENCE_S)
+    for _ in range(400):
+        if not it.step():
+            break
+        for change in it.map.changes:
+            members = [replica.node for replica in it.map.members(change.group)]
+            if sum(node in (N3, N4, N5) for node in members) > len(members) // 2:
+                it.obey(change)
+    for members in it.map.replicas:
+        dead = {replica.node for replica in members} & {N1, N2}
+        assert len(dead) != 1, "what could be healed was healed"
+
+
+def test_who_was_to_go_without_another_in_its_place_stays_if_it_is_wanted_again() -> None:
+    it = Cluster()
+    forced = orders.remove(it.map, it.known(), N3, is_forced=True)
+    it.map = changes.succeed(it.map, forced)
+    it.step()
+    assert any(change.add is None for change in it.map.changes)
+    it.map = changes.succeed(it.map, orders.activate(it.map, it.known(), N3))
+    it.settle()
+    assert it.held() == {N1: 8, N2: 8, N3: 8}
 
 
 def test_nobody_is_drained_who_is_not_there() -> None:
