@@ -88,6 +88,12 @@ class Refused(KVError):
     code = "refused"
 
 
+class Removed(Refused):
+    """The other side says that this node was removed from the cluster, which is for good."""
+
+    code = "removed"
+
+
 class ProtocolError(KVError):
     """Bytes that are not a well-formed frame or message; the stream cannot be trusted."""
 
@@ -152,6 +158,7 @@ _WIRE_ERRORS: dict[str, type[KVError]] = {
         DiskFull,
         SessionExpired,
         Refused,
+        Removed,
         ProtocolError,
         ClockAhead,
         Internal,

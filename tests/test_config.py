@@ -14,6 +14,7 @@ from kvstore.config import (
     LimitsConfig,
     NodeAddress,
     RaftConfig,
+    ShardingConfig,
     SwimConfig,
     WalConfig,
 )
@@ -22,7 +23,13 @@ from kvstore.ids import NodeId
 from kvstore.swim.claims import METADATA_BYTES_MAX, Metadata
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
-SECTIONS = {"raft": RaftConfig, "wal": WalConfig, "engine": EngineConfig, "limits": LimitsConfig}
+SECTIONS = {
+    "raft": RaftConfig,
+    "wal": WalConfig,
+    "engine": EngineConfig,
+    "limits": LimitsConfig,
+    "sharding": ShardingConfig,
+}
 SMALLEST = """
 [node]
 id = "n1"
@@ -195,7 +202,7 @@ BROKEN: list[tuple[str, str]] = [
     ("node = 1", "node must be a section"),
     (
         SMALLEST + "[rfat]",
-        "unknown setting rfat (known: cluster, engine, limits, node, raft, swim, wal)",
+        "unknown setting rfat (known: cluster, engine, limits, node, raft, sharding, swim, wal)",
     ),
     (changed("data_dir", "datadir"), "unknown setting node.datadir"),
     (changed('data_dir = "data"', ""), "node.data_dir is missing"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import shlex
 from pathlib import Path
 from signal import SIGCONT, SIGINT, SIGSTOP
@@ -14,20 +15,27 @@ from kvstore import config
 from kvstore.cli import output
 from kvstore.cli.exits import Exit
 from kvstore.cli.launcher import cluster as clusters
+from kvstore.cli.launcher import growth
 from kvstore.cli.launcher import logs as log_files
 from kvstore.cli.launcher.cluster import Cluster, Wanted
 from kvstore.cli.launcher.foreground import run_until_stopped
 from kvstore.cli.launcher.node import STOP_GRACE_S, stop
 from kvstore.cli.launcher.process import State
-from kvstore.cli.launcher.ready import START_TIMEOUT_S, wait_until_led, wait_until_serving
-from kvstore.cli.options import DIRECTORY_DEFAULT, Command, Group, Settings, whole_number
+from kvstore.cli.launcher.ready import (
+    START_TIMEOUT_S,
+    wait_until_led,
+    wait_until_member,
+    wait_until_serving,
+)
+from kvstore.cli.options import DIRECTORY_DEFAULT, Command, Group, Settings, weight, whole_number
 from kvstore.cli.progress import progress
 from kvstore.cli.repair import Chosen, repair_data, repair_options
+from kvstore.cli.survey import survey_cluster
 from kvstore.cli.view import leaders_per_node
-from kvstore.errors import InvalidArgument, StartupError, Unavailable
+from kvstore.errors import InvalidArgument, KVError, StartupError, Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from kvstore.cli.launcher.node import Node
     from kvstore.cli.view import ClusterView
@@ -63,6 +71,9 @@ def up(settings: Settings, /, foreground: bool, **wanted: int | None) -> int:
     """
     with clusters.opened(settings.cluster_directory, Wanted(**wanted)) as opened:
         view = _start_dead(opened, _timeout_s(settings))
+        opened, gone = growth.retire_removed(opened)
+    for node in gone:
+        output.note(f"kv: note: {node.id} is no member any more; it was stopped")
     _write_started(settings, opened, view)
     if not foreground:
         return Exit.OK
@@ -88,6 +99,68 @@ def _start_dead(opened: Cluster, timeout_s: float) -> ClusterView:
             clusters.clean(opened)
         if isinstance(error, Unavailable):
             error.message += f" (stopped again; logs: {_shown(opened.directory)}/n*/node.log)"
+        raise
+
+
+@cluster.command(cls=Command)
+@click.option(
+    "--weight",
+    "share",
+    type=weight,
+    default="1",
+    metavar="W",
+    help="Its part of the load in relation to the others'.  [default: 1]",
+)
+@click.option(
+    "--zone", default="", help="What fails together with it.  [default: a zone of its own]"
+)
+@click.pass_obj
+def add(settings: Settings, share: float, zone: str) -> None:
+    """Start one node more, n4 after n3, and let it join the cluster.
+
+    Returns when it is a member. From then on its share of the replicas comes to it, which kv
+    moves shows. The cluster must run; one that could not join leaves nothing behind.
+    """
+    loaded = clusters.load(settings.cluster_directory)
+    with clusters.locked(loaded.directory), progress("Adding a node") as tell:
+        loaded = clusters.load(settings.cluster_directory)  # as the last holder has left it
+        names, last_number = asyncio.run(growth.names_used(loaded))
+        number = growth.next_number(loaded.layout, names, last_number)
+        grown, node = growth.add(loaded, number, weight=share, zone=zone)
+        tell(f"{node.id} at {node.files.address}")
+        _start_joining(grown, node, _timeout_s(settings), tell)
+    if settings.format == "json":
+        output.write_json(_node_json(node))
+        return
+    _write_nodes(settings, dataclasses.replace(grown, nodes=(node,)))
+    output.line(
+        f"\n{node.id} is a member. Its share of the replicas comes to it: "
+        f"kv moves -f{_where(grown)}"
+    )
+
+
+def _start_joining(
+    grown: Cluster, node: Node, timeout_s: float, tell: Callable[[str], None]
+) -> None:
+    """Start a node and wait until it is a member; nothing is left of one that is not.
+
+    One that has become a member after all stays as any other: it is not to be forgotten.
+    """
+    try:
+        node.start()
+        asyncio.run(wait_until_member(grown, node, timeout_s=timeout_s, progress=tell))
+    except BaseException as error:
+        last_words = node.last_words()
+        stop([node])
+        survey = asyncio.run(survey_cluster(grown.layout.spec.config()))
+        is_member = survey.shard_map is not None and survey.shard_map.has(node.id)
+        if isinstance(error, Unavailable) and not is_member:
+            error.message += f" (its last words: {last_words})"
+        if not is_member:
+            growth.discard(grown, node)
+        elif isinstance(error, KVError):
+            again = f"kv cluster restart {node.id}{_where(grown)}"
+            error.message += f"; {node.id} is a member nevertheless, and stopped ({again})"
         raise
 
 

@@ -52,8 +52,8 @@ def of_directory(directory: Path) -> Endpoints:
     """All nodes of the local cluster in ``directory``, running or not."""
     from kvstore.cli.launcher import layout
 
-    cluster = layout.load(directory).spec.config()
-    return Endpoints(tuple(node.address for node in cluster.nodes), cluster)
+    loaded = layout.load(directory)
+    return Endpoints(tuple(node.address for node in loaded.nodes), loaded.spec.config())
 
 
 def parse(text: str, source: str) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""``kv node start``: one node in the foreground, as a service manager would run it."""
+"""``kv node``: one node in the foreground, and what the cluster is to do about a node."""
 
 from __future__ import annotations
 
@@ -9,12 +9,22 @@ import click
 from kvstore.cli.options import Command, Group
 
 
-@click.group(cls=Group, no_args_is_help=False)
+@click.group(
+    cls=Group,
+    no_args_is_help=False,
+    lazy={
+        "start": "kvstore.cli.node:start",
+        "drain": "kvstore.cli.fates:drain",
+        "activate": "kvstore.cli.fates:activate",
+        "remove": "kvstore.cli.fates:remove",
+        "weight": "kvstore.cli.fates:weigh",
+    },
+)
 def node() -> None:
-    """Run one node of a cluster."""
+    """Run one node of a cluster, or change what the cluster does about it."""
 
 
-@node.command(cls=Command)
+@click.command(cls=Command)
 @click.option(
     "--config",
     "config_file",

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kvstore.cli.output import FORMATS
+from kvstore.config.settings import WEIGHT_MAX, WEIGHT_MIN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -59,6 +60,17 @@ def seconds(text: str) -> float:
         number = math.nan
     if not (math.isfinite(number) and number > 0):
         raise click.BadParameter(f"{text!r} is not a number of seconds above 0")
+    return number
+
+
+def weight(text: str) -> float:
+    """A node's part of the load in relation to the others'."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not WEIGHT_MIN <= number <= WEIGHT_MAX:
+        raise click.BadParameter(f"{text!r} is not a weight from {WEIGHT_MIN} to {WEIGHT_MAX:g}")
     return number
 
 
@@ -114,7 +126,8 @@ def common_options() -> list[click.Parameter]:
         ),
         CommonOption(
             ["--timeout"],
-            "How long to keep trying.  [default: 5; verify, starting and stopping nodes: 30]",
+            "How long to keep trying.  [default: 5; verify, starting and stopping nodes: 30; "
+            "draining and removing nodes: as long as it takes]",
             seconds,
             "SECONDS",
         ),

@@ -124,13 +124,13 @@ def _examine(held: Repair, node: NodeConfig, chosen: Chosen, start: str) -> str:
 
 def _look_at_the_others(node: NodeConfig, chosen: Chosen) -> None:
     """Refuse, without ``--force``, to give up what the other nodes cannot do without."""
-    if node.joining is not None:
-        return  # It holds no shards.
     from kvstore.cli.survey import survey_cluster
 
     with progress("Asking the other nodes"):
         survey = asyncio.run(survey_cluster(node.cluster))
     loss, risk = stakes(survey.view, node.node_id)
+    if survey.shard_map is None:
+        risk = f"no other node answers: nobody knows whether they need the data of {node.node_id}"
     if loss and not chosen.force:
         raise InvalidArgument(
             f"{loss}. Wait until kv status shows no learner there, or restore the data of "

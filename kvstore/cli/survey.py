@@ -57,9 +57,13 @@ async def survey_endpoints(endpoints: Endpoints, answer_wait_s: float = ANSWER_W
 
 
 async def survey_cluster(cluster: ClusterConfig, answer_wait_s: float = ANSWER_WAIT_S) -> Survey:
-    """Ask every node of ``cluster``; those of another at its addresses count as none."""
-    addresses = tuple(node.address for node in cluster.nodes)
-    return await _survey(addresses, bootstrap(cluster), answer_wait_s, cluster.id)
+    """Ask every node of ``cluster``; those of another at its addresses count as none.
+
+    Where ``cluster`` does not tell who has founded it, only a node that answers knows the shards.
+    """
+    addresses = (*(node.address for node in cluster.nodes), *cluster.seeds)
+    known = bootstrap(cluster) if cluster.nodes else None
+    return await _survey(addresses, known, answer_wait_s, cluster.id)
 
 
 async def _survey(

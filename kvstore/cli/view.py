@@ -12,8 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from kvstore.ids import ShardId, group_of_shard
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from kvstore.sharding.shard_map import ShardMap
 
@@ -59,6 +61,11 @@ class ShardView:
     """Replicas whose node did not answer."""
     learners: tuple[str, ...] = ()
     """Replicas whose node was repaired and has no vote here yet."""
+    keys: int | None = None
+    size_bytes: int | None = None
+    """Of keys and values; both None too when a node of an older version told the rest."""
+    lag: int | None = None
+    """Entries of its log that the leader has and the slowest replica that answers lacks."""
 
     @property
     def has_majority(self) -> bool:
@@ -134,6 +141,8 @@ class ClusterView:
                     "applied_index": shard.applied_index,
                     "unreachable": list(shard.unreachable),
                     "learners": list(shard.learners),
+                    "keys": shard.keys,
+                    "bytes": shard.size_bytes,
                 }
                 for shard in self.shards
             ],
@@ -157,11 +166,8 @@ def merge(
     nodes = _nodes(shard_map, by_id, addresses)
     if shard_map is None:
         return ClusterView(tuple(nodes), ())
-    shards = tuple(
-        _shard(shard, tuple(replica.node for replica in shard_map.replicas[shard]), by_id)
-        for shard in range(shard_map.shards)
-    )
-    return ClusterView(tuple(nodes), shards)
+    shards = (_shard(shard_map, ShardId(shard), by_id) for shard in range(shard_map.shards))
+    return ClusterView(tuple(nodes), tuple(shards))
 
 
 def _nodes(
@@ -179,10 +185,14 @@ def _nodes(
     return list(views.values())
 
 
-def _shard(shard: int, replicas: tuple[str, ...], by_id: Mapping[str, NodeStatus]) -> ShardView:
+def _shard(shard_map: ShardMap, shard: ShardId, by_id: Mapping[str, NodeStatus]) -> ShardView:
+    replicas: tuple[str, ...] = tuple(replica.node for replica in shard_map.replicas[shard])
+    change = shard_map.change_of(group_of_shard(shard))
+    # Whoever comes may lead before the map says that it has come.
+    coming = () if change is None or change.add is None else (change.add.node,)
     said = {
         node: row
-        for node in replicas
+        for node in (*replicas, *coming)
         if node in by_id
         for row in by_id[node]["shards"]
         if row["id"] == shard
@@ -196,19 +206,32 @@ def _shard(shard: int, replicas: tuple[str, ...], by_id: Mapping[str, NodeStatus
         None,
     )
     told = [said[leader]] if leader else list(said.values())
+    leaving = None if change is None or change.remove is None else change.remove.node
     learning = {node for row in told for node in row.get("learners", ())} | {
         node for node, row in said.items() if row["role"] == LEARNER
     }
+    newest = max(told, key=lambda row: int(row["applied_index"]))
     return ShardView(
         id=shard,
         leader=leader,
         term=term,
         replicas=replicas,
         commit_index=max(row["commit_index"] for row in told),
-        applied_index=max(row["applied_index"] for row in told),
+        applied_index=newest["applied_index"],
         unreachable=unreachable,
-        learners=tuple(node for node in replicas if node in learning),
+        learners=tuple(node for node in replicas if node in learning and node != leaving),
+        keys=newest.get("keys"),
+        size_bytes=newest.get("bytes"),
+        lag=_lag([said[node] for node in replicas if node in said], said[leader])
+        if leader
+        else None,
     )
+
+
+def _lag(replicas: Iterable[Mapping[str, Any]], leader: Mapping[str, Any]) -> int | None:
+    ends: list[int] = [row["last_index"] for row in replicas if "last_index" in row]
+    end = leader.get("last_index")  # which a node of an older version does not tell
+    return None if end is None or not ends else max(0, int(end) - min(ends))
 
 
 def leaders_per_node(view: ClusterView) -> Counter[str]:

@@ -22,6 +22,7 @@ from kvstore.config.settings import (
     NodeAddress,
     NodeConfig,
     RaftConfig,
+    ShardingConfig,
     WalConfig,
 )
 from kvstore.config.swim import PROFILES, SwimConfig
@@ -45,6 +46,7 @@ __all__ = [
     "NodeAddress",
     "NodeConfig",
     "RaftConfig",
+    "ShardingConfig",
     "SwimConfig",
     "WalConfig",
     "is_address",

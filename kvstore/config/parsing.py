@@ -27,6 +27,7 @@ from kvstore.config.settings import (
     NodeAddress,
     NodeConfig,
     RaftConfig,
+    ShardingConfig,
     WalConfig,
 )
 from kvstore.config.swim import PROFILES, SwimConfig
@@ -93,7 +94,7 @@ def with_seeds(config: NodeConfig, text: str) -> NodeConfig:
 
 
 def _node_config(table: dict[str, Any], relative_to: Path) -> NodeConfig:
-    known = {"node", "cluster", "raft", "swim", "wal", "engine", "limits"}
+    known = {"node", "cluster", "raft", "swim", "wal", "engine", "limits", "sharding"}
     _refuse_unknown(table, known, "")
     node = _section(table, "node")
     own = {"address", "weight", "zone"}
@@ -108,6 +109,7 @@ def _node_config(table: dict[str, Any], relative_to: Path) -> NodeConfig:
         raft=_flat(RaftConfig, table, "raft"),
         swim=_swim_config(table),
         wal=_flat(WalConfig, table, "wal"),
+        sharding=_flat(ShardingConfig, table, "sharding"),
         engine=_flat(EngineConfig, table, "engine"),
         limits=_flat(LimitsConfig, table, "limits"),
     )
@@ -244,6 +246,14 @@ def _check(config: NodeConfig) -> None:
         _check_positive(name, getattr(config, name))
     _check_relations(config)
     _check_swim(config.swim)
+    _check_sharding(config.sharding)
+
+
+def _check_sharding(sharding: ShardingConfig) -> None:
+    if not 0 <= sharding.replace_after_s < math.inf:
+        raise ConfigError("sharding.replace_after_s must be 0 (never) or above, and finite")
+    if sharding.moves_max < 1:
+        raise ConfigError("sharding.moves_max must be at least 1")
 
 
 def _check_own(config: NodeConfig) -> None:

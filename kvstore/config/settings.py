@@ -99,6 +99,22 @@ class LimitsConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class ShardingConfig:
+    """What the cluster does about its replicas by itself (DESIGN section 5).
+
+    Read by the node that leads the meta group: it should be the same on all.
+    """
+
+    replace_after_s: float = 60.0
+    """A node that is dead for so long gives its replicas to others, where there are enough; 0 =
+    never."""
+    moves_max: int = 2
+    """Replicas on their way at once, in the whole cluster."""
+    balances: bool = True
+    """Whether replicas move only to make the load even, such as to a node that has joined."""
+
+
+@dataclass(frozen=True, slots=True)
 class NodeAddress:
     """One member of the cluster as the configuration names it."""
 
@@ -134,6 +150,11 @@ class ClusterConfig:
     seeds: tuple[str, ...] = ()
     """Addresses through which a node finds the others, beside those of ``nodes``."""
 
+    @property
+    def addresses(self) -> dict[NodeId, str]:
+        """Where those that are named here are reached from here, whatever others say."""
+        return {node.id: node.address for node in self.nodes}
+
     def node(self, node_id: str) -> NodeAddress:
         """The member called ``node_id``; raises KeyError when there is none."""
         for node in self.nodes:
@@ -159,6 +180,7 @@ class NodeConfig:
     wal: WalConfig = field(default_factory=WalConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
+    sharding: ShardingConfig = field(default_factory=ShardingConfig)
 
     @property
     def address(self) -> NodeAddress:

@@ -35,9 +35,16 @@ class Row(NamedTuple):
 class Data:
     """Invariant: ``_unwritten`` holds every change since :meth:`written`, None for a delete."""
 
+    keys: int
+    """How many there are after all commands so far, written or not."""
+    size_bytes: int
+    """Of those keys and their values."""
+
     def __init__(self, shard: ShardId, engine: Engine) -> None:
+        """Commands may run after :meth:`take_up`."""
         self._engine = engine
         self._prefix = space_prefix(shard, Space.DATA)
+        self._row_overhead_bytes = len(self._prefix) + values.HEADER_BYTES
         self._end = space_range(shard, Space.DATA)[1]
         self._unwritten: dict[bytes, bytes | None] = {}
 
@@ -75,16 +82,24 @@ class Data:
     def _put(
         self, key: bytes, before: bytes | None, revision: int, value: bytes, batch: WriteBatch
     ) -> None:
-        created = revision if before is None else values.created_revision_of(before)
-        stored = values.encode(created, revision, values.NO_LEASE, value)
+        if before is None:
+            stored = values.encode(revision, revision, values.NO_LEASE, value)
+            self.keys += 1
+            self.size_bytes += len(key) + len(stored) - self._row_overhead_bytes
+        else:
+            stored = values.encode_over(before, revision, values.NO_LEASE, value)
+            self.size_bytes += len(stored) - len(before)
         batch.put(key, stored)
         self._unwritten[key] = stored
 
     def _delete(self, key: bytes, batch: WriteBatch) -> bool:
-        if self._stored(key) is None:
+        before = self._stored(key)
+        if before is None:
             return False
         batch.delete(key)
         self._unwritten[key] = None
+        self.keys -= 1
+        self.size_bytes -= len(key) + len(before) - self._row_overhead_bytes
         return True
 
     def _compare_and_swap(
@@ -100,8 +115,13 @@ class Data:
         return is_as_expected
 
     def written(self) -> None:
-        """The engine holds every change, or its present state is to be taken as it is."""
+        """The engine holds every change."""
         self._unwritten.clear()
+
+    def take_up(self, keys: int, size_bytes: int) -> None:
+        """The engine's present state is to be taken as it is: so many keys, of so many bytes."""
+        self._unwritten.clear()
+        self.keys, self.size_bytes = keys, size_bytes
 
     # -- reads ----------------------------------------------------------------------------
 

@@ -11,9 +11,15 @@ are in no range that is streamed to another.
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from kvstore.ids import GroupId, ShardId
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_PAGE_ROWS: Final = 1024
+_PAGE_BYTES_MAX: Final = 1 << 20
 
 _HEAD_BYTES = 2
 _HEADS = 1 << 8 * _HEAD_BYTES
@@ -134,3 +140,10 @@ class Engine(Protocol):
             DiskFull: nothing was changed; the same batch may be written later.
         """
         ...
+
+
+def rows_of(engine: Engine, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """All rows of ``[start, end)`` in key order, read in pages: nothing may change meanwhile."""
+    while rows := engine.scan(start, end, _PAGE_ROWS, _PAGE_BYTES_MAX):
+        yield from rows
+        start = rows[-1][0] + b"\x00"

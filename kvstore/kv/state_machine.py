@@ -6,7 +6,7 @@ gathered into engine writes and wherever a restart falls between two of them. Th
 * Nothing but the entries decides. Time is their revisions; limits travel in them; whether the
   shard owns a key follows from the key and the number of shards, which never changes.
 * Everything that later entries depend on is in the engine: values, sessions, the horizon, the
-  last revision; and it is written together with the index up to which it is the result.
+  last revision, the counts; and it is written together with the index up to which it is the result.
 * An entry that could not come from a correct leader stops the replica, rather than be guessed
   at: :class:`~kvstore.errors.Internal`. A client's batch that breaks a rule is another thing.
   It is refused as a whole, changes nothing, and its neighbours in the entry are run.
@@ -18,15 +18,15 @@ again; to give up, it calls :meth:`~StateMachine.reload`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from struct import Struct
-from typing import TYPE_CHECKING, Final
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from kvstore.errors import DataDirectoryError, Internal, InvalidArgument, SessionExpired
+from kvstore.errors import Internal, InvalidArgument, SessionExpired
 from kvstore.hlc import wall_ms_of
-from kvstore.kv import commands, replies
+from kvstore.kv import applied, commands, replies
+from kvstore.kv.applied import Applied
 from kvstore.kv.data import Data
-from kvstore.kv.engine import Space, space_prefix, space_range
+from kvstore.kv.engine import Space, rows_of, space_prefix, space_range
 from kvstore.kv.sessions import Sessions
 
 if TYPE_CHECKING:
@@ -36,23 +36,6 @@ if TYPE_CHECKING:
     from kvstore.kv.data import Row
     from kvstore.kv.engine import Engine, WriteBatch
     from kvstore.kv.limits import ApplyLimits
-
-FORMAT: Final = 1
-
-_APPLIED = Struct(">BQQQQ")
-_LOAD_ROWS: Final = 1024
-_LOAD_BYTES_MAX: Final = 1 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Applied:
-    """How far the log is applied."""
-
-    index: int
-    term: int
-    last_revision: int
-    config_bytes: bytes
-    """The replica configuration in force, encoded; empty before the log's first."""
 
 
 class StateMachine:
@@ -68,6 +51,8 @@ class StateMachine:
     def __init__(self, shard: ShardId, engine: Engine, *, owns: Callable[[bytes], bool]) -> None:
         """Take up the state that the engine holds; an empty engine is a new shard.
 
+        Takes long where :meth:`reload` does.
+
         Args:
             shard: Whose rows in the engine these are.
             engine: Where all state is kept.
@@ -75,13 +60,13 @@ class StateMachine:
 
         Raises:
             DataDirectoryError: a newer version wrote it.
+            DiskFull: the counts must be written, and there is no room.
         """
         self._engine = engine
         self._owns = owns
         self._shard = shard
-        system = space_prefix(shard, Space.SYSTEM)
-        self._applied_key = system + b"applied"
-        self._config_key = system + b"config"
+        self._applied_key = applied.applied_key(shard)
+        self._config_key = applied.config_key(shard)
         self._sessions_prefix = space_prefix(shard, Space.SESSIONS)
         self._data = Data(shard, engine)
         self.reload()
@@ -105,6 +90,16 @@ class StateMachine:
     def config_bytes(self) -> bytes:
         """The replica configuration as of that entry; empty if the log has told none."""
         return self._written.config_bytes
+
+    @property
+    def keys(self) -> int:
+        """How many keys the shard has, as of that entry."""
+        return self._written.keys
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of those keys and their values, as clients gave them."""
+        return self._written.size_bytes
 
     # -- entries come in ------------------------------------------------------------------
 
@@ -139,13 +134,16 @@ class StateMachine:
             answers.append(self._run(count, encoded, revision, entry.limits, batch))
             revision += count
         self._sessions.evict(entry.limits.sessions_max)
-        self._applied = Applied(index, term, revision - 1, before.config_bytes)
+        data = self._data
+        self._applied = Applied(
+            index, term, revision - 1, before.config_bytes, data.keys, data.size_bytes
+        )
         return answers
 
     def apply_config(self, index: int, term: int, config_bytes: bytes, batch: WriteBatch) -> None:
         """Note the replica configuration that an entry put in force."""
         self._check_next(index)
-        self._applied = Applied(index, term, self._applied.last_revision, config_bytes)
+        self._applied = replace(self._applied, index=index, term=term, config_bytes=config_bytes)
         batch.put(self._config_key, config_bytes)
 
     def apply_noop(self, index: int, term: int, batch: WriteBatch) -> None:
@@ -180,18 +178,8 @@ class StateMachine:
 
     def flush(self, batch: WriteBatch) -> None:
         """Add to ``batch`` what all entries since :meth:`written` changed beside the data."""
-        applied = self._applied
         self._sessions.flush(self._sessions_prefix, batch)
-        batch.put(
-            self._applied_key,
-            _APPLIED.pack(
-                FORMAT,
-                applied.index,
-                applied.term,
-                applied.last_revision,
-                self._sessions.horizon,
-            ),
-        )
+        batch.put(self._applied_key, applied.encode(self._applied, self._sessions.horizon))
 
     def written(self) -> None:
         """The batch is in the engine."""
@@ -202,26 +190,31 @@ class StateMachine:
     def reload(self) -> None:
         """Take up what the engine holds: another state was put there, or a write given up.
 
+        If a version wrote it that did not count the keys all of them are read and the counts
+        written, unless :meth:`upgrade` has done so.
+
         Raises:
             DataDirectoryError: a newer version wrote it.
+            DiskFull: the counts must be written, and there is no room.
         """
-        stored = self._engine.get(self._applied_key) or _APPLIED.pack(FORMAT, 0, 0, 0, 0)
-        if stored[0] != FORMAT:
-            raise DataDirectoryError(
-                f"shard {self._shard} is stored in format {stored[0]}, this version knows {FORMAT}"
-            )
-        _, index, term, last_revision, horizon = _APPLIED.unpack(stored)
-        config_bytes = self._engine.get(self._config_key) or b""
-        self._applied = Applied(index, term, last_revision, config_bytes)
+        self._applied, horizon = applied.load(self._shard, self._engine)
         self._sessions = Sessions(self._stored_sessions(), horizon)
+        self._data.take_up(self._applied.keys, self._applied.size_bytes)
         self.written()
 
+    def upgrade(self) -> None:
+        """Do the part of :meth:`reload` that may take seconds, in whatever thread.
+
+        The engine must hold a whole state, and nothing may be applied to it meanwhile.
+
+        Raises:
+            DiskFull: the counts must be written, and there is no room.
+        """
+        applied.upgrade(self._shard, self._engine)
+
     def _stored_sessions(self) -> Iterator[tuple[bytes, bytes]]:
-        start, end = space_range(self._shard, Space.SESSIONS)
-        while rows := self._engine.scan(start, end, _LOAD_ROWS, _LOAD_BYTES_MAX):
-            for key, stored in rows:
-                yield key[len(self._sessions_prefix) :], stored
-            start = rows[-1][0] + b"\x00"
+        for key, stored in rows_of(self._engine, *space_range(self._shard, Space.SESSIONS)):
+            yield key[len(self._sessions_prefix) :], stored
 
     # -- reads ----------------------------------------------------------------------------
 

@@ -14,7 +14,8 @@ FORMAT: Final = 1
 NO_LEASE: Final = 0
 
 _HEADER = Struct(">BQQQ")
-_HEADER_BYTES: Final = _HEADER.size
+HEADER_BYTES: Final = _HEADER.size
+"""Before every value, as long as there is one format."""
 
 
 class Value(NamedTuple):
@@ -40,17 +41,18 @@ def decode(stored: bytes) -> Value:
     Raises:
         Internal: it is not one that this version writes or has ever written.
     """
-    if len(stored) < _HEADER_BYTES or stored[0] != FORMAT:
+    if len(stored) < HEADER_BYTES or stored[0] != FORMAT:
         raise Internal(f"a stored value has the unknown format {stored[:1].hex() or 'empty'}")
     _, created_revision, modified_revision, lease = _HEADER.unpack_from(stored)
-    return Value(created_revision, modified_revision, lease, stored[_HEADER_BYTES:])
+    return Value(created_revision, modified_revision, lease, stored[HEADER_BYTES:])
 
 
 def is_value(stored: bytes, value: bytes) -> bool:
     """Whether the stored form ``stored`` holds ``value``."""
-    return len(stored) == _HEADER_BYTES + len(value) and stored.endswith(value)
+    return len(stored) == HEADER_BYTES + len(value) and stored.endswith(value)
 
 
-def created_revision_of(stored: bytes) -> int:
-    """:attr:`Value.created_revision` of a stored form, without copying its value."""
-    return int.from_bytes(stored[1:9], "big")
+def encode_over(before: bytes, modified_revision: int, lease: int, value: bytes) -> bytes:
+    """The stored form of a value that takes the place of the one stored as ``before``."""
+    created_revision = int.from_bytes(before[1:9], "big")
+    return _HEADER.pack(FORMAT, created_revision, modified_revision, lease) + value

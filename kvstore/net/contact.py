@@ -14,7 +14,7 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, Final, Protocol
 
-from kvstore.errors import KVError, ProtocolError, Unavailable, copy_of
+from kvstore.errors import KVError, ProtocolError, Removed, Unavailable, copy_of
 from kvstore.net.dial import NobodyListens, dial
 from kvstore.net.tasks import start_task
 
@@ -175,7 +175,7 @@ class Contact:
             in_vain = self._stand(connection)
         except KVError as error:
             in_vain = dict.fromkeys(self._waiting.expected(), copy_of(error))
-            self._rest()
+            self._rest(error)
         finally:
             self.dialling = None
             self._waiting.take()
@@ -258,14 +258,16 @@ class Contact:
             self._is_lost = True
             self._backoff.reset()
         else:
-            self._rest()  # it may well happen again, and forever
+            self._rest(reason)  # it may well happen again, and forever
         if reason is not None and not is_plain:
             self._owner.turned_down(self.address, welcome.node_id, reason)
         self._owner.lost(welcome.node_id, self.address)
 
-    def _rest(self) -> None:
+    def _rest(self, why: KVError | None) -> None:
+        is_final = isinstance(why, Removed)
+        wait_s = self._bounds.removed_wait_s if is_final else self._backoff.next_s()
         self._failed_at = self._loop.time()
-        self._rests_until = self._failed_at + self._backoff.next_s()
+        self._rests_until = self._failed_at + wait_s
 
 
 def _unexpected_frames(connection: FrameConnection, frames: list[Frame]) -> None:

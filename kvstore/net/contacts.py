@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from kvstore.errors import KVError, Unavailable
+from kvstore.errors import KVError, Removed, Unavailable
 from kvstore.ids import NodeId
 from kvstore.net.backoff import Backoff
 from kvstore.net.contact import Contact
@@ -48,7 +48,9 @@ class ContactCallbacks:
     first: whether to talk to it at all, whichever it is."""
     on_unreachable: Callable[[str, NodeId | None, KVError], None]
     """What waited for that node at that address was dropped; a
-    :class:`kvstore.net.dial.NobodyListens` says that its process is dead."""
+    :class:`kvstore.net.dial.NobodyListens` says that its process is dead, and a
+    :class:`kvstore.errors.Removed` that this node was removed: that was not logged, for everybody
+    will say so."""
     on_lost: Callable[[NodeId, str], None]
     """The connection to that node at that address has ended, and not because we closed it."""
 
@@ -223,6 +225,8 @@ class ContactBook:
 
     def turned_down(self, address: str, expected: NodeId | None, error: KVError) -> None:
         """One line per address and kind of trouble, however often it comes."""
+        if isinstance(error, Removed):
+            return
         if not self._refusals.is_new((address, error.code), asyncio.get_running_loop().time()):
             return
         if expected is None:

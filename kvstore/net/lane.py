@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final, Protocol
 
-from kvstore.errors import KVError, ProtocolError, Unavailable
+from kvstore.errors import KVError, ProtocolError, Removed, Unavailable
 from kvstore.net.dial import NobodyListens, dial
 
 if TYPE_CHECKING:
@@ -100,6 +100,8 @@ class PeerLane:
                 self._owner.nobody_listens()
             except KVError as error:
                 self._owner.dial_failed(error)
+                if isinstance(error, Removed):
+                    waits_s = [self._timing.removed_wait_s]
             else:
                 if await self._use(connection):
                     # Straight to where it just was: no time for a look-up of the name.

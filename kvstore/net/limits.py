@@ -67,6 +67,9 @@ class PeerTiming:
     backoff_base_s: float = 0.02
     backoff_cap_s: float = 1.0
     ping_interval_s: float = 0.5
+    removed_wait_s: float = 60.0
+    """Before another attempt on a peer that says that this node was removed. It will say so
+    again, unless it was mistaken."""
     silent_pings_max: int = 5
     """Intervals without a word on the control lane, after which all lanes are cut. Counted
     by our own ticks and not by the clock: time in which this process was frozen itself
@@ -91,3 +94,5 @@ class ContactLimits:
     backoff_base_s: float = 0.25
     """A member that probably died need not be dialled as eagerly as a standing peer."""
     backoff_cap_s: float = 2.0
+    removed_wait_s: float = 60.0
+    """As in :class:`PeerTiming`."""

@@ -5,6 +5,10 @@ and its host then answers that nobody listens: only a dead process does that (DE
 4, fast path). A frozen or cut-off one is neither: its kernel still accepts, or nothing
 answers at all. That is noticed by unanswered pings, and left to Raft's own timeouts.
 
+Who is a peer changes while all runs. The lanes to one that is no peer any more say goodbye, and
+nothing is told of it from then on. Of one name there is only ever one set of lanes: one that
+comes back, or has moved, is dialled when its old lanes have closed, however often that happens.
+
 Incoming connections of peers are the server's (:mod:`kvstore.net.server`): each direction
 has connections of its own, so that a frame never waits for a decision who dials whom.
 """
@@ -17,13 +21,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from kvstore.errors import KVError, Unavailable
+from kvstore.errors import KVError, Removed, Unavailable
 from kvstore.ids import NodeId
 from kvstore.net.backoff import Backoff
 from kvstore.net.lane import PeerLane
 from kvstore.net.limits import PeerTiming
 from kvstore.net.repeats import RepeatFilter
-from kvstore.net.tasks import start_task, stop_tasks
+from kvstore.net.tasks import start_task
 from kvstore.net.transport import STANDING_LANES, Lane
 from kvstore.wire.frames import encode_frame
 from kvstore.wire.hello import Hello, Welcome
@@ -55,11 +59,17 @@ class PeerCallbacks:
     on_dropped: Callable[[NodeId, Lane], None]
     """The lane is lost, and frames accepted by ``send`` may be lost with it."""
     on_refused: Callable[[NodeId, KVError], None]
-    """The peer turned us away, or we turned it down; once per cause until connected."""
+    """The peer turned us away, or we turned it down; once per cause until connected.
+
+    A :class:`kvstore.errors.Removed` is of no one peer, so the pool has not logged it: all of
+    them will say the same."""
 
 
 class PeerPool:
-    """Implements :class:`kvstore.net.transport.PeerTransport`."""
+    """Implements :class:`kvstore.net.transport.PeerTransport`.
+
+    Invariant: while it runs, each peer has lanes, or old ones of its name are closing.
+    """
 
     def __init__(
         self,
@@ -70,21 +80,73 @@ class PeerPool:
         rng: random.Random,
         timing: PeerTiming | None = None,
     ) -> None:
-        """``peers`` are the other nodes' addresses, ``host:port``."""
-        timing = timing or PeerTiming()
-        self._peers = {
-            node: _Peer(node, address, callbacks, limits, timing, rng)
-            for node, address in peers.items()
-        }
+        """``peers`` are the other nodes' addresses, ``host:port``, at first."""
+        self._addresses: Mapping[NodeId, str] = dict(peers)  # replaced, never changed
+        self._callbacks = callbacks
+        self._limits = limits
+        self._timing = timing or PeerTiming()
+        self._rng = rng
+        self._peers: dict[NodeId, _Peer] = {}
+        self._closing: dict[NodeId, asyncio.Task[None]] = {}
+        self._is_running = False
+        self._is_closed = False
+
+    @property
+    def peers(self) -> Mapping[NodeId, str]:
+        """Who the peers are now, and their addresses; stays as it is when they change."""
+        return self._addresses
 
     def start(self) -> None:
         """Begin to dial; needs a running event loop."""
-        for peer in self._peers.values():
-            peer.start()
+        self._is_running = not self._is_closed
+        self._dial_missing()
+
+    def set_peers(self, peers: Mapping[NodeId, str]) -> None:
+        """From now on exactly these are the peers; returns at once.
+
+        Nothing is told of those that are no longer among them. What was accepted for one that
+        has moved may be lost with its lanes, of which the owner is told as of any loss.
+        """
+        if self._is_closed:
+            return
+        self._addresses = dict(peers)
+        dropped: list[tuple[NodeId, Lane]] = []
+        for node, peer in list(self._peers.items()):
+            if peer.address != peers.get(node):
+                dropped += [(node, lane) for lane in peer.standing if node in peers]
+                self._close(node, peer)
+        self._dial_missing()
+        for node, lane in dropped:
+            self._callbacks.on_dropped(node, lane)
 
     async def close(self) -> None:
         """Say goodbye on every lane and return when no task is left."""
-        await asyncio.gather(*(peer.close() for peer in self._peers.values()))
+        self._is_running, self._is_closed = False, True
+        for node, peer in list(self._peers.items()):
+            self._close(node, peer)
+        await asyncio.gather(*self._closing.values())
+
+    def _dial_missing(self) -> None:
+        if not self._is_running:
+            return
+        for node, address in self._addresses.items():
+            if node not in self._peers and node not in self._closing:
+                peer = _Peer(node, address, self._callbacks, self._limits, self._timing, self._rng)
+                self._peers[node] = peer
+                peer.start()
+
+    def _close(self, node: NodeId, peer: _Peer) -> None:
+        """End the lanes of ``peer``; only then may others of its name be dialled."""
+        del self._peers[node]
+        peer.stop()
+        self._closing[node] = start_task(self._finish(node, peer), f"goodbye to {node}")
+
+    async def _finish(self, node: NodeId, peer: _Peer) -> None:
+        try:
+            await peer.wait_stopped()
+        finally:
+            del self._closing[node]
+        self._dial_missing()
 
     def send(self, peer: NodeId, lane: Lane, frame: bytes) -> bool:
         """Queue an encoded frame for ``peer``; False when it was dropped (lane down or full)."""
@@ -93,7 +155,7 @@ class PeerPool:
 
     def has(self, node: NodeId) -> bool:
         """Whether ``node`` is one of the peers, connected or not."""
-        return node in self._peers
+        return node in self._addresses
 
     def is_connected(self, peer: NodeId) -> bool:
         """Whether all lanes to ``peer`` stand."""
@@ -102,7 +164,10 @@ class PeerPool:
 
 
 class _Peer:
-    """The lanes to one node. Implements :class:`kvstore.net.lane.LaneOwner`."""
+    """The lanes to one node at one address. Implements :class:`kvstore.net.lane.LaneOwner`.
+
+    Invariant: once it is stopped, the pool's owner is told nothing more of it.
+    """
 
     def __init__(
         self,
@@ -113,6 +178,8 @@ class _Peer:
         timing: PeerTiming,
         rng: random.Random,
     ) -> None:
+        self.address = address
+        self.standing: set[Lane] = set()
         self._node = node
         self._callbacks = callbacks
         self._timing = timing
@@ -130,18 +197,18 @@ class _Peer:
             )
             for lane in STANDING_LANES
         }
-        self._standing: set[Lane] = set()
         self._control_up = asyncio.Event()
         self._is_lost = False
         """A lane was lost since all of them stood."""
         self._is_gone = False
         """And the peer's death has been told."""
+        self._is_stopped = False
         self._refusals = RepeatFilter()
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
     def is_connected(self) -> bool:
-        return len(self._standing) == len(self.lanes)
+        return len(self.standing) == len(self.lanes)
 
     def start(self) -> None:
         self._tasks = [
@@ -150,8 +217,14 @@ class _Peer:
         ]
         self._tasks.append(start_task(self._watch(), f"pings to {self._node}"))
 
-    async def close(self) -> None:
-        await stop_tasks(*self._tasks)
+    def stop(self) -> None:
+        """Begin to say goodbye."""
+        self._is_stopped = True
+        for task in self._tasks:
+            task.cancel()
+
+    async def wait_stopped(self) -> None:
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _watch(self) -> None:
         """Ping on the control lane; cut all lanes when it stays silent."""
@@ -191,7 +264,9 @@ class _Peer:
             await self._control_up.wait()
 
     def lane_up(self, lane: Lane) -> None:
-        self._standing.add(lane)
+        if self._is_stopped:
+            return
+        self.standing.add(lane)
         if lane is Lane.CONTROL:
             self._control_up.set()
         if self.is_connected:
@@ -201,7 +276,9 @@ class _Peer:
             self._callbacks.on_connected(self._node)
 
     def lane_lost(self, lane: Lane, reason: KVError | None) -> None:
-        self._standing.discard(lane)
+        if self._is_stopped:
+            return
+        self.standing.discard(lane)
         if lane is Lane.CONTROL:
             self._control_up.clear()
         log.debug("lane %s to %s is lost: %s", lane.name, self._node, reason)
@@ -209,15 +286,18 @@ class _Peer:
         self._callbacks.on_dropped(self._node, lane)
 
     def nobody_listens(self) -> None:
-        if self._is_lost and not self._is_gone:
+        if self._is_lost and not self._is_gone and not self._is_stopped:
             self._is_gone = True
             log.warning("%s is gone: its connections closed and nobody listens", self._node)
             self._callbacks.on_gone(self._node)
 
     def dial_failed(self, error: KVError) -> None:
+        if self._is_stopped:
+            return
         if isinstance(error, Unavailable):
             log.debug("cannot reach %s: %s", self._node, error)
             return
         if self._refusals.is_new(error.code, asyncio.get_running_loop().time()):
-            log.warning("%s and this node cannot work together: %s", self._node, error)
+            if not isinstance(error, Removed):
+                log.warning("%s and this node cannot work together: %s", self._node, error)
             self._callbacks.on_refused(self._node, error)

@@ -4,7 +4,8 @@ A connection is a stranger until its hello is accepted. Strangers and clients ar
 apart, and peers are never kept out by either: a full house of clients, or a flood of
 connections that say nothing, must not cost the cluster its majority. Peers are bounded in
 number, and by having one connection per node and lane: a new one takes the place of the old,
-which its dialler has given up without our noticing.
+which its dialler has given up without our noticing. The connections of a node are all of one
+data directory: when another one is let in by its name, those of the last are cut.
 """
 
 from __future__ import annotations
@@ -182,7 +183,7 @@ class FrameServer:
             places = self._peers.setdefault(hello.node_id, {})
             place = _place(hello.lane, places)
             earlier = [places.pop(place)] if place in places else []
-            earlier += [held for held in places.values() if _is_of_an_earlier(held, hello)]
+            earlier += [held for held in places.values() if _makes_way(held, hello)]
             places[place] = connection
             for replaced in earlier:
                 replaced.abort()
@@ -259,9 +260,16 @@ class FrameServer:
             connection.abort(Unavailable("the node is short of memory for its connections"))
 
 
-def _is_of_an_earlier(connection: FrameConnection, hello: Hello) -> bool:
-    """Whether it is of an earlier process of that peer: one that has ended, or should."""
-    return connection.hello is not None and NOT_SAID < connection.hello.begun < hello.begun
+def _makes_way(connection: FrameConnection, hello: Hello) -> bool:
+    """Whether it is of an earlier process of that peer: one that has ended, or should.
+
+    So is every process on another directory: how often that was started tells nothing.
+    """
+    held = connection.hello
+    if held is None:
+        return False
+    is_other = (held.data_id, held.life) != (hello.data_id, hello.life)
+    return is_other or NOT_SAID < held.begun < hello.begun
 
 
 def _place(lane: int, places: Mapping[_Place, FrameConnection]) -> _Place:

@@ -119,3 +119,5 @@ class PeerProgress:
     """Heard from since the last check of the quorum or in the time before it: true of a peer that
     is there at whatever moment one looks, also in step with the checks."""
     phi: float
+    snapshot_bytes: int = 0
+    """Of the snapshot that it is being sent: how much it has stored."""

@@ -40,4 +40,5 @@ def _progress_of(peer: Progress, now: float) -> PeerProgress:
         next_index=peer.next_index,
         recently_active=peer.recently_active or peer.active_before,
         phi=peer.arrivals.phi(now),
+        snapshot_bytes=0 if peer.transfer is None else peer.transfer.acked_offset,
     )

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING
 
 from kvstore.ids import LogIndex, shard_of_group
 from kvstore.kv.engine import shard_range
-from kvstore.server.groups import load_machines, recover_hosts
+from kvstore.server.groups import find_leftovers, load_machines, recover_hosts
+from kvstore.server.start import holding_of, known_map
 from kvstore.sharding.shard_map import bootstrap
+from kvstore.storage import stays
 from kvstore.storage.identity import LOG_DIRECTORY
 from kvstore.storage.rocks import RocksEngine
 from kvstore.storage.snapshots import SnapshotStorage
@@ -29,12 +31,15 @@ if TYPE_CHECKING:
     from kvstore.storage.wal import RecoveredLog
 
 
-async def check_up(config: NodeConfig, life: int, *, tell: Callable[[str], None]) -> bool:
+async def check_up(
+    config: NodeConfig, life: int, *, has_map: bool, tell: Callable[[str], None]
+) -> bool:
     """Go through all that a start of the node goes through, but for the network.
 
     Args:
         config: The node's; its data directory must be locked by the caller.
         life: Of the data directory.
+        has_map: Whether a shard map was written down there.
         tell: Called with what is being done.
 
     Returns:
@@ -47,18 +52,20 @@ async def check_up(config: NodeConfig, life: int, *, tell: Callable[[str], None]
     tell("the engine")
     engine = await asyncio.to_thread(RocksEngine, config.data_dir / "engine", config.engine)
     try:
-        return await _check_data(config, life, engine, tell)
+        return await _check_data(config, life, has_map, engine, tell)
     finally:
         await asyncio.to_thread(engine.close)
 
 
 async def _check_data(
-    config: NodeConfig, life: int, engine: RocksEngine, tell: Callable[[str], None]
+    config: NodeConfig, life: int, has_map: bool, engine: RocksEngine, tell: Callable[[str], None]
 ) -> bool:
-    shard_map = bootstrap(config.cluster)
+    founding = bootstrap(config.cluster) if config.cluster.nodes else None
+    shard_map = await asyncio.to_thread(known_map, config, founding, must_exist=has_map)
+    holding = holding_of(config, shard_map, founding)
     snapshots = SnapshotStorage(engine, config.data_dir / "snapshots")
     await asyncio.to_thread(snapshots.finish_pending)
-    machines = await asyncio.to_thread(load_machines, shard_map, config.node_id, engine)
+    machines = await asyncio.to_thread(load_machines, holding, engine)
     for group in machines:
         tell(f"the rows of shard {shard_of_group(group)}")
         await asyncio.to_thread(_read_all, engine, group)
@@ -71,16 +78,21 @@ async def _check_data(
         on_fatal=failures.append,
         on_disk_full=lambda full: None,
         applied={group: LogIndex(m.applied_index) for group, m in machines.items()},
+        held=await asyncio.to_thread(stays.groups_held, engine),
         progress=lambda done, total: tell(f"{done >> 20} of {total >> 20} MiB of the log"),
     )
     await wal.close()
     if failures:
         raise failures[0]
+    found = await asyncio.to_thread(find_leftovers, holding, logs, engine)
+    for group in (*found.begun, *found.left):
+        logs.pop(group, None)
+        machines.pop(group, None)
     is_blank = _is_blank(machines, logs)
     await asyncio.to_thread(
         recover_hosts,
         config,
-        shard_map,
+        holding,
         engine,
         machines,
         logs,

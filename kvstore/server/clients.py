@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Executor
 
+    from kvstore.ids import GroupId, NodeId
+    from kvstore.server.administration import Administration
     from kvstore.server.admission import Admission
     from kvstore.server.checksums import Checksums
     from kvstore.server.membership import Membership
@@ -98,7 +100,7 @@ def send_error(connection: Connection, request: int, error: KVError) -> None:
 class ClientRequests:
     """Serves the requests of every client connection of this node."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  its collaborators, each by name
         self,
         driver: RaftDriver,
         admission: Admission,
@@ -107,11 +109,14 @@ class ClientRequests:
         scan_threads: Executor,
         shard_map: Callable[[], bytes],
         status: Callable[[], bytes],
+        where: Callable[[GroupId], NodeId | None] = lambda group: None,
         checksums: Checksums | None = None,
         membership: Membership | None = None,
+        administration: Administration | None = None,
     ) -> None:
         self._driver = driver
         self._admission = admission
+        self._where = where
         self._frame_bytes_max = frame_bytes_max
         self._batch_bytes_max = frame_bytes_max - PEER_OVERHEAD_BYTES
         self._scan_threads = scan_threads
@@ -128,6 +133,10 @@ class ClientRequests:
             self._handlers[Kind.MEMBERS] = _replying(membership.members_reply)
             self._handlers[Kind.EVENTS] = self._events_of(membership)
 
+        if administration is not None:
+            self._handlers[Kind.ORDER] = administration.order
+            self._handlers[Kind.TRANSFER] = administration.transfer
+
     def handle(self, connection: Connection, frame: Frame) -> None:
         """Take one frame of a client; whatever is wrong with it is answered, not raised."""
         handler = self._handlers.get(frame.kind)
@@ -139,9 +148,10 @@ class ClientRequests:
             send_error(connection, frame.request, error)
 
     def _host(self, shard: int) -> ShardHost:
-        host = self._driver.hosts.get(group_of_shard(ShardId(shard)))
+        group = group_of_shard(ShardId(shard))
+        host = self._driver.hosts.get(group)
         if host is None:
-            raise NotLeader(f"shard {shard} has no replica on this node")
+            raise NotLeader(f"shard {shard} has no replica on this node", leader=self._where(group))
         return host
 
     def _write(self, connection: Connection, frame: Frame) -> None:
@@ -215,7 +225,7 @@ class ClientRequests:
             installs = host.installs
 
             def finished(done: Outcome[bytes]) -> None:
-                if host.installs == installs:
+                if host.installs == installs and not host.has_left:
                     self._answer_with(answer, done)
                 else:
                     answer.fail(Unavailable(f"shard {host.shard}: the replica was replaced"))

@@ -22,6 +22,15 @@ again. From then on the earlier life is turned away, as is any other directory o
 A repair keeps what the node remembers of its peers; only if that is lost as well does it take
 them, like a new node, for what they are when they first meet.
 
+All this is for *members*: nodes that may hold replicas, and so may have vouched for something.
+Who they are changes. A node that has only joined holds nothing. It is held to its directory
+while it is there, but only in memory; when it is gone, another node may have its name. When it
+becomes a member, what it was met with last is remembered durably: it may have been given replicas
+before we heard of it, so whoever comes with another directory from then on has lost some. And
+once it is to be remembered it is held to that for good, also when it is no member any more, or
+when we do not know yet that it is one, as before the shard map is read: should it be a member
+again, no second directory of one life may have come by its name.
+
 Two processes on *copies* of one directory have everything in common but their start, which the
 directory counts. Of these the later is let in: a restarted node must be, and which of two copies
 is the right one nobody here can know.
@@ -34,14 +43,14 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, TypeVar
 
 from kvstore import __version__
-from kvstore.errors import ClockAhead, Refused, Unavailable
+from kvstore.errors import ClockAhead, Refused, Removed, Unavailable
 from kvstore.hlc import HybridClock, revision_at
 from kvstore.storage.identity_file import Pin
 from kvstore.swim.members import MEMBERS_MAX
 from kvstore.wire.hello import NOT_SAID, Hello, Welcome
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from kvstore.config import NodeConfig
     from kvstore.ids import NodeId
@@ -75,11 +84,13 @@ class Handshake:
         self._config = config
         self._own = own
         self._begun = begun
-        self._founders = {node.id for node in config.cluster.nodes}
+        self._members = frozenset(node.id for node in config.cluster.nodes)
         self._pins = pins
         self._coming: dict[NodeId, Pin] = {}
+        """Directories that are being remembered; some already are."""
         self._joined: OrderedDict[NodeId, Pin] = OrderedDict()
-        """The directories of nodes that have joined, and so hold nothing: the last met last."""
+        """The directories of nodes that were never to be remembered, and so hold nothing: the
+        last met last."""
         self._latest: OrderedDict[NodeId, tuple[int, Begun]] = OrderedDict()
         """Of each node the latest process that was met, by life."""
         self._remember = remember
@@ -89,6 +100,21 @@ class Handshake:
         self.is_gone: Callable[[NodeId], bool] = lambda node: False
         """Whether a node takes no part any more: it is dead, or has left."""
         self._clock = HybridClock(ahead_ms_max=config.limits.clock_ahead_ms_max)
+
+    def set_members(self, nodes: Collection[NodeId]) -> None:
+        """From now on these may hold replicas; at first the founders do.
+
+        To be told before a node can have a vote that counts here.
+        """
+        before, self._members = self._members, frozenset(nodes)
+        for node in self._members - before:
+            met = self._joined.pop(node, None)
+            if met is not None:
+                self._hold_to(node, met)
+
+    def is_member(self, node: NodeId) -> bool:
+        """Whether ``node`` may hold replicas."""
+        return node in self._members
 
     def life_of(self, node: NodeId) -> int | None:
         """The life of the directory of ``node`` that is remembered durably, if one is."""
@@ -113,6 +139,7 @@ class Handshake:
         """Accept whoever said ``hello``.
 
         Raises:
+            Removed: it was expelled for good.
             Refused: another cluster, no member of this one, or a member with a lost disk.
             Unavailable: a repaired member that is not remembered yet; it may come again.
             ClockAhead: a peer's clock runs too far ahead of ours.
@@ -124,6 +151,11 @@ class Handshake:
             assert hello.node_id is not None
             assert hello.data_id is not None
             pin = Pin(hello.data_id, hello.life)
+            if self.is_removed(hello.node_id):
+                raise Removed(
+                    f"{hello.node_id} was removed from this cluster and cannot come back by this "
+                    "name: start it with another name and an empty data directory"
+                )
             self._check_peer(hello.node_id, pin, hello.begun, hello.wall_ms)
         wall_ms = self._wall_ms()
         return Welcome(
@@ -141,13 +173,15 @@ class Handshake:
         """Accept whoever answered at the address of ``expected``, if anybody was.
 
         Raises:
-            KVError: as :meth:`welcome`.
+            KVError: as :meth:`welcome`; but Removed is always said of the one that dialled.
         """
         ours = self._config.cluster.id
         if welcome.cluster_id != ours:
             raise Refused(f"the node at its address is of cluster {welcome.cluster_id!r}")
         if expected is not None and welcome.node_id != expected:
             raise Refused(f"the node at its address is {welcome.node_id}")
+        if self.is_removed(welcome.node_id):
+            raise Refused(f"{welcome.node_id} was removed from this cluster")
         pin = Pin(welcome.data_id, welcome.life)
         self._check_peer(welcome.node_id, pin, welcome.begun, welcome.wall_ms)
 
@@ -155,8 +189,6 @@ class Handshake:
         if node == self._config.node_id:
             is_us = (pin, begun) == (self._own, self._begun)
             raise Refused("that is this node itself" if is_us else f"two nodes are called {node}")
-        if self.is_removed(node):
-            raise Refused(f"{node} was removed from this cluster; it cannot come back by this name")
         known = self._known(node)
         if known is not None and pin != known:
             self._check_directory(node, pin, known)
@@ -167,21 +199,28 @@ class Handshake:
             raise ClockAhead(f"{node}'s {error.message}") from None
         if begun != NOT_SAID:
             _keep(self._latest, node, (pin.life, begun))
-        if node not in self._founders:
+        if not self._is_held(node):
             _keep(self._joined, node, pin)
             return
         if pin != known:
-            self._coming[node] = pin
-            self._remember(node, pin)
+            self._hold_to(node, pin)
         remembered = self._pins().get(node)
         if remembered is not None and pin != remembered:
             raise Unavailable(
                 f"{node} was repaired: its new data directory is being remembered, come again"
             )
 
+    def _is_held(self, node: NodeId) -> bool:
+        """Whether ``node`` is held to its directory also when it is gone."""
+        return node in self._members or node in self._coming or node in self._pins()
+
+    def _hold_to(self, node: NodeId, pin: Pin) -> None:
+        self._coming[node] = pin
+        self._remember(node, pin)
+
     def _check_directory(self, node: NodeId, pin: Pin, known: Pin) -> None:
         """It comes with another one than before."""
-        if node in self._founders:
+        if self._is_held(node):
             _check_later(node, pin, known)
         elif self.is_gone(node):
             self._latest.pop(node, None)
@@ -197,11 +236,8 @@ class Handshake:
             )
 
     def _known(self, node: NodeId) -> Pin | None:
-        """The directory of ``node`` to hold it to, whether on the disk yet or not.
-
-        One that has joined holds nothing yet: it is held to its directory while it is there.
-        """
-        if node not in self._founders:
+        """The directory of ``node`` to hold it to, whether on the disk yet or not."""
+        if not self._is_held(node):
             return self._joined.get(node)
         remembered, coming = self._pins().get(node), self._coming.get(node)
         if coming is None or (remembered is not None and remembered.life > coming.life):

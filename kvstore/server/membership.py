@@ -14,7 +14,8 @@ import threading
 from typing import TYPE_CHECKING, Final, Protocol
 
 from kvstore import __version__
-from kvstore.errors import ProtocolError, Unavailable
+from kvstore.errors import ProtocolError, Removed, Unavailable
+from kvstore.ids import META_GROUP
 from kvstore.net.contacts import ContactBook, ContactCallbacks
 from kvstore.net.dial import NobodyListens
 from kvstore.net.repeats import RepeatFilter
@@ -28,18 +29,19 @@ from kvstore.swim.claims import Metadata, State
 from kvstore.swim.core import SwimCore
 from kvstore.wire.frames import encode_frame
 from kvstore.wire.kinds import Kind
-from kvstore.wire.map_codec import decode_map, encode_map
+from kvstore.wire.map_codec import decode_map, decode_news, encode_map, encode_news
 from kvstore.wire.membership import (
     EVENTS_MAX,
     EventsReply,
     encode_events_reply,
     encode_members_reply,
 )
+from kvstore.wire.report_codec import decode_reports, encode_reports
 from kvstore.wire.swim_codec import decode_message
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from kvstore.config import NodeConfig
     from kvstore.errors import KVError
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
     from kvstore.server.checksums import Asker
     from kvstore.server.handshake import Handshake
     from kvstore.sharding.shard_map import ShardMap
+    from kvstore.sharding.steering import Report
     from kvstore.swim.ready import MemberStatus
     from kvstore.wire.frames import Frame
     from kvstore.wire.membership import EventsRequest
@@ -64,25 +67,42 @@ MAP_PULL_AGAIN_S: Final = 5.0
 INCARNATIONS_RESERVED: Final = 8
 """On the disk stands an incarnation that this node is yet to reach: so it can refute at once, and
 would still begin in a later one after a crash. Only a proper stop writes down the true one."""
+SEED_PATIENCE_S: Final = 2.0
+"""For how long a seed may not answer before that is said."""
 DRAIN_S_MAX: Final = 1.0
 LEAVE_S_MAX: Final = 0.5
 """How long the goodbye may take to get around; whoever misses it hears of it from others."""
 
 
 def make_contacts(
-    handshake: Handshake, *, limits: NetLimits, rng: random.Random, hint: Hint
+    handshake: Handshake,
+    *,
+    limits: NetLimits,
+    rng: random.Random,
+    hint: Hint,
+    on_refused: Callable[[KVError], None],
 ) -> ContactBook:
-    """Connections on demand, whose troubles are hints."""
+    """Connections on demand, whose troubles are hints.
+
+    ``on_refused`` is told of those that have removed this node.
+    """
     silent = RepeatFilter()
+    silent_since: dict[str, float] = {}
 
     def unreachable(address: str, node: NodeId | None, error: KVError) -> None:
-        if node is not None:
+        if isinstance(error, Removed):
+            on_refused(error)
+        elif node is not None:
             hint(node, is_gone=isinstance(error, NobodyListens))
         # One that answers, but is not to be talked to, was told of by the book itself.
-        elif isinstance(error, Unavailable) and silent.is_new(
-            address, asyncio.get_running_loop().time()
-        ):
+        elif isinstance(error, Unavailable) and is_silent(address):
             log.warning("the seed %s does not answer, and is asked again: %s", address, error)
+
+    def is_silent(address: str) -> bool:
+        """Whether that is worth a word: nodes that begin together need not all be there yet."""
+        now = asyncio.get_running_loop().time()
+        is_overdue = now - silent_since.setdefault(address, now) >= SEED_PATIENCE_S
+        return is_overdue and silent.is_new(address, now)
 
     callbacks = ContactCallbacks(
         make_hello=handshake.make_hello,
@@ -104,25 +124,26 @@ class Hint(Protocol):
 class MemberCouriers:
     """Implements :class:`kvstore.server.swim_driver.Couriers`."""
 
-    def __init__(
-        self, standing: Mapping[NodeId, str], pool: PeerPool, contacts: ContactBook
-    ) -> None:
-        """``standing`` are the addresses of the peers in ``pool``."""
-        self._standing = standing
-        self._nodes = {address: node for node, address in standing.items()}
+    def __init__(self, pool: PeerPool, contacts: ContactBook) -> None:
+        """Whoever is a peer of ``pool`` when something is to be said is spoken to by it."""
         self._pool = pool
         self._contacts = contacts
 
     def send(self, node: NodeId | None, address: str, frame: bytes) -> None:
         """By the control lane, or, where none stands, by a connection of its own.
 
-        That is so with peers too while their lane is being dialled: to lose the first probe of a
-        node that has just begun would make it suspect them.
+        That is so with peers too while their lane is being dialled, or closes because they are
+        peers no more: to lose the first probe of a node that has just begun would make it
+        suspect them.
         """
-        peer = self._nodes.get(address) if node is None else node
-        is_standing = peer is not None and self._standing.get(peer) == address
-        if peer is None or not is_standing or not self._pool.send(peer, Lane.CONTROL, frame):
+        peer = self._peer_at(address) if node is None else node
+        is_peer = peer is not None and self._pool.peers.get(peer) == address
+        if peer is None or not is_peer or not self._pool.send(peer, Lane.CONTROL, frame):
             self._contacts.send(address, frame, node)
+
+    def _peer_at(self, address: str) -> NodeId | None:
+        """The peer that listens there, if one does; asked of seeds only, so a search will do."""
+        return next((node for node, at in self._pool.peers.items() if at == address), None)
 
     def heard(self, address: str) -> None:
         """Whoever listens at ``address`` has spoken: it may be dialled again at once."""
@@ -134,7 +155,11 @@ class MemberCouriers:
 
 
 class Membership:
-    """Invariant: ``shard_map`` only ever gives way to one of a higher version."""
+    """Invariant: ``shard_map`` only ever gives way to one of a higher version.
+
+    A node that was removed hears of it by gossip, or from whoever it dials. From then on it says
+    nothing, to members or of them, and ``on_expelled`` was called.
+    """
 
     def __init__(
         self,
@@ -160,8 +185,13 @@ class Membership:
             cpu_s: Processor seconds that this process has used.
             rng: For the core.
         """
+        self.on_map: Callable[[ShardMap], None] = lambda shard_map: None
+        """Told of each newer shard map; set by whoever goes by it, as is ``on_reports``."""
+        self.on_reports: Callable[[list[Report]], None] = lambda reports: None
+        """Told what leaders of groups tell the meta group."""
         self.shard_map = shard_map
         self._own = config.node_id
+        self._cluster_id = config.cluster.id
         self._path = config.data_dir / MEMBERSHIP_FILE
         self._couriers = couriers
         self._clock = clock
@@ -188,6 +218,10 @@ class Membership:
             wall_ms=wall_ms,
             on_changed=self._changed,
         )
+        self.on_expelled: Callable[[], None] = lambda: None
+        """Called once; to be set by whoever has something to do then."""
+        self.is_expelled = False
+        """This node was removed from its cluster, for good."""
         self._is_changed = True
         self._saved_incarnation = remembered.incarnation
         self._cannot_save = RepeatFilter()
@@ -227,6 +261,11 @@ class Membership:
         member = self.driver.core.member(node, self._clock())
         return member is not None and member.state is State.REMOVED
 
+    def refused(self, error: KVError) -> None:
+        """Another node has turned this one away: if because it was removed, it falls silent."""
+        if isinstance(error, Removed):
+            self.driver.remove(self._own)
+
     def is_gone(self, node: NodeId) -> bool:
         """Whether ``node`` is dead or has left."""
         member = self.driver.core.member(node, self._clock())
@@ -240,6 +279,8 @@ class Membership:
         Raises:
             ProtocolError: malformed, or said in another's name.
         """
+        if self.is_expelled:
+            return
         if frame.kind == Kind.SWIM:
             message = decode_message(frame.body)
             sender = message.sender
@@ -253,6 +294,11 @@ class Membership:
             self._send_map(node)
         elif frame.kind == Kind.MAP:
             self._take_map(node, decode_map(frame.body))
+        elif frame.kind == Kind.MAP_NEWS:
+            if decode_news(frame.body) > self.map_version:
+                self._pull_map_of(node)
+        elif frame.kind == Kind.REPORTS:
+            self.on_reports(decode_reports(frame.body))
 
     def _pull_map(self, node: NodeId, address: str) -> None:
         now = self._clock()
@@ -262,18 +308,61 @@ class Membership:
             self._pulled[node] = now
             self._couriers.send(node, address, encode_frame(Kind.MAP_PULL, 0, b""))
 
+    def _pull_map_of(self, node: NodeId) -> None:
+        address = self._address_of(node)
+        if address is not None:
+            self._pull_map(node, address)
+
     def _send_map(self, node: NodeId) -> None:
+        if self.shard_map is not None:
+            self._send(node, encode_frame(Kind.MAP, 0, encode_map(self.shard_map)))
+
+    def _send(self, node: NodeId, frame: bytes) -> None:
+        """To a member whose address is known."""
+        address = self._address_of(node)
+        if address is not None:
+            self._couriers.send(node, address, frame)
+
+    def _address_of(self, node: NodeId) -> str | None:
         member = self.driver.core.member(node, self._clock())
-        said = None if member is None else member.metadata
-        if said is not None and self.shard_map is not None:
-            frame = encode_frame(Kind.MAP, 0, encode_map(self.shard_map))
-            self._couriers.send(node, said.address, frame)
+        return None if member is None or member.metadata is None else member.metadata.address
 
     def _take_map(self, node: NodeId, shard_map: ShardMap) -> None:
         if self._pulled.pop(node, None) is not None and shard_map.version > self.map_version:
-            self.shard_map = shard_map
             log.info("shard map version %d comes from %s", shard_map.version, node)
+            self.take_committed(shard_map)
+
+    def take_committed(self, shard_map: ShardMap) -> None:
+        """Go by ``shard_map``, which the meta group has committed, if it is newer than ours."""
+        if shard_map.version > self.map_version:
+            self.shard_map = shard_map
             self._tell_vitals()
+            self.on_map(shard_map)
+
+    def announce(self) -> None:
+        """Tell everybody that there is a newer shard map."""
+        frame = encode_frame(Kind.MAP_NEWS, 0, encode_news(self.map_version))
+        for member in self.members():
+            if member.node != self._own and member.state.is_active:
+                self._send(member.node, frame)
+
+    def tell_meta(self, reports: list[Report]) -> None:
+        """Tell the members of the meta group how far groups are."""
+        assert self.shard_map is not None
+        frame = encode_frame(Kind.REPORTS, 0, encode_reports(reports))
+        to = {replica.node for replica in self.shard_map.meta}
+        change = self.shard_map.change_of(META_GROUP)
+        if change is not None and change.add is not None:
+            to.add(change.add.node)  # It may lead the group before the map calls it a member.
+        for node in sorted(to - {self._own}):
+            self._send(node, frame)
+        self.on_reports(reports)
+
+    def forget_removed(self, shard_map: ShardMap) -> None:
+        """Whoever was removed from the cluster is no member any more."""
+        for node in shard_map.removed:
+            if not self.is_removed(node):
+                self.driver.core.remove(node, self._clock())
 
     # -- what is done now and then --------------------------------------------------------------
 
@@ -299,6 +388,15 @@ class Membership:
 
     def _changed(self) -> None:
         self._is_changed = True
+        if not self.is_expelled and self.is_removed(self._own):
+            self.is_expelled = True
+            log.warning(
+                "%s was removed from cluster %s for good and takes no part any more; to use this "
+                "machine again, start a node here with another name and an empty data directory",
+                self._own,
+                self._cluster_id,
+            )
+            self.on_expelled()
 
     async def save(self) -> None:
         """Write the file if what it says is no longer so."""

@@ -21,13 +21,7 @@ from typing import TYPE_CHECKING
 
 from kvstore.errors import KVError, Refused, Unavailable
 from kvstore.hlc import revision_at
-from kvstore.ids import (
-    NO_REPLICA,
-    GroupId,
-    LogIndex,
-    ShardId,
-    group_of_shard,
-)
+from kvstore.ids import META_GROUP, NO_REPLICA
 from kvstore.net.limits import NetLimits
 from kvstore.net.peers import PeerCallbacks, PeerPool
 from kvstore.net.server import FrameServer
@@ -37,23 +31,18 @@ from kvstore.server.admission import Admission
 from kvstore.server.checksums import Checksums
 from kvstore.server.clients import ClientRequests, send_error
 from kvstore.server.data_directory import count_start, note_log, open_data_directory
-from kvstore.server.groups import load_machines, recover_hosts
+from kvstore.server.following import Following
 from kvstore.server.handshake import Handshake
 from kvstore.server.membership import MemberCouriers, Membership, make_contacts
 from kvstore.server.raft_driver import RaftDriver
-from kvstore.server.recovery import RecoveryProgress
-from kvstore.server.rejoin import Rejoin, keep_rejoining
 from kvstore.server.snapshot_work import SnapshotTransfers
+from kvstore.server.start import open_stored
 from kvstore.server.upkeep import DiskWatch, LeaderBalance, LogKeeper, hand_over, periodic
 from kvstore.sharding import map_wire
 from kvstore.sharding.shard_map import bootstrap
 from kvstore.storage import membership_file
 from kvstore.storage.files import OsFiles
-from kvstore.storage.identity import LOG_DIRECTORY
 from kvstore.storage.identity_file import Pin
-from kvstore.storage.rocks import RocksEngine
-from kvstore.storage.snapshots import SnapshotStorage
-from kvstore.storage.wal import open_wal
 from kvstore.wire.kinds import Kind
 from kvstore.wire.raft_codec import decode_messages
 from kvstore.wire.requests import encode_shard_map_reply, encode_status_reply
@@ -62,13 +51,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
 
     from kvstore.config import NodeConfig
-    from kvstore.ids import NodeId
-    from kvstore.kv.state_machine import StateMachine
+    from kvstore.ids import GroupId, NodeId
     from kvstore.net.connection import FrameConnection
     from kvstore.server.shard_host import ShardHost
-    from kvstore.sharding.shard_map import Replica, ShardMap
+    from kvstore.server.start import Stored
+    from kvstore.sharding.shard_map import ShardMap
     from kvstore.storage.identity import Identity
-    from kvstore.storage.wal import RecoveredLog, Wal
+    from kvstore.storage.rocks import RocksEngine
     from kvstore.wire.frames import Frame
     from kvstore.wire.hello import Begun
 
@@ -87,13 +76,16 @@ class Node:
         self._clock = time.monotonic
         self._rng = random.Random()
         self._started_at = self._clock()
-        self._founding_map = bootstrap(config.cluster) if config.cluster.nodes else None
-        """Which node has which shards; None if this one joins and has yet to hear of it."""
+        self._founding = bootstrap(config.cluster) if config.cluster.nodes else None
+        """The cluster's first shard map; None if this node joins and was not told."""
         self._connected_since: dict[NodeId, float] = {}
-        self._hosts: dict[GroupId, ShardHost] = {}
         self._driver: RaftDriver | None = None
         self._membership: Membership | None = None
         self._requests: ClientRequests | None = None
+        self._following: Following | None = None
+        self._peers: Callable[[], Mapping[NodeId, str]] = dict
+        """The addresses of those that share groups with this node."""
+        self._snapshot_thread = ThreadPoolExecutor(1, "snapshots")
         self._pinning: set[asyncio.Task[None]] = set()
         self._resources = contextlib.AsyncExitStack()
 
@@ -110,7 +102,7 @@ class Node:
         log.info(
             "serving at %s: %d shards of cluster %s",
             self._config.address.address,
-            len(self._hosts),
+            len(self._shards()),
             self._config.cluster.id,
         )
         # What was made up to here lives as long as the process: never scan it again.
@@ -136,43 +128,29 @@ class Node:
         begun = await asyncio.to_thread(count_start, identity, self._wall_ms())
         handshake = self._make_handshake(identity, begun)
         await self._listen(handshake, undo)
-        engine = await asyncio.to_thread(RocksEngine, data_dir / "engine", config.engine)
-        undo.push_async_callback(asyncio.to_thread, engine.close)
-        snapshots = SnapshotStorage(engine, data_dir / "snapshots")
-        await asyncio.to_thread(snapshots.finish_pending)
-        placed = self._founding_map
-        machines = (
-            await asyncio.to_thread(load_machines, placed, config.node_id, engine) if placed else {}
-        )
         admission = Admission(pending_bytes_max=config.limits.pending_bytes_max)
         disk = DiskWatch(
             lambda: OsFiles().free_bytes(data_dir),
             admission,
             free_bytes_min=config.limits.disk_free_bytes_min,
         )
-        wal, logs = await open_wal(
-            data_dir / LOG_DIRECTORY,
-            cluster_id=config.cluster.id,
-            node_id=config.node_id,
-            config=config.wal,
+        stored = await open_stored(
+            config,
+            identity,
+            founding=self._founding,
             on_fatal=fatal.die,
             on_disk_full=disk.log_full,
-            applied={group: LogIndex(m.applied_index) for group, m in machines.items()},
-            progress=RecoveryProgress(self._clock),
+            clock=self._clock,
+            rng=self._rng,
+            undo=undo,
         )
-        undo.push_async_callback(wal.close)
         await asyncio.to_thread(note_log, identity)
-        if placed is not None:
-            marks = await self._recover(
-                placed, engine, machines, logs, identity.life, snapshots.installed_index
-            )
-            if marks:
-                wal.append(marks, lambda: None)
         peers = self._make_peers(handshake)
+        self._peers = lambda: peers.peers
         driver = RaftDriver(
-            self._hosts,
-            wal,
-            engine,
+            stored.hosts,
+            stored.wal,
+            stored.engine,
             peers,
             clock=self._clock,
             wall_ms=self._wall_ms,
@@ -180,42 +158,31 @@ class Node:
             on_engine_full=disk.engine_full,
         )
         driver.may_lead = lambda: not admission.disk_full
-        await self._join(peers, handshake, undo)
-        self._start_work(driver, wal, engine, snapshots, admission, disk, undo)
-        rejoin = Rejoin(
-            driver,
-            lives=lambda node: handshake.life_of(node) if node in self._connected_since else None,
-            clock=self._clock,
-        )
-        self._own(keep_rejoining(rejoin), undo)
         self._driver = driver
+        membership = await self._join(stored.shard_map, peers, handshake, undo)
+        transfers = self._make_transfers(stored, driver, undo)
+        self._following = following = Following(
+            config,
+            identity,
+            stored,
+            driver,
+            transfers,
+            peers,
+            handshake,
+            membership,
+            founding=self._founding,
+            connected_since=self._connected_since,
+            thread=self._snapshot_thread,
+            clock=self._clock,
+            rng=self._rng,
+        )
+        undo.push_async_callback(following.administration.close)
+        self._start_work(stored, driver, admission, disk, undo)
+        for work in following.begin():
+            self._own(work, undo)
         peers.start()
         undo.push_async_callback(peers.close)
         undo.callback(self._answer_all)
-
-    async def _recover(
-        self,
-        placed: ShardMap,
-        engine: RocksEngine,
-        machines: Mapping[GroupId, StateMachine],
-        logs: Mapping[GroupId, RecoveredLog],
-        life: int,
-        installed_index: Callable[[GroupId], LogIndex],
-    ) -> list[bytes]:
-        """Bring back the hosts of the shards that are ``placed`` here; see ``recover_hosts``."""
-        self._hosts, marks = await asyncio.to_thread(
-            recover_hosts,
-            self._config,
-            placed,
-            engine,
-            machines,
-            logs,
-            rng=self._rng,
-            now=self._clock(),
-            life=life,
-            installed_index=installed_index,
-        )
-        return marks
 
     def _make_handshake(self, identity: Identity, begun: Begun) -> Handshake:
         return Handshake(
@@ -244,32 +211,29 @@ class Node:
         await server.start()
         undo.push_async_callback(server.close)
 
-    def _standing_peers(self) -> dict[NodeId, str]:
-        """The others that the cluster was founded with: any of them may share groups with us."""
-        config = self._config
-        if config.joining is not None:
-            return {}
-        return {node.id: node.address for node in config.cluster.nodes if node.id != config.node_id}
-
     def _make_peers(self, handshake: Handshake) -> PeerPool:
         config = self._config
         return PeerPool(
-            self._standing_peers(),
+            {},
             PeerCallbacks(
                 make_hello=handshake.make_hello,
                 check_welcome=handshake.check_welcome,
                 on_connected=self._peer_connected,
                 on_gone=self._peer_gone,
                 on_dropped=self._lane_lost,
-                on_refused=lambda node, error: None,
+                on_refused=lambda node, error: self._refused(error),
             ),
             limits=NetLimits.of(config.limits),
             rng=random.Random(self._rng.random()),
         )
 
     async def _join(
-        self, peers: PeerPool, handshake: Handshake, undo: contextlib.AsyncExitStack
-    ) -> None:
+        self,
+        shard_map: ShardMap | None,
+        peers: PeerPool,
+        handshake: Handshake,
+        undo: contextlib.AsyncExitStack,
+    ) -> Membership:
         """Take part in the membership."""
         config = self._config
         remembered = await asyncio.to_thread(
@@ -280,12 +244,13 @@ class Node:
             limits=NetLimits.of(config.limits),
             rng=random.Random(self._rng.random()),
             hint=self._hint,
+            on_refused=self._refused,
         )
         membership = Membership(
             config,
             remembered,
-            MemberCouriers(self._standing_peers(), peers, contacts),
-            self._founding_map,
+            MemberCouriers(peers, contacts),
+            shard_map,
             clock=self._clock,
             wall_ms=self._wall_ms,
             cpu_s=time.process_time,
@@ -300,48 +265,63 @@ class Node:
             self._own(work, undo)
         undo.callback(membership.events.stop)
         self._membership = membership
+        return membership
 
     def _hint(self, node: NodeId, *, is_gone: bool) -> None:
         if self._membership is not None:
             self._membership.driver.hint(node, is_gone=is_gone)
 
+    def _refused(self, error: KVError) -> None:
+        if self._membership is not None:
+            self._membership.refused(error)
+
+    def _make_transfers(
+        self, stored: Stored, driver: RaftDriver, undo: contextlib.AsyncExitStack
+    ) -> SnapshotTransfers:
+        thread = self._snapshot_thread
+        undo.callback(thread.shutdown, wait=False, cancel_futures=True)
+        transfers = SnapshotTransfers(
+            driver,
+            stored.snapshots,
+            stored.wal,
+            thread=thread,
+            clock=self._clock,
+            on_fatal=fatal.die,
+        )
+        driver.snapshots = transfers
+        return transfers
+
     def _start_work(
         self,
+        stored: Stored,
         driver: RaftDriver,
-        wal: Wal,
-        engine: RocksEngine,
-        snapshots: SnapshotStorage,
         admission: Admission,
         disk: DiskWatch,
         undo: contextlib.AsyncExitStack,
     ) -> None:
-        """Everything that runs from now on, each with its end."""
-        keeper = LogKeeper(driver, wal, engine, live_bytes_max=self._config.wal.live_bytes_max)
+        """What serves the groups from now on, each with its end."""
+        config, engine, wal = self._config, stored.engine, stored.wal
+        assert self._following is not None
+        keeper = LogKeeper(driver, wal, engine, live_bytes_max=config.wal.live_bytes_max)
         undo.push_async_callback(keeper.flush)
         undo.callback(driver.stop)
-        snapshot_thread = ThreadPoolExecutor(1, "snapshots")
-        undo.callback(snapshot_thread.shutdown, wait=False, cancel_futures=True)
-        driver.snapshots = SnapshotTransfers(
-            driver, snapshots, wal, thread=snapshot_thread, clock=self._clock, on_fatal=fatal.die
-        )
         scan_threads = ThreadPoolExecutor(2, "scans")
         undo.callback(scan_threads.shutdown, wait=False, cancel_futures=True)
         self._requests = ClientRequests(
             driver,
             admission,
-            frame_bytes_max=self._config.limits.frame_bytes_max,
+            frame_bytes_max=config.limits.frame_bytes_max,
             scan_threads=scan_threads,
             shard_map=self._shard_map_reply,
             status=self._status_reply,
+            where=self._preferred,
             checksums=self._make_checksums(driver, engine, undo),
             membership=self._membership,
+            administration=self._following.administration,
         )
         balance = LeaderBalance(
             driver,
-            {
-                group_of_shard(ShardId(shard)): replicas[0].node
-                for shard, replicas in self._placed_replicas()
-            },
+            self._preferred,
             steady_since=self._connected_since.get,
             clock=self._clock,
             may_lead=lambda: not admission.disk_full,
@@ -367,9 +347,21 @@ class Node:
         undo.callback(checksums.stop)
         return checksums
 
-    def _placed_replicas(self) -> list[tuple[int, tuple[Replica, ...]]]:
-        """The replicas of each shard as they were first placed, the preferred leader's first."""
-        return [] if self._founding_map is None else list(enumerate(self._founding_map.replicas))
+    @property
+    def _shard_map(self) -> ShardMap | None:
+        return self._founding if self._membership is None else self._membership.shard_map
+
+    def _shards(self) -> list[ShardHost]:
+        """The hosts of shards, without that of the meta group."""
+        hosts = () if self._driver is None else self._driver.hosts.values()
+        return [host for host in hosts if not host.is_meta]
+
+    def _preferred(self, group: GroupId) -> NodeId | None:
+        """The node that should lead ``group``; None if that does not matter."""
+        shard_map = self._shard_map
+        if shard_map is None or not 0 < group <= shard_map.shards:
+            return None
+        return shard_map.members(group)[0].node
 
     async def hand_over(self) -> None:
         """Give every shard that this node leads to the replica that has most of its log."""
@@ -377,7 +369,7 @@ class Node:
         hand_over(self._driver, self._clock())
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(HAND_OVER_S_MAX):
-                while any(self._is_handing_over(host) for host in self._hosts.values()):
+                while any(self._is_handing_over(host) for host in self._driver.hosts.values()):
                     self._driver.role_changed.clear()
                     await self._driver.role_changed.wait()
 
@@ -392,8 +384,9 @@ class Node:
 
     def _answer_all(self) -> None:
         """From now on every request is refused; those that wait are answered."""
+        assert self._driver is not None
         self._requests = None
-        for host in self._hosts.values():
+        for host in self._driver.hosts.values():
             host.fail_all(Unavailable("the node is stopping"))
 
     # -- what comes in --------------------------------------------------------------------------
@@ -420,11 +413,11 @@ class Node:
         assert self._driver is not None
         self._connected_since[node] = self._clock()
         if self._membership is not None:
-            self._membership.driver.greet(node, self._standing_peers()[node])
+            self._membership.driver.greet(node, self._peers()[node])
         self._driver.peer_connected(node)
-        for shard, replicas in self._placed_replicas():
-            if replicas[0].node == self._config.node_id:
-                self._driver.campaign_if_leaderless(group_of_shard(ShardId(shard)))
+        for group in self._driver.hosts:
+            if self._preferred(group) == self._config.node_id or group == META_GROUP:
+                self._driver.campaign_if_leaderless(group)
 
     def _peer_gone(self, node: NodeId) -> None:
         assert self._driver is not None
@@ -463,20 +456,19 @@ class Node:
     # -- what it says of itself -----------------------------------------------------------------
 
     def _shard_map_reply(self) -> bytes:
-        shard_map = self._founding_map if self._membership is None else self._membership.shard_map
+        shard_map = self._shard_map
         if shard_map is None:
             raise Unavailable("the node joins, and has not yet heard which node has which shards")
-        leaders = status.known_leaders(self._hosts.values())
-        return encode_shard_map_reply(
-            map_wire.encode(shard_map), leaders, revision_at(self._wall_ms())
-        )
+        seen = shard_map.seen_from(self._config.cluster.addresses)
+        leaders = status.known_leaders(self._shards())
+        return encode_shard_map_reply(map_wire.encode(seen), leaders, revision_at(self._wall_ms()))
 
     def _status_reply(self) -> bytes:
         now = self._clock()
         return encode_status_reply(
             status.node_status(
                 self._config.address,
-                self._hosts.values(),
+                () if self._driver is None else self._driver.hosts.values(),
                 uptime_s=now - self._started_at,
                 now=now,
             )

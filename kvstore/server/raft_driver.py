@@ -20,6 +20,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from kvstore.errors import Unavailable
 from kvstore.ids import GroupId, LogIndex, NodeId, Term, group_of_shard
 from kvstore.net.transport import Lane
 from kvstore.raft import confchange
@@ -149,7 +150,7 @@ class RaftDriver:
         on_engine_full: Callable[[bool], None] = lambda full: None,
         loop: Loop | None = None,
     ) -> None:
-        self.hosts = hosts
+        self.hosts = dict(hosts)
         self._wal = wal
         self._peers = peers
         self._clock = clock
@@ -176,10 +177,30 @@ class RaftDriver:
         self.role_changed = asyncio.Event()
         """Set whenever a group's role, term or leader changes here."""
 
+    # -- groups that come and go ---------------------------------------------------------------
+
+    def add(self, host: ShardHost) -> None:
+        """This node holds ``host``'s shard from now on."""
+        group = group_of_shard(host.shard)
+        assert group not in self.hosts
+        self.hosts[group] = host
+        self._hurry.set()
+
+    def remove(self, group: GroupId) -> ShardHost:
+        """This node holds ``group`` no more; what is under way for it counts for nothing."""
+        host = self.hosts.pop(group)
+        host.has_left = True
+        host.fail_all(Unavailable(f"{host.name} has moved to another node"))
+        self._dirty.pop(host, None)
+        self._roles.pop(host, None)
+        return host
+
     # -- what marks a group dirty ---------------------------------------------------------
 
     def wake(self, host: ShardHost) -> None:
         """``host`` has something new; it is looked at when this loop iteration ends."""
+        if host.has_left:
+            return
         self._dirty[host] = None
         if not self._flush_scheduled and not self._stopped:
             self._flush_scheduled = True
@@ -377,6 +398,8 @@ class RaftDriver:
         now = self._clock()
         outbox = _Outbox()
         for item in done:
+            if item.host.has_left:
+                continue
             if item.index:
                 item.host.core.persisted(item.index, item.term, now)
                 self.wake(item.host)
@@ -397,8 +420,8 @@ class RaftDriver:
         if before is not None and before[0] is Role.LEADER and before[:2] != after[:2]:
             host.lost_leadership()
         log.info(
-            "shard %d: %s in term %d, leader %s",
-            host.shard,
+            "%s: %s in term %d, leader %s",
+            host.name,
             after[0].name.lower(),
             after[1],
             host.leader_node or "unknown",

@@ -134,7 +134,7 @@ class Rejoin:
         change = next_change(
             status.config,
             latest,
-            is_caught_up=lambda replica: _is_caught_up(status, replica),
+            is_caught_up=lambda replica: is_caught_up(status, replica),
             may_begin=lambda replica: learning[host.replicas.get(replica)] < LEARNERS_MAX,
         )
         if change is None:
@@ -142,12 +142,12 @@ class Rejoin:
         try:
             host.core.propose_config(change.voters, change.learners, now)
         except (NotLeader, Overloaded) as error:
-            log.debug("shard %d: no change of its members now: %s", host.shard, error)
+            log.debug("%s: no change of its members now: %s", host.name, error)
             return
         node, as_learner = host.replicas[change.replica], change.replica in change.learners
         learning[node] += as_learner
         role = "learner" if as_learner else "voter"
-        log.info("shard %d: %s comes back as a %s", host.shard, node, role)
+        log.info("%s: %s comes back as a %s", host.name, node, role)
         self._driver.wake(host)
 
     def _latest(self, host: ShardHost) -> dict[ReplicaId, ReplicaId]:
@@ -169,7 +169,7 @@ class Rejoin:
             host for host in hosts if not keeps_vote(host.core.committed_config, host.core.replica)
         ]
         if self._was_voteless and not voteless:
-            log.info("this node votes in all its shards again")
+            log.info("this node votes in all its groups")
         self._was_voteless = bool(voteless)
         outside = [
             host.shard for host in voteless if host.core.replica not in members(host.core.config)
@@ -187,7 +187,8 @@ class Rejoin:
             )
 
 
-def _is_caught_up(status: Status, replica: ReplicaId) -> bool:
+def is_caught_up(status: Status, replica: ReplicaId) -> bool:
+    """Whether a learner has nearly all of the log, and is there."""
     return any(
         peer.replica == replica
         and peer.recently_active

@@ -55,7 +55,8 @@ class Repair:
         life = self._renewal.life
         assert life is not None
         try:
-            has_data = asyncio.run(check_up(self._config, life, tell=tell))
+            has_map = self._renewal.has_map
+            has_data = asyncio.run(check_up(self._config, life, has_map=has_map, tell=tell))
         except StartupError as error:
             if not error.is_repairable:
                 raise

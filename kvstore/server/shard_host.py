@@ -22,7 +22,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Protocol
 
 from kvstore.errors import Internal, KVError, NotLeader, Unavailable
-from kvstore.ids import LogIndex, Term
+from kvstore.ids import META_SHARD, LogIndex, Term
 from kvstore.kv import commands
 from kvstore.raft.messages import Entry, EntryKind
 from kvstore.raft.ready import Role
@@ -91,10 +91,10 @@ class _Confirming:
 
 
 class Replicas(Protocol):
-    """Tells the node of each replica; see :class:`kvstore.server.replicas.ShardReplicas`."""
+    """Tells the node of each replica; see :class:`kvstore.server.replicas.ReplicaNodes`."""
 
     def get(self, replica: ReplicaId, /) -> NodeId | None:
-        """The node of ``replica``, if it is one of this shard's."""
+        """The node of ``replica``, if it is known."""
         ...
 
     def __getitem__(self, replica: ReplicaId, /) -> NodeId: ...
@@ -122,6 +122,10 @@ class ShardHost:
         self.machine = machine
         self.clock = clock
         self.replicas = replicas
+        self.has_left = False
+        """This node does not hold the shard any more: whatever is still under way is void."""
+        self.on_written: Callable[[], None] = lambda: None
+        """Told whenever the engine holds more of the state than before."""
         self.installing = False
         """The state is being replaced by a snapshot: nothing may be served from it."""
         self.installs = 0
@@ -140,6 +144,16 @@ class ShardHost:
         self.to_apply: deque[Entry] = deque()
         self.to_apply_bytes = 0
         """Payload bytes in ``to_apply``."""
+
+    @property
+    def is_meta(self) -> bool:
+        """Whether this is the meta group, which no client asks for anything."""
+        return self.shard == META_SHARD
+
+    @property
+    def name(self) -> str:
+        """What to call it where people read."""
+        return "the meta group" if self.is_meta else f"shard {self.shard}"
 
     @property
     def is_leader(self) -> bool:
@@ -245,6 +259,7 @@ class ShardHost:
                 for write, reply in zip(proposal.writes, proposal.replies, strict=True):
                     write.answer.reply(reply)
         self.checkpoints.reached(index)
+        self.on_written()
 
     def _take_proposal(self, entry: Entry) -> _Proposal | None:
         """What was proposed here as ``entry``, if anything.
@@ -301,13 +316,13 @@ class ShardHost:
         for proposal in chain(self._applied, self._proposed):
             if proposal.deadline > now:
                 break
-            error = f"shard {self.shard}: the write was not confirmed and applied in time"
+            error = f"{self.name}: the write was not confirmed and applied in time"
             self._fail_writes(proposal, Unavailable(error, may_have_applied=True))
         overdue = [c for c, confirming in self._confirming.items() if confirming.deadline <= now]
         for context in overdue:
             self._fail_reads(
                 self._confirming.pop(context),
-                Unavailable(f"shard {self.shard}: no majority confirmed the read in time"),
+                Unavailable(f"{self.name}: no majority confirmed the read in time"),
             )
         self.checkpoints.expire(now, LogIndex(self.machine.applied_index))
 
@@ -330,14 +345,14 @@ class ShardHost:
 
     def being_replaced(self) -> Unavailable:
         """Why nothing can be said of the state while a snapshot is installed."""
-        return Unavailable(f"shard {self.shard}: a snapshot is replacing the replica's state")
+        return Unavailable(f"{self.name}: a snapshot is replacing the replica's state")
 
     def replaced_by_snapshot(self, index: LogIndex) -> None:
         """The engine holds the state after ``index``, sent by a leader."""
         self.machine.reload()
         if self.machine.applied_index != index:
             raise Internal(
-                f"shard {self.shard}: a snapshot at {index} holds the state "
+                f"{self.name}: a snapshot at {index} holds the state "
                 f"after {self.machine.applied_index}"
             )
         self.clock.observe(self.machine.last_revision)
@@ -346,6 +361,7 @@ class ShardHost:
         self.to_apply_bytes = 0
         self.commit(waiting)
         self.installing = False
+        self.on_written()
 
     @property
     def is_busy(self) -> bool:
@@ -370,9 +386,7 @@ class ShardHost:
         leader = self.leader_node
         here = leader is not None and self.is_leader
         return NotLeader(
-            f"shard {self.shard} is led by {leader}"
-            if leader
-            else f"shard {self.shard} has no leader",
+            f"{self.name} is led by {leader}" if leader else f"{self.name} has no leader",
             leader=None if here else leader,
             may_have_applied=may_have_applied,
         )

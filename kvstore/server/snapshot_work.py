@@ -67,6 +67,12 @@ class SnapshotTransfers:
         for write in ready.snapshot_writes:
             self._write(host, write)
 
+    def forget(self, host: ShardHost) -> None:
+        """Close what is open for ``host``, which has left."""
+        for shard, transfer in list(self._readers):
+            if shard == host.shard:
+                self._close(host, transfer)
+
     # -- sending side -------------------------------------------------------------------------
 
     def _read(self, host: ShardHost, read: SnapshotRead) -> None:
@@ -75,7 +81,7 @@ class SnapshotTransfers:
         if read.offset == 0:
             meta = host.core.snapshot_meta(host.core.applied_index)
             self._readers[key] = self._storage.open(host.shard)
-            log.info("shard %d: snapshot at %d to replica %d", host.shard, meta.index, read.peer)
+            log.info("%s: snapshot at %d to replica %d", host.name, meta.index, read.peer)
         reader = self._readers.get(key)
         if reader is None:
             host.core.snapshot_failed(read.peer, read.transfer, self._clock())
@@ -91,7 +97,7 @@ class SnapshotTransfers:
             if isinstance(error, CorruptionError):
                 self._driver.fail(error)
                 return
-            log.error("shard %d: a snapshot could not be read: %s", host.shard, error)
+            log.error("%s: a snapshot could not be read: %s", host.name, error)
             self._close(host, read.transfer)
             host.core.snapshot_failed(read.peer, read.transfer, self._clock())
 
@@ -120,7 +126,7 @@ class SnapshotTransfers:
                 self._driver.when_written(lambda: self._install(host, write.meta))
 
         def failed(error: BaseException) -> None:
-            log.error("shard %d: a snapshot could not be stored: %s", host.shard, error)
+            log.error("%s: a snapshot could not be stored: %s", host.name, error)
             if write.is_last:
                 host.installing = False
             host.core.snapshot_aborted(write.transfer, self._clock())
@@ -129,6 +135,8 @@ class SnapshotTransfers:
 
     def _install(self, host: ShardHost, meta: SnapshotMeta) -> None:
         """Put the staged state in force: engine first, then the log, then the core."""
+        if host.has_left:
+            return
         group = group_of_shard(host.shard)
 
         def done(_: None) -> None:
@@ -140,16 +148,22 @@ class SnapshotTransfers:
                 lambda: self._driver.guarded(lambda: self._installed(host, meta)),
             )
 
-        self._submit(host, lambda: self._storage.install(group, host.shard), done, self._on_fatal)
+        def work() -> None:
+            self._storage.install(group, host.shard)
+            host.machine.upgrade()
+
+        self._submit(host, work, done, self._on_fatal)
 
     def _installed(self, host: ShardHost, meta: SnapshotMeta) -> None:
+        if host.has_left:
+            return
         group = group_of_shard(host.shard)
         self._in_background(
             lambda: self._storage.discard(group), "a staged snapshot could not be removed"
         )
         host.replaced_by_snapshot(meta.index)
         host.core.snapshot_installed(meta, self._clock())
-        log.info("shard %d: snapshot at %d is in force", host.shard, meta.index)
+        log.info("%s: snapshot at %d is in force", host.name, meta.index)
         self._driver.wake(host)
 
     def _submit(
@@ -162,7 +176,7 @@ class SnapshotTransfers:
         """Run ``work`` in the thread and the matching callback on the loop, unless stopped."""
 
         def finished(future: Outcome[T]) -> None:
-            if future.cancelled():
+            if future.cancelled() or host.has_left:
                 return
             error = future.exception()
             if error is None:

@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from kvstore import __version__
 from kvstore.raft.confchange import keeps_vote
+from kvstore.raft.progress import ProgressState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from kvstore.config import NodeAddress
-    from kvstore.ids import NodeId, ShardId
+    from kvstore.ids import NodeId, ReplicaId, ShardId
+    from kvstore.raft.ready import Status
     from kvstore.server.shard_host import ShardHost
 
 LEARNER = "learner"
@@ -20,7 +22,11 @@ LEARNER = "learner"
 def node_status(
     address: NodeAddress, hosts: Iterable[ShardHost], *, uptime_s: float, now: float
 ) -> dict[str, Any]:
-    """The body of a STATUS reply: this node and each shard as this replica sees it."""
+    """The body of a STATUS reply: this node and each shard as this replica sees it.
+
+    The meta group, where this node is in it, stands apart.
+    """
+    rows = [(host.is_meta, shard_status(host, now)) for host in hosts]
     return {
         "node": {
             "id": address.id,
@@ -29,7 +35,8 @@ def node_status(
             "software": __version__,
             "uptime_s": round(uptime_s, 3),
         },
-        "shards": [shard_status(host, now) for host in hosts],
+        "shards": [row for is_meta, row in rows if not is_meta],
+        "meta": next((row for is_meta, row in rows if is_meta), None),
     }
 
 
@@ -59,7 +66,39 @@ def shard_status(host: ShardHost, now: float) -> dict[str, Any]:
         "applied_index": status.applied_index,
         "last_index": status.last_index,
         "first_index": status.first_index,
+        "keys": host.machine.keys,
+        "bytes": host.machine.size_bytes,
+        "catching_up": _catching_up(host, status, learners) if host.is_leader else [],
     }
+
+
+def _catching_up(
+    host: ShardHost, status: Status, learners: Collection[ReplicaId]
+) -> list[dict[str, Any]]:
+    """How far each of ``learners`` is, as their leader knows.
+
+    The bytes of a snapshot are not known before it was read, so all of them are estimated by
+    what keys and values take; and where entries are sent, those that are there by the part of
+    the log that is.
+    """
+    rows = []
+    for peer in status.progress:
+        if peer.replica not in learners or peer.replica not in host.replicas:
+            continue
+        total = max(host.machine.size_bytes, peer.snapshot_bytes)
+        part = peer.match_index / max(1, status.last_index)
+        is_snapshot = peer.state == ProgressState.SNAPSHOT.name.lower()
+        rows.append(
+            {
+                "node": host.replicas[peer.replica],
+                "state": peer.state,
+                "match_index": peer.match_index,
+                "last_index": status.last_index,
+                "bytes_sent": peer.snapshot_bytes if is_snapshot else round(total * min(1.0, part)),
+                "bytes_total": total,
+            }
+        )
+    return rows
 
 
 def known_leaders(hosts: Iterable[ShardHost]) -> dict[ShardId, NodeId]:

@@ -93,6 +93,11 @@ class SwimDriver:
         self.core.greet(node, address, self._clock())
         self._settle()
 
+    def remove(self, node: NodeId) -> None:
+        """Expel ``node``, or know that this node was expelled."""
+        self.core.remove(node, self._clock())
+        self._settle()
+
     def tick(self) -> None:
         """Look at the timers."""
         self.core.tick(self._clock())

@@ -106,7 +106,7 @@ class LogKeeper:
 
         Without room for that everything stays as it is, to be tried again.
         """
-        covered = self.covered()
+        covered, hosts = self.covered(), dict(self._driver.hosts)
         try:
             await self._driver.loop.run_in_executor(None, self._engine.flush)
         except DiskFull as error:
@@ -116,7 +116,9 @@ class LogKeeper:
             self._is_held_up = True
             return
         self._is_held_up = False
-        self.release(covered)
+        # Of a group that has left meanwhile, or has come again, nothing may be said.
+        current = self._driver.hosts
+        self.release({g: meta for g, meta in covered.items() if current.get(g) is hosts[g]})
 
     def covered(self) -> dict[GroupId, SnapshotMeta]:
         """What a flush that begins now will cover: how far each group is applied."""
@@ -182,7 +184,7 @@ class LeaderBalance:
     def __init__(
         self,
         driver: RaftDriver,
-        preferred: Mapping[GroupId, NodeId],
+        preferred: Callable[[GroupId], NodeId | None],
         *,
         steady_since: Callable[[NodeId], float | None],
         clock: Callable[[], float],
@@ -203,8 +205,8 @@ class LeaderBalance:
             self._hand_all_over(now)
             return
         for group, host in self._driver.hosts.items():
-            node = self._preferred[group]
-            if not host.is_leader or host.leader_node == node:
+            node = self._preferred(group)
+            if node is None or not host.is_leader or host.leader_node == node:
                 continue
             if not self._is_steady(self._steady_since(node), now):
                 continue
@@ -238,7 +240,7 @@ class LeaderBalance:
         ]
 
     def _transfer(self, host: ShardHost, to: ReplicaId, now: float) -> None:
-        log.info("shard %d: leadership goes to %s", host.shard, host.replicas[to])
+        log.info("%s: leadership goes to %s", host.name, host.replicas[to])
         host.core.transfer_leadership(to, now)
         self._driver.wake(host)
 

@@ -100,7 +100,7 @@ def expel(shard_map: ShardMap, node: NodeId) -> ShardMap:
 def begin(
     shard_map: ShardMap, group: GroupId, add: NodeId | None, remove: NodeId | None
 ) -> ShardMap:
-    """A change of ``group`` is wanted: a copy comes to ``add``, that on ``remove`` goes.
+    """From the next version on a copy of ``group`` is to come to ``add``, that on ``remove`` to go.
 
     Raises:
         InvalidArgument: another change is under way, or the group has had too many copies.
@@ -116,7 +116,7 @@ def begin(
         comes = Replica(replica_id(shard_map.node(add).number, 0, stays[group]), add)
     if remove is not None:
         goes = next(r for r in shard_map.members(group) if r.node == remove)
-    change = Change(group, comes, goes)
+    change = Change(group, comes, goes, shard_map.version + 1)
     changes = sorted((*shard_map.changes, change), key=lambda change: change.group)
     return replace(shard_map, changes=tuple(changes), stays=tuple(stays))
 
@@ -152,6 +152,11 @@ def prefer(shard_map: ShardMap, leaders: Sequence[NodeId]) -> ShardMap:
         for leader, members in zip(leaders, shard_map.replicas, strict=True)
     )
     return replace(shard_map, replicas=replicas)
+
+
+def rebalance(shard_map: ShardMap, *, is_wanted: bool) -> ShardMap:
+    """The load is to be made even now, or is as even as it gets."""
+    return replace(shard_map, is_rebalancing=is_wanted)
 
 
 def _with_members(shard_map: ShardMap, group: GroupId, members: Sequence[Replica]) -> ShardMap:

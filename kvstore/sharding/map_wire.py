@@ -34,12 +34,13 @@ def encode(shard_map: ShardMap) -> dict[str, Any]:
         "replicas": [_encode_replicas(replicas) for replicas in shard_map.replicas],
         "meta": _encode_replicas(shard_map.meta),
         "changes": [
-            [c.group, _encode_end(c.add), _encode_end(c.remove), c.cancelled_at]
+            [c.group, _encode_end(c.add), _encode_end(c.remove), c.begun_at, c.cancelled_at]
             for c in shard_map.changes
         ],
         "stays": list(shard_map.stays),
         "last_number": shard_map.last_number,
         "removed": list(shard_map.removed),
+        "rebalancing": shard_map.is_rebalancing,
     }
 
 
@@ -96,6 +97,7 @@ def _decode(wire: Any) -> ShardMap:
         stays=stays,
         last_number=last_number,
         removed=tuple(_node_id(name) for name in wire["removed"]),
+        is_rebalancing=wire["rebalancing"] is True,
     )
     _check_changes(decoded)
     return decoded
@@ -144,13 +146,14 @@ def _decode_replica(row: Any, numbers: dict[int, NodeId]) -> Replica:
 
 
 def _decode_change(row: Any, shards: int, numbers: dict[int, NodeId]) -> Change:
-    group, add, remove, cancelled_at = row
+    group, add, remove, begun_at, cancelled_at = row
     if add is None and remove is None:
         raise ValueError("a change of nothing")
     return Change(
         GroupId(_whole(group, shards, least=0)),
         None if add is None else _decode_replica(add, numbers),
         None if remove is None else _decode_replica(remove, numbers),
+        _whole(begun_at),
         _whole(cancelled_at, least=0),
     )
 

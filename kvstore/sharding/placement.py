@@ -1,6 +1,6 @@
-"""Which nodes hold which shard: a pure function of the nodes, so that all agree on it.
+"""Which nodes hold which shard: a pure function, so that all agree on it.
 
-A shard's replicas are the first nodes clockwise of its arc's start, subject to three rules:
+Rules for a shard's replicas:
 
 * distinct nodes, always;
 * failure zones: no zone holds more replicas of a shard than it must. One each, as long as
@@ -9,252 +9,211 @@ A shard's replicas are the first nodes clockwise of its arc's start, subject to 
 * bounded loads (Mirrokni et al. 2016): no node holds more than 1.1 times its share, rounded
   up. The share follows the weights, as far as the two rules above let it.
 
-The walk alone can end in a corner: what is left for the last shards are nodes that they hold
-already. Then replicas placed before are moved along a shortest augmenting path (Ford and
-Fulkerson 1956). One exists always: giving every shard an equal part of every node's share is
-a fractional placement within the rules, and so there is a whole one too.
+A cluster is founded with the first nodes clockwise of each arc's start that the rules allow.
+That forgets what was: when a node comes or goes, the bounds push replicas about between others.
+So later placements start from the present one and move what they must. They are level: each
+node holds its share rounded up or down, or almost (:class:`~kvstore.sharding.loads.Level`).
+From one to the next, when one of several equal nodes comes or goes, what it gets or leaves is
+all that moves; but with few shards a bound can demand another move or two.
 
-Numbers are exact fractions. Rounding must not make two nodes disagree.
+A walk can end in a corner: what is left for the last shards are nodes that they hold already.
+Then replicas placed before are moved along a shortest augmenting path. One exists always:
+giving every shard an equal part of every node's share is a fractional placement within the
+rules, and level; and so there is a whole one too.
 """
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_left
-from collections import Counter, defaultdict, deque
 from fractions import Fraction
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from kvstore.ids import ShardId
-from kvstore.sharding.ring import arc_start, tokens
+from kvstore.sharding.holding import Holding
+from kvstore.sharding.leaders import NOBODY, spread_leaders
+from kvstore.sharding.levelling import level_out
+from kvstore.sharding.loads import Level, load_max, shares, zone_level, zone_of
+from kvstore.sharding.ring import RING_SIZE, Ring, arc_start, tokens
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
-    from kvstore.config import NodeAddress
     from kvstore.ids import NodeId
-
-LOAD_FACTOR = Fraction(11, 10)
+    from kvstore.sharding.loads import Place
 
 
 def placement(
-    nodes: Sequence[NodeAddress], shards: int, replicas: int
+    nodes: Sequence[Place],
+    shards: int,
+    replicas: int,
+    current: Sequence[Sequence[NodeId]] | None = None,
+    *,
+    is_exact: bool = False,
 ) -> tuple[tuple[NodeId, ...], ...]:
     """The nodes of every shard; the first of each is its preferred leader.
 
     Args:
-        nodes: the members, in any order, with distinct ids.
+        nodes: those that may hold replicas, in any order, with distinct ids.
         shards: how many, a power of two.
         replicas: of each shard, from 1 to the number of nodes.
+        current: who holds each shard now, the preferred leader first: also nodes that shall hold
+            none any more, also more or fewer than ``replicas``. None to found a cluster; that
+            placement must never change, for the nodes work it out again at each start.
+        is_exact: whether each node shall hold its share, rounded down or up, even if replicas
+            must move for it between nodes that stay (see :class:`Level`).
     """
     assert 1 <= replicas <= len(nodes)
     members = sorted(nodes, key=lambda node: node.id)
-    placing = _Placing(members, shards, replicas)
-    for shard in range(shards):
-        for _ in range(replicas):
-            placing.add_replica(ShardId(shard))
-    return _spread_leaders(members, placing.held)
-
-
-def shares(nodes: Sequence[NodeAddress], shards: int, replicas: int) -> dict[NodeId, Fraction]:
-    """How many replicas each node should hold, by weight and as far as the rules let it."""
-    zones = _zones(nodes)
-    level = _zone_level(zones, replicas)
-    by_zone = _pour(
-        Fraction(shards * replicas),
-        {zone: _weight_of(inside) for zone, inside in zones.items()},
-        {zone: shards * min(level, len(inside)) for zone, inside in zones.items()},
-    )
-    result: dict[NodeId, Fraction] = {}
-    for zone, inside in zones.items():
-        weights = {node.id: Fraction(node.weight) for node in inside}
-        result |= _pour(by_zone[zone], weights, dict.fromkeys(weights, shards))
-    return result
-
-
-def load_max(share: Fraction, shards: int) -> int:
-    """The bound on a node's replicas. Each of them is of another shard."""
-    return min(shards, math.ceil(LOAD_FACTOR * share))
-
-
-_Vessel = TypeVar("_Vessel")
-_Zone = tuple[str, str]
-"""A zone's name; or, for a node without a zone, its own id."""
-
-
-def _zone_of(node: NodeAddress) -> _Zone:
-    return (node.zone, "") if node.zone else ("", node.id)
-
-
-def _zones(nodes: Sequence[NodeAddress]) -> dict[_Zone, list[NodeAddress]]:
-    zones: dict[_Zone, list[NodeAddress]] = defaultdict(list)
-    for node in nodes:
-        zones[_zone_of(node)].append(node)
-    return zones
-
-
-def _weight_of(nodes: Sequence[NodeAddress]) -> Fraction:
-    return sum((Fraction(node.weight) for node in nodes), Fraction(0))
-
-
-def _zone_level(zones: Mapping[_Zone, Sequence[NodeAddress]], replicas: int) -> int:
-    """The smallest bound on a shard's replicas in one zone with which all can be placed."""
-    level = 1
-    while sum(min(level, len(inside)) for inside in zones.values()) < replicas:
-        level += 1
-    return level
-
-
-def _pour(
-    total: Fraction, weights: Mapping[_Vessel, Fraction], bounds: Mapping[_Vessel, int]
-) -> dict[_Vessel, Fraction]:
-    """Divide ``total`` by weight; what is above a vessel's bound goes to the others."""
-    open_ones = dict(weights)
-    result: dict[_Vessel, Fraction] = {}
-    while True:
-        unit = total / sum(open_ones.values()) if open_ones else Fraction(0)
-        full = [vessel for vessel in open_ones if open_ones[vessel] * unit > bounds[vessel]]
-        if not full:
-            return result | {vessel: weight * unit for vessel, weight in open_ones.items()}
-        for vessel in full:
-            result[vessel] = Fraction(bounds[vessel])
-            total -= bounds[vessel]
-            del open_ones[vessel]
+    placing = _Placing(members, shards, replicas, is_exact=is_exact)
+    if current is None:
+        placing.found()
+    else:
+        assert len(current) == shards
+        placing.keep(current)
+        placing.fill()
+        placing.level()
+    return placing.result()
 
 
 class _Placing:
-    """Invariant: ``held`` never breaks a rule; only replicas may still be missing."""
-
-    def __init__(self, nodes: Sequence[NodeAddress], shards: int, replicas: int) -> None:
-        share = shares(nodes, shards, replicas)
-        self.held: list[list[NodeId]] = [[] for _ in range(shards)]
-        self._room = {node.id: load_max(share[node.id], shards) for node in nodes}
-        self._zone = {node.id: _zone_of(node) for node in nodes}
-        self._level = _zone_level(_zones(nodes), replicas)
-        self._holders: dict[NodeId, list[ShardId]] = {node.id: [] for node in nodes}
-        self._ring = sorted((at, node.id) for node in nodes for at in tokens(node.id, node.weight))
-
-    def add_replica(self, shard: ShardId) -> None:
-        """Give ``shard`` one more: the first node clockwise that may hold it and has room."""
-        for node in self._clockwise(shard):
-            if self._room[node] and self._may_hold(node, shard):
-                self._put(shard, node)
-                return
-        self._make_room(shard)
-
-    def _clockwise(self, shard: ShardId) -> Iterator[NodeId]:
-        """Every node once, in the order of their first tokens from the arc's start."""
-        first = bisect_left(self._ring, (arc_start(shard, len(self.held)), ""))
-        seen: set[NodeId] = set()
-        for step in range(len(self._ring)):
-            node = self._ring[(first + step) % len(self._ring)][1]
-            if node not in seen:
-                seen.add(node)
-                yield node
-                if len(seen) == len(self._room):
-                    return
-
-    def _may_hold(self, node: NodeId, shard: ShardId, without: NodeId | None = None) -> bool:
-        """Whether the rules let ``shard`` be on ``node``, once it is gone from ``without``."""
-        others = [held for held in self.held[shard] if held != without]
-        zones = Counter(self._zone[held] for held in others)
-        return node not in self.held[shard] and zones[self._zone[node]] < self._level
-
-    def _make_room(self, shard: ShardId) -> None:
-        """Find the shortest chain of moves that ends on a node with room, and make it.
-
-        ``taken[node] = (s, before)``: ``s`` may take ``node`` if it leaves ``before``, which
-        whoever comes earlier in the chain takes over; None where the chain begins.
-        """
-        taken: dict[NodeId, tuple[ShardId, NodeId | None]] = {}
-        reached: deque[NodeId] = deque()
-        for node in self._clockwise(shard):
-            if self._may_hold(node, shard):
-                taken[node] = shard, None
-                reached.append(node)
-        while not self._room[reached[0]]:
-            full = reached.popleft()
-            for holder in self._holders[full]:
-                for node in self._clockwise(holder):
-                    if node not in taken and self._may_hold(node, holder, without=full):
-                        taken[node] = holder, full
-                        reached.append(node)
-        end: NodeId | None = reached[0]
-        while end is not None:
-            mover, before = taken[end]
-            if before is not None:
-                self._drop(mover, before)
-            self._put(mover, end)
-            end = before
-
-    def _put(self, shard: ShardId, node: NodeId) -> None:
-        self.held[shard].append(node)
-        self._holders[node].append(shard)
-        self._room[node] -= 1
-
-    def _drop(self, shard: ShardId, node: NodeId) -> None:
-        self.held[shard].remove(node)
-        self._holders[node].remove(shard)
-        self._room[node] += 1
-
-
-def _spread_leaders(
-    nodes: Sequence[NodeAddress], held: Sequence[Sequence[NodeId]]
-) -> tuple[tuple[NodeId, ...], ...]:
-    """Put first in each shard the node that shall lead it, evenly by weight.
-
-    An optimal semi-matching (Harvey et al. 2003): while there is a chain of hand-overs from
-    a node to another that is better off with one more, make it. Each lowers the sum of
-    ``leads^2 / weight``, so this ends; and then no other choice has a lower one.
-    """
-    leading = _Leading({node.id: Fraction(node.weight) for node in nodes}, held)
-    while leading.improve():
-        pass
-    return tuple(
-        (leader, *(node for node in replicas if node != leader))
-        for leader, replicas in zip(leading.leader, held, strict=True)
-    )
-
-
-class _Leading:
-    """Who leads each shard, and the chains by which that can become more even."""
+    """Nodes are known by their ranks in the order of their ids, on which all agree."""
 
     def __init__(
-        self, weights: Mapping[NodeId, Fraction], held: Sequence[Sequence[NodeId]]
+        self, nodes: Sequence[Place], shards: int, replicas: int, *, is_exact: bool
     ) -> None:
-        self.leader = [replicas[0] for replicas in held]
-        self._held = held
-        self._weights = weights
-        self._leads = Counter(self.leader)
+        self._nodes = nodes
+        self._shards = shards
+        self._replicas = replicas
+        by_id = shares(nodes, shards, replicas)
+        self._share = [by_id[node.id] for node in nodes]
+        self._level = Level(self._share, shards, is_exact=is_exact)
+        in_zone_max = zone_level(nodes, replicas)
+        self._holding = Holding(shards, [zone_of(node) for node in nodes], in_zone_max)
+        self._leader = [NOBODY] * shards
+        self._tokens: dict[int, list[int]] = {}
 
-    def improve(self) -> bool:
-        """Make one chain of hand-overs; False when none makes things more even."""
-        loaded = sorted(self._weights, key=lambda node: (-self._with(node, -1), node))
-        return any(self._relieve(node) for node in loaded)
+    def result(self) -> tuple[tuple[NodeId, ...], ...]:
+        """What was placed, with the leaders spread."""
+        held = self._holding.held
+        leaders = [
+            leader if leader in replicas else NOBODY
+            for leader, replicas in zip(self._leader, held, strict=True)
+        ]
+        weights = [Fraction(node.weight) for node in self._nodes]
+        ids = [node.id for node in self._nodes]
+        return tuple(
+            (ids[leader], *(ids[node] for node in replicas if node != leader))
+            for leader, replicas in zip(spread_leaders(leaders, held, weights), held, strict=True)
+        )
 
-    def _with(self, node: NodeId, change: int) -> Fraction:
-        """What ``node`` counts for with half a lead more or less, per weight."""
-        return (self._leads[node] + Fraction(change, 2)) / self._weights[node]
+    def found(self) -> None:
+        """Place everything by the ring alone, and let the first of each shard lead it."""
+        bounds = [load_max(share, self._shards) for share in self._share]
+        ring = self._ring(range(len(self._nodes)))
+        self._walk(bounds, lambda shard: ring.clockwise(self._start(shard)), fresh_only=False)
+        self._leader = [held[0] for held in self._holding.held]
 
-    def _relieve(self, loaded: NodeId) -> bool:
-        came_by: dict[NodeId, int] = {}
-        reached = deque([loaded])
-        while reached:
-            node = reached.popleft()
-            if self._with(node, +1) < self._with(loaded, -1):
-                self._hand_over(node, loaded, came_by)
-                return True
-            for shard, leader in enumerate(self.leader):
-                if leader == node:
-                    for other in self._held[shard]:
-                        if other not in came_by and other != loaded:
-                            came_by[other] = shard
-                            reached.append(other)
-        return False
+    def keep(self, current: Sequence[Sequence[NodeId]]) -> None:
+        """Place what is there and may stay."""
+        holding = self._holding
+        rank = {node.id: number for number, node in enumerate(self._nodes)}
+        for shard, ids in enumerate(current):
+            for node in dict.fromkeys(rank[node_id] for node_id in ids if node_id in rank):
+                holding.put(shard, node)
+            if ids:
+                self._leader[shard] = rank.get(ids[0], NOBODY)
+        holding.keep()
+        for shard in range(self._shards):
+            while surplus := holding.surplus(shard, self._replicas):
+                loads = {node: self._level.excess(node, holding.load(node)) for node in surplus}
+                holding.drop(shard, max(surplus, key=loads.__getitem__))
 
-    def _hand_over(self, to: NodeId, loaded: NodeId, came_by: Mapping[NodeId, int]) -> None:
-        self._leads[to] += 1
-        self._leads[loaded] -= 1
-        while to != loaded:
-            shard = came_by[to]
-            self.leader[shard], to = to, self.leader[shard]
+    def fill(self) -> None:
+        """Give every shard what it lacks, first to nodes below their share."""
+        self._walk(self._level.least)
+        self._walk(self._level.low)
+        self._walk(self._level.high, fresh_only=True)
+        self._walk(self._level.most, fresh_only=True)
+        self._walk(self._level.high, fresh_only=False)
+
+    def level(self) -> None:
+        """Move replicas from nodes that hold too many, and to nodes that hold too few."""
+        level_out(self._holding, self._level, self._distance)
+
+    def _walk(
+        self,
+        bounds: Sequence[int],
+        order: Callable[[int], Iterable[int]] | None = None,
+        *,
+        fresh_only: bool | None = None,
+    ) -> None:
+        """Give every shard what it lacks: the first clockwise that may hold it and has room.
+
+        Where there is none, make room by a chain of moves, of fresh replicas only or of any;
+        ``fresh_only`` None for none.
+        """
+        holding = self._holding
+        lacking = [s for s, held in enumerate(holding.held) if len(held) < self._replicas]
+        if not lacking:
+            return
+        loads = map(holding.load, range(len(bounds)))
+        room = _Room([bound - load for bound, load in zip(bounds, loads, strict=True)], self._ring)
+        for shard in lacking:
+            while len(holding.held[shard]) < self._replicas:
+                node = room.first(self._start(shard), shard, holding.may_hold)
+                if node is not None:
+                    holding.put(shard, node)
+                elif fresh_only is not None:
+                    node = holding.chain_for(shard, room.is_on, order, fresh_only=fresh_only)
+                if node is None:
+                    break
+                room.take(node)
+
+    def _distance(self, shard: int, node: int) -> int:
+        """From the arc's start clockwise to the first token."""
+        start, own = self._start(shard), self._tokens_of(node)
+        return (own[bisect_left(own, start) % len(own)] - start) % RING_SIZE
+
+    def _ring(self, nodes: Iterable[int]) -> Ring:
+        return Ring({node: self._tokens_of(node) for node in nodes})
+
+    def _tokens_of(self, node: int) -> list[int]:
+        if node not in self._tokens:
+            place = self._nodes[node]
+            self._tokens[node] = sorted(tokens(place.id, place.weight))
+        return self._tokens[node]
+
+    def _start(self, shard: int) -> int:
+        return arc_start(ShardId(shard), self._shards)
+
+
+class _Room:
+    """How many more replicas each node may get, and the ring of those that may get any."""
+
+    def __init__(self, room: list[int], ring_of: Callable[[Iterable[int]], Ring]) -> None:
+        self._room = room
+        self._ring_of = ring_of
+        self._ring_afresh()
+
+    def _ring_afresh(self) -> None:
+        self._open = [node for node, room in enumerate(self._room) if room > 0]
+        self._ring = self._ring_of(self._open)
+        self._full = 0
+
+    def is_on(self, node: int) -> bool:
+        """Whether ``node`` may get another."""
+        return self._room[node] > 0
+
+    def first(self, start: int, shard: int, may_hold: Callable[[int, int], bool]) -> int | None:
+        """The first clockwise from ``start`` that has room and may hold ``shard``."""
+        for node in self._ring.clockwise(start):
+            if self._room[node] > 0 and may_hold(node, shard):
+                return node
+        return None
+
+    def take(self, node: int) -> None:
+        """``node`` has got one more. Once half of the ring is full, it is made anew."""
+        self._room[node] -= 1
+        self._full += self._room[node] == 0
+        if 2 * self._full > len(self._open):
+            self._ring_afresh()

@@ -7,6 +7,7 @@ their own; :mod:`kvstore.sharding.placement` walks them.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from typing import TYPE_CHECKING
 
 import xxhash
@@ -14,11 +15,12 @@ import xxhash
 from kvstore.ids import ShardId
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from kvstore.ids import NodeId
 
 RING_BITS = 64
+RING_SIZE = 1 << RING_BITS
 TOKENS_PER_WEIGHT = 128
 
 
@@ -44,6 +46,14 @@ def arc_start(shard: ShardId, shards: int) -> int:
     return shard << (RING_BITS - shards.bit_length() + 1)
 
 
+def arc_in_hex(shard: ShardId, shards: int) -> tuple[str, str]:
+    """Where a shard's arc begins and ends, in as many digits as tell the shards apart."""
+    digits = max(2, -(-(shards.bit_length() - 1) // 4))
+    first, end = arc_start(shard, shards), arc_start(ShardId(shard + 1), shards)
+    shift = RING_BITS - 4 * digits
+    return f"{first >> shift:0{digits}x}", f"{end - 1 >> shift:0{digits}x}"
+
+
 def tokens(node: NodeId, weight: float) -> list[int]:
     """The positions of a node: ``weight x 128`` of them, at least one.
 
@@ -51,3 +61,27 @@ def tokens(node: NodeId, weight: float) -> list[int]:
     """
     count = max(1, round(weight * TOKENS_PER_WEIGHT))
     return [position(f"{node}#{number}".encode()) for number in range(count)]
+
+
+class Ring:
+    """The tokens of some nodes in their order; each node is known by a number."""
+
+    def __init__(self, tokens_of: Mapping[int, Sequence[int]]) -> None:
+        marks = sorted(at << 32 | node for node, own in tokens_of.items() for at in own)
+        self._at = [mark >> 32 for mark in marks]
+        self._owner = [mark & 0xFFFFFFFF for mark in marks]
+        self._nodes = len(tokens_of)
+
+    def clockwise(self, start: int) -> Iterator[int]:
+        """Every node once, in the order of their first tokens from ``start``."""
+        owner = self._owner
+        seen: set[int] = set()
+        first = bisect_left(self._at, start)
+        for span in (range(first, len(owner)), range(first)):
+            for step in span:
+                node = owner[step]
+                if node not in seen:
+                    seen.add(node)
+                    yield node
+                    if len(seen) == self._nodes:
+                        return

@@ -7,7 +7,7 @@ behind asks for the newer one. How one map may follow another stands in
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,7 @@ from kvstore.sharding import ring
 from kvstore.sharding.placement import placement
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from kvstore.config import ClusterConfig
 
@@ -87,6 +87,8 @@ class Change:
     group: GroupId
     add: Replica | None
     remove: Replica | None
+    begun_at: int
+    """The version of the map that wanted it first."""
     cancelled_at: int = 0
     """The version of the map that gave up on it; 0 while it is wanted."""
 
@@ -117,6 +119,9 @@ class ShardMap:
     """The highest that a node was ever given."""
     removed: tuple[NodeId, ...] = ()
     """Names that never come back."""
+    is_rebalancing: bool = False
+    """Replicas are moved until each node holds its share: for once begun, that is not left half
+    done because it is even enough."""
 
     def shard_of(self, key: bytes) -> ShardId:
         """The shard that holds ``key``."""
@@ -173,6 +178,16 @@ class ShardMap:
             if node in ends:
                 found |= ends
         return frozenset(found - {node})
+
+    def addresses(self, own: Mapping[NodeId, str]) -> dict[NodeId, str]:
+        """Where each node listens; ``own`` says where some are reached from here."""
+        return {node.id: own.get(node.id, node.address) for node in self.nodes}
+
+    def seen_from(self, own: Mapping[NodeId, str]) -> ShardMap:
+        """The same map with the addresses that count here."""
+        there = self.addresses(own)
+        nodes = tuple(replace(node, address=there[node.id]) for node in self.nodes)
+        return replace(self, nodes=nodes)
 
     def nodes_by_number(self) -> dict[int, NodeId]:
         """Whose replicas carry which number."""

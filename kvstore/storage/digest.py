@@ -1,9 +1,10 @@
 """A checksum over the rows of one shard, by which its replicas are compared.
 
 All rows count: values with their revisions, sessions, the configuration, the applied index
-with its term. They follow from the log alone (:mod:`kvstore.kv.state_machine`), so replicas at
-one applied index have equal rows, and rows that differ show in the checksum (xxh3, 64 bits: it
-finds accidents and bugs, it does not stop an attacker).
+with its term and the counts of keys and bytes. They follow from the log alone
+(:mod:`kvstore.kv.state_machine`), so replicas at one applied index have equal rows, and rows
+that differ show in the checksum (xxh3, 64 bits: it finds accidents and bugs, it does not stop
+an attacker).
 """
 
 from __future__ import annotations

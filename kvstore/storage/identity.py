@@ -95,6 +95,21 @@ class Identity:
             if not self._content.log_begun:
                 self._save(replace(self._content, log_begun=True))
 
+    @property
+    def has_map(self) -> bool:
+        """Whether a shard map was written down here."""
+        return self._content.has_map
+
+    def note_map(self) -> None:
+        """From now on there is a shard map: a start that does not find it is refused.
+
+        Raises:
+            OSError: the disk fails or is full; it may be tried again.
+        """
+        with self._changing:
+            if not self._content.has_map:
+                self._save(replace(self._content, has_map=True))
+
     def check_log(self) -> None:
         """See whether the log is where it was begun.
 

@@ -56,6 +56,8 @@ class Content:
     """The directories of the peers that were met."""
     log_begun: bool = False
     """There is a log: if it is not found, it was lost."""
+    has_map: bool = False
+    """There is a file of the shard map: if it is not found, it was lost."""
     setting_aside: str = ""
     """A repair is not finished: the old data is being moved to the directory of this name."""
     starts: int = 0
@@ -122,6 +124,7 @@ def encode(content: Content) -> bytes:
         "facts": dict(content.owner.facts),
         "pins": {node: [pin.data_id, pin.life] for node, pin in content.pins.items()},
         "log_begun": content.log_begun,
+        "has_map": content.has_map,
         "setting_aside": content.setting_aside,
         "starts": content.starts,
     }
@@ -157,8 +160,9 @@ def decode(data: bytes) -> Content:
         Pin(said["data_id"], said["life"]),
         {NodeId(node): Pin(*pin) for node, pin in said["pins"].items()},
         said["log_begun"],
+        said.get("has_map", False),  # It was added later, like the number of starts.
         said["setting_aside"],
-        said.get("starts", 0),  # It was added later.
+        said.get("starts", 0),
     )
 
 

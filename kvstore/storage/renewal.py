@@ -79,6 +79,11 @@ class Renewal:
         """The life of the directory as it is, None if that cannot be read."""
         return None if self._content is None else self._content.own.life
 
+    @property
+    def has_map(self) -> bool:
+        """Whether a shard map was written down in the directory as it is."""
+        return self._content is not None and self._content.has_map
+
     def hold(self) -> None:
         """Lock the directory, which is made if it is not there.
 

@@ -183,11 +183,16 @@ class SwimCore:
             self._exchange.leave()
 
     def remove(self, node: NodeId, now: float) -> None:
-        """Expel ``node`` for good: whatever it or others say of it later, it stays removed."""
+        """Expel ``node`` for good: whatever it or others say of it later, it stays removed.
+
+        If that is this node, as others have told it, it falls silent.
+        """
         awake = self._advance(now)
         member = self._view.members.get(node)
         incarnation = 0 if member is None else member.incarnation
-        claim = Claim(node, State.REMOVED, incarnation, accuser=self._view.own.node)
+        own = self._view.own.node
+        accuser = None if node == own else own
+        claim = Claim(node, State.REMOVED, incarnation, accuser=accuser)
         self._view.take(claim, awake)
 
     def _advance(self, now: float) -> float:

@@ -36,6 +36,9 @@ class Kind(IntEnum):
     MEMBERS = 22
     """The view of the asked node, no body; with EVENTS: :mod:`kvstore.wire.membership`."""
     EVENTS = 23
+    ORDER = 24
+    """Of an administrator, with TRANSFER: :mod:`kvstore.wire.admin`."""
+    TRANSFER = 25
     REPLY = 32
     """The answer to a client's request, with that request's id."""
     RAFT = 48
@@ -46,6 +49,10 @@ class Kind(IntEnum):
     """Answered by a MAP if the receiver has one; no body."""
     MAP = 51
     """The shard map as the sender has it: :mod:`kvstore.wire.map_codec`."""
+    MAP_NEWS = 53
+    """The version of the shard map that the sender has, for whoever is behind to pull it."""
+    REPORTS = 52
+    """How far the groups are that the sender leads: :mod:`kvstore.wire.report_codec`."""
 
 
 APPLICATION_KINDS = frozenset(kind.value for kind in Kind if kind >= Kind.WRITE)

@@ -67,6 +67,20 @@ def test_it_says_who_does_not_answer_even_if_nobody_is_asked(kv: Kv, config_file
     assert "kv: warning: no answer from n2 and n3: n1 cannot come back" in done.err
 
 
+def test_where_nobody_tells_the_shards_of_one_that_joined_that_is_said(
+    kv: Kv, tmp_path: Path
+) -> None:
+    (tmp_path / "n4.toml").write_text(
+        '[node]\nid = "n4"\ndata_dir = "data"\naddress = "127.0.0.1:4"\n'
+        '[cluster]\nid = "c"\nseeds = ["127.0.0.1:1"]\nnodes = []\n'
+    )
+    done = kv("repair", "--config", "n4.toml", "--yes")
+    assert done.code == 0
+    assert done.err == (
+        "kv: warning: no other node answers: nobody knows whether they need the data of n4\n"
+    )
+
+
 def test_nobody_to_ask(kv: Kv, config_file: str, tmp_path: Path) -> None:
     for stdin in (b"", b"perhaps\n"):
         done = kv("repair", "--config", config_file, stdin=stdin)

@@ -8,8 +8,9 @@ import pytest
 from kvstore.cli.status import _shard_row
 from kvstore.cli.view import ClusterView, ShardView, leaders_per_node, merge
 from kvstore.config import ClusterConfig, NodeAddress
-from kvstore.ids import NodeId, ReplicaId
-from kvstore.sharding.shard_map import Replica, bootstrap
+from kvstore.ids import GroupId, NodeId, ReplicaId
+from kvstore.sharding import changes
+from kvstore.sharding.shard_map import Replica, ShardMap, bootstrap
 
 NODES = tuple(NodeAddress(NodeId(f"n{i}"), f"127.0.0.1:740{i}") for i in (1, 2, 3))
 MAP = bootstrap(ClusterConfig(id="c", nodes=NODES, shards=2, replicas=3))
@@ -103,6 +104,37 @@ def test_a_repaired_node_is_a_learner_and_no_part_of_a_majority(
     assert [shard.has_majority for shard in alone.shards] == [False, True]
 
 
+def test_the_lag_is_that_of_the_slowest_replica_that_answers() -> None:
+    ends = [{"last_index": end} for end in (9, 9, 4)]
+    answers = [says(1, LEADS | ends[0], LEADS | ends[0]), says(2, ends[1], ends[1])]
+    assert [shard.lag for shard in merge(MAP, answers).shards] == [0, 0]
+    assert merge(MAP, [*answers, says(3, ends[2], {"last_index": 11})]).shards[0].lag == 5
+    assert merge(MAP, [*answers, says(3, ends[2], {"last_index": 11})]).shards[1].lag == 0
+    assert [shard.lag for shard in merge(MAP, [says(2, ends[1], ends[1])]).shards] == [None] * 2
+    assert merge(MAP, [says(1, LEADS, LEADS)]).shards[0].lag is None, "of an older version"
+
+
+def moving() -> ShardMap:
+    """The copy of shard 0 on n1 is on its way to n4, which listens where n1 did, nearly."""
+    admitted = changes.admit(MAP, NodeId("n4"), "127.0.0.1:7404", 1.0, "")
+    return changes.begin(admitted, GroupId(1), NodeId("n4"), NodeId("n1"))
+
+
+def test_whoever_comes_may_lead_before_the_map_says_that_it_has_come() -> None:
+    newcomer = says(1, LEADS)
+    newcomer["node"] |= {"id": "n4", "address": "127.0.0.1:7404"}
+    view = merge(moving(), [says(2, {}, {}), says(3, {}, {}), newcomer])
+    assert view.shards[0].leader == "n4"
+    assert set(view.shards[0].replicas) == {"n1", "n2", "n3"}
+
+
+def test_whoever_goes_was_not_repaired() -> None:
+    leader = {**LEADS, "learners": ["n1"]}
+    goes = {"role": "learner"}
+    view = merge(moving(), [says(1, goes, {}), says(2, leader, LEADS), says(3, {}, {})])
+    assert view.shards[0].learners == ()
+
+
 def test_what_is_unusual_about_a_replica_stands_behind_its_node() -> None:
     shard = ShardView(0, "n1", 1, ("n1", "n2", "n3"), 5, 5, ("n2",), ("n3",))
     assert _shard_row(shard) == ["0", "n1", "1", "n1, n2?, n3 (learner)", "5", "5"]
@@ -132,3 +164,13 @@ def test_a_shard_elsewhere_is_not_missed_on_a_node_without_it() -> None:
     view = merge(spread, [says(1, LEADS), on_n2, says(3)])
     assert [shard.leader for shard in view.shards] == ["n1", "n2"]
     assert view.missing() == []
+
+
+def test_keys_and_bytes_are_the_leaders_or_else_of_whoever_is_furthest() -> None:
+    told = [{"applied_index": 4 + n, "keys": n, "bytes": 10 * n} for n in (1, 3, 2)]
+    led = merge(MAP, [says(n, row | (LEADS if n == 1 else {})) for n, row in enumerate(told, 1)])
+    leaderless = merge(MAP, [says(n, row) for n, row in enumerate(told, 1)])
+    older, silent = merge(MAP, [says(1, LEADS)]), merge(MAP, [])
+    shown = [view.to_json()["shards"][0] for view in (led, leaderless, older, silent)]
+    counts = [(row["keys"], row["bytes"]) for row in shown]
+    assert counts == [(1, 10), (3, 30), (None, None), (None, None)]

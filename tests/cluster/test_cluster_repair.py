@@ -110,7 +110,7 @@ async def test_a_damaged_node_is_refused_repaired_and_a_voter_again(
         assert f"{segment}: offset " in said["found"]
         await load.go_on(100)
         await cluster.restart(node)
-        await log_says(node, "votes in all its shards again")
+        await log_says(node, "votes in all its groups")
         await assert_whole(cluster)
         await wait_for(lambda: leads_again(cluster, node), "it leads its shards again")
         await assert_others_are_not_needed(cluster, node, load)

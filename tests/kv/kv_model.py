@@ -164,9 +164,23 @@ class Replica:
         self._batch = self.engine.batch()
         self._index = self.machine.applied_index
 
+    def counts(self) -> tuple[int, int]:
+        """Keys and bytes, as the machine tells them."""
+        return self.machine.keys, self.machine.size_bytes
+
+    def recount(self) -> tuple[int, int]:
+        """The same by the rows that are written."""
+        return count(self.rows())
+
     def send(self, revision: int, *sent: Sent) -> list[bytes]:
         """Apply an entry of ``sent``; nothing is written yet."""
         return self.apply(revision, [(len(each.commands), each.encode()) for each in sent])
+
+    def give_up(self) -> None:
+        """What was applied since the last write is forgotten, by the machine too."""
+        self.machine.reload()
+        self._batch = self.engine.batch()
+        self._index = self.machine.applied_index
 
     def contents(self) -> list[tuple[bytes, bytes]]:
         return list(self.engine.snapshot_rows(*shard_range(SHARD)))
@@ -177,6 +191,11 @@ class Replica:
             value = values.decode(stored)
             found[key[3:]] = (value.value, value.created_revision, value.modified_revision)
         return found
+
+
+def count(rows: dict[bytes, tuple[bytes, int, int]]) -> tuple[int, int]:
+    """How many keys, and the bytes of keys and values."""
+    return len(rows), sum(len(key) + len(row[0]) for key, row in rows.items())
 
 
 def outcome(reply: bytes, count: int) -> tuple[int | None, Outcome]:

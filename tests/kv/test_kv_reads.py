@@ -241,7 +241,7 @@ def test_what_a_newer_version_stored_is_not_touched(replica: Replica, place: str
     batch = replica.engine.batch()
     batch.put(key, stored[:offset] + bytes([stored[offset] + 1]) + stored[offset + 1 :])
     replica.engine.write(batch)
-    with pytest.raises(DataDirectoryError, match="format 2"):
+    with pytest.raises(DataDirectoryError, match=f"format {stored[offset] + 1}"):
         replica.restart()
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import msgpack
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kv_model import FOREIGN, SECOND, START_MS, Model, Replica, Sent, outcome
+from kv_model import FOREIGN, SECOND, START_MS, Model, Replica, Sent, count, outcome
 
 from kvstore.hlc import revision_at
 from kvstore.kv.commands import CAS, DELETE, PUT
@@ -93,10 +93,12 @@ def test_however_it_is_written_and_restarted_it_is_what_the_model_says(steps: li
             in_pieces.write()
         if step.then == "restart":
             in_pieces.restart()
+        assert in_pieces.counts() == in_pieces.recount()
     in_pieces.write()
     at_once.write()
     assert in_pieces.contents() == at_once.contents()
     assert in_pieces.rows() == model.rows
+    assert in_pieces.counts() == at_once.counts() == count(model.rows)
     for key, expected_row in model.rows.items():
         assert in_pieces.machine.get_many([key]) == [(expected_row[0], expected_row[2])]
 
@@ -121,6 +123,7 @@ def test_entries_applied_again_after_a_crash_give_the_same_state(
         if step.then == "write":
             crashing.write()
     crashing.restart()
+    assert crashing.counts() == crashing.recount()
     survived = crashing.machine.applied_index
     told_again = [feed(crashing, step, at) for step, at in log[survived:]]
     crashing.write()

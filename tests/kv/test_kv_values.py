@@ -20,7 +20,9 @@ def test_a_value_comes_back_as_it_was(
 ) -> None:
     stored = values.encode(created, modified, lease, value)
     assert values.decode(stored) == (created, modified, lease, value)
-    assert values.created_revision_of(stored) == created
+    over = values.encode_over(stored, lease, modified, value + b"more")
+    assert values.decode(over) == (created, lease, modified, value + b"more")
+    assert len(stored) == values.HEADER_BYTES + len(value)
 
 
 @settings(deadline=None)
@@ -51,7 +53,10 @@ def test_the_engine_contents_of_a_shard_are_pinned() -> None:
     replica.write()
     first, second = f"{start:016x}", f"{start + 1:016x}"
     assert replica.contents() == [
-        (b"\x00\x05\x00applied", bytes.fromhex(f"01 {2:016x} {1:016x} {second} {0:016x}")),
+        (
+            b"\x00\x05\x00applied",
+            bytes.fromhex(f"02 {2:016x} {1:016x} {second} {0:016x} {1:016x} {2:016x}"),
+        ),
         (b"\x00\x05\x00config", b"voters"),
         (
             b"\x00\x05\x01" + bytes.fromhex(f"{first} {7:016x}"),

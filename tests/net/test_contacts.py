@@ -180,6 +180,23 @@ async def test_who_is_turned_away_says_so_in_one_line(caplog: pytest.LogCaptureF
         ]
 
 
+async def test_one_that_has_removed_us_is_left_alone_and_its_word_is_the_owners(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def refuse(connection: FrameConnection, hello: Hello) -> Welcome:
+        raise errors.Removed("n2 was removed")
+
+    for wait_s, is_dialled_again in ((60.0, False), (0.0, True)):
+        bounds = replace(QUICK, removed_wait_s=wait_s)
+        async with listening() as node, contacts(bounds) as (book, events):
+            node.server._on_hello = refuse
+            assert book.send(node.address, gossip(1), N1)
+            await until(lambda: len(events.unreachable) == 1)
+            assert type(events.unreachable[0][2]) is errors.Removed
+            assert book.send(node.address, gossip(2), N1) is is_dialled_again
+    assert warnings(caplog) == []
+
+
 async def test_what_is_no_address_is_told_of_in_one_line(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

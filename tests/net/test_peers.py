@@ -3,88 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import signal
 import socket
 import subprocess
 import sys
 from collections import Counter
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from net_harness import LIMITS, PEER, Node, error_of, listening, raw, until, within
+from peer_harness import N1, QUICK, Events, by_lane, pool_to, raft
 
 from kvstore import errors
 from kvstore.ids import NodeId
-from kvstore.net.limits import PeerTiming
-from kvstore.net.peers import PeerCallbacks, PeerPool
 from kvstore.net.server import CONTACTS_PER_PEER
 from kvstore.net.transport import STANDING_LANES, Lane
-from kvstore.wire.frames import encode_frame
 from kvstore.wire.hello import Begun
-from kvstore.wire.kinds import Kind
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import Iterator
 
-    from kvstore.errors import KVError
     from kvstore.net.connection import FrameConnection
-    from kvstore.net.limits import NetLimits
     from kvstore.net.transport import PeerTransport
     from kvstore.wire.hello import Hello, Welcome
-
-N1 = NodeId("n1")
-QUICK = PeerTiming(settled_s=0, backoff_cap_s=0.05)
-
-
-class Events:
-    """What a pool has told, and what it asks for."""
-
-    def __init__(self) -> None:
-        self.told: list[str] = []
-        self.refusals: list[KVError] = []
-        self.cluster_id = "home"
-        self.turn_down: KVError | None = None
-
-    def count(self, what: str) -> int:
-        return Counter(self.told)[what]
-
-    def make_hello(self, lane: Lane) -> Hello:
-        return replace(PEER, lane=lane, cluster_id=self.cluster_id)
-
-    def check_welcome(self, peer: NodeId, welcome: Welcome) -> None:
-        if self.turn_down is not None:
-            raise self.turn_down
-
-    def refused(self, peer: NodeId, error: KVError) -> None:
-        self.refusals.append(error)
-
-
-@asynccontextmanager
-async def pool_to(
-    address: str,
-    limits: NetLimits = LIMITS,
-    timing: PeerTiming = QUICK,
-    events: Events | None = None,
-) -> AsyncIterator[tuple[PeerPool, Events]]:
-    events = events or Events()
-    callbacks = PeerCallbacks(
-        make_hello=events.make_hello,
-        check_welcome=events.check_welcome,
-        on_connected=lambda peer: events.told.append(f"{peer} connected"),
-        on_gone=lambda peer: events.told.append(f"{peer} gone"),
-        on_dropped=lambda peer, lane: events.told.append(f"{peer} dropped {lane.name}"),
-        on_refused=events.refused,
-    )
-    pool = PeerPool({N1: address}, callbacks, limits=limits, rng=random.Random(1), timing=timing)
-    pool.start()
-    try:
-        yield pool, events
-    finally:
-        await within(pool.close())
 
 
 @contextmanager
@@ -98,14 +42,6 @@ def process(port: int = 0) -> Iterator[tuple[subprocess.Popen[str], int]]:
             yield child, int(child.stdout.readline())
         finally:
             child.kill()
-
-
-def raft(number: int, size: int = 10) -> bytes:
-    return encode_frame(Kind.RAFT, number, bytes(size))
-
-
-def by_lane(node: Node) -> dict[int | None, FrameConnection]:
-    return {guest.hello.lane: guest for guest in node.guests if guest.hello and guest.is_open}
 
 
 async def test_three_lanes_that_say_who_they_are() -> None:
@@ -294,6 +230,48 @@ async def test_who_is_turned_away_is_told_once_per_cause(
         await until(lambda: len(events.refusals) == 2)
 
 
+async def test_one_that_has_removed_us_is_left_alone_and_its_word_is_the_owners(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    n2, hellos = NodeId("n2"), Counter[str]()
+
+    def refuse(node: Node, error: errors.KVError) -> None:
+        def on_hello(connection: FrameConnection, hello: Hello) -> Welcome:
+            hellos[node.node_id] += 1
+            raise error
+
+        node.server._on_hello = on_hello
+
+    async with listening() as node, listening(node_id="n2") as other:
+        refuse(node, errors.Removed("n2 was removed"))
+        refuse(other, errors.ClockAhead("too fast"))
+        async with pool_to({N1: node.address, n2: other.address}) as (_, events):
+            await until(lambda: hellos["n2"] >= 10)
+            assert hellos["n1"] == 1
+            assert {type(error) for error in events.refusals} == {errors.Removed, errors.ClockAhead}
+            assert len(events.refusals) == 2
+    said = [r.getMessage() for r in caplog.records if r.name == "kvstore.net.peers"]
+    assert said == ["n2 and this node cannot work together: too fast"]
+
+
+async def test_one_that_has_removed_us_by_mistake_is_reached_in_the_end() -> None:
+    timing = replace(QUICK, removed_wait_s=0.001)
+    async with listening() as node:
+        hello, asked = node.on_hello, 0
+
+        def refuse(connection: FrameConnection, said: Hello) -> Welcome:
+            nonlocal asked
+            asked += 1
+            if asked < 8:
+                raise errors.Removed("n2 was removed")
+            return hello(connection, said)
+
+        node.server._on_hello = refuse
+        async with pool_to(node.address, timing=timing) as (pool, events):
+            await until(lambda: pool.is_connected(N1))
+            assert len(events.refusals) == 1
+
+
 async def test_a_node_that_is_not_the_expected_one() -> None:
     events = Events()
     events.turn_down = errors.Refused("the node at its address is n7")
@@ -400,6 +378,26 @@ async def test_a_peers_new_process_takes_the_place_of_the_last_on_all_lanes() ->
         await silent.shake_hands(replace(PEER, lane=Lane.BULK.value))
         is_open = [guest.is_open for guest in node.guests]
         assert is_open == [False, False, True, True, True], "who does not say moves nobody"
+
+
+async def test_when_another_directory_comes_by_its_name_the_last_one_is_cut() -> None:
+    """How often each was started does not matter, nor on which lanes they come."""
+    first = replace(PEER, data_id=2, begun=Begun(9, 9))
+    async with listening() as node, AsyncExitStack() as dialled:
+        for hello in (first, replace(first, lane=1), replace(first, node_id="n3")):
+            peer = await dialled.enter_async_context(raw(node))
+            await peer.shake_hands(hello)
+        for number, other in enumerate(
+            (
+                replace(first, data_id=3, begun=Begun(1, 1), lane=Lane.CONTACT.value),
+                replace(first, data_id=3, begun=Begun(1, 1), life=4),
+            )
+        ):
+            peer = await dialled.enter_async_context(raw(node))
+            await peer.shake_hands(other)
+            await until(lambda: node.server.connection_count == 2)
+            is_open = [guest.is_open for guest in node.guests]
+            assert is_open == [False, False, True, *[False] * number, True]
 
 
 async def test_a_lane_that_is_not_known_yet() -> None:

@@ -111,6 +111,8 @@ def test_7_a_peer_that_stored_a_snapshot_and_forgot_it_is_sent_another_at_once()
     solo.step(no(8))
     assert begun() == [first], "the last piece may still be on its way"
     solo.step(SnapshotResponse(R3, R1, solo.core.term, LogIndex(8), first, 3))
+    told = [peer.snapshot_bytes for peer in solo.core.status(solo.now).progress]
+    assert told == [0, 3], "of what was sent, R3 has stored three bytes"
     solo.beat(R3, 1)
     asked = [r.prev_index for r in solo.take(AppendRequest) if r.receiver == R3]
     assert asked[-1] == 8, "the word that it is installed may have been lost"

@@ -166,6 +166,7 @@ class HeldThreads(Executor):
 
     def __init__(self) -> None:
         self.work: list[tuple[Future[Any], Callable[[], Any]]] = []
+        self.is_running = False
 
     def submit(self, work: Callable[[], Any], /, *_: object, **__: object) -> Future[Any]:
         future: Future[Any] = Future()
@@ -174,11 +175,13 @@ class HeldThreads(Executor):
 
     def run(self) -> None:
         work, self.work = self.work, []
+        self.is_running = True
         for future, do in work:
             try:
                 future.set_result(do())
             except BaseException as error:  # noqa: BLE001  it is the result
                 future.set_exception(error)
+        self.is_running = False
 
 
 class Rig:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 import pytest
 
 from kvstore.config import ClusterConfig, NodeAddress, NodeConfig
-from kvstore.errors import ClockAhead, KVError, Refused, Unavailable
+from kvstore.errors import ClockAhead, KVError, Refused, Removed, Unavailable
 from kvstore.hlc import revision_at
 from kvstore.ids import NodeId
 from kvstore.net.transport import Lane
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from kvstore.net.connection import FrameConnection
 
 NOBODY = cast("FrameConnection", None)
-N1, N2 = NodeId("n1"), NodeId("n2")
+N1, N2, N9 = NodeId("n1"), NodeId("n2"), NodeId("n9")
 NOW_MS = 1_700_000_000_000
 CONFIG = NodeConfig(
     node_id=N1,
@@ -149,11 +149,159 @@ def test_the_starts_of_a_repaired_directory_are_counted_anew() -> None:
     door.welcome(repaired)
 
 
+JOINER = replace(PEER, node_id=N9, life=0)
+
+
+def make_member(door: Door, *, is_member: bool = True) -> None:
+    door.handshake.set_members([N1, N2, *([N9] if is_member else [])])
+
+
+def test_at_first_the_founders_are_the_members() -> None:
+    handshake = Door().handshake
+    assert [handshake.is_member(node) for node in (N1, N2, N9)] == [True, True, False]
+    handshake.set_members({N2, N9})
+    assert [handshake.is_member(node) for node in (N1, N2, N9)] == [False, True, True]
+
+
+def test_a_joined_node_that_becomes_a_member_is_remembered_at_once() -> None:
+    door = Door()
+    door.welcome(JOINER)
+    assert door.remembered == []
+    make_member(door)
+    make_member(door)
+    door.welcome(JOINER)
+    door.handshake.check_welcome(N9, replace(WELCOME, node_id=N9, life=0))
+    assert door.remembered == [(N9, Pin(222, 0))]
+    assert door.handshake.life_of(N9) is None, "not on the disk yet"
+    door.write_down()
+    assert door.handshake.life_of(N9) == 0
+    door.welcome(JOINER)
+    assert door.remembered == [(N9, Pin(222, 0))]
+
+
+def test_a_member_that_was_not_met_yet_is_remembered_when_it_is() -> None:
+    door = Door()
+    make_member(door)
+    assert door.remembered == []
+    door.welcome(JOINER)
+    assert door.remembered == [(N9, Pin(222, 0))]
+
+
+@pytest.mark.parametrize("is_durable", [True, False])
+def test_a_member_is_held_to_its_directory_also_when_it_is_gone(is_durable: bool) -> None:
+    door = Door()
+    door.handshake.is_gone = lambda node: True
+    door.welcome(replace(JOINER, data_id=111))
+    door.welcome(JOINER)
+    make_member(door)
+    if is_durable:
+        door.write_down()
+    for wiped in (replace(JOINER, data_id=333), replace(JOINER, data_id=111)):
+        with pytest.raises(Refused, match=r"another data directory than before.*kv repair"):
+            door.welcome(wiped)
+    door.welcome(JOINER)
+    assert door.remembered == [(N9, Pin(222, 0))], "the one that was met last"
+
+
+def test_a_joiner_wiped_while_it_is_there_becomes_a_member_as_what_it_was() -> None:
+    door = Door()
+    door.welcome(JOINER)
+    wiped = replace(JOINER, data_id=333)
+    with pytest.raises(Refused, match="two nodes are called n9"):
+        door.welcome(wiped)
+    make_member(door)
+    assert door.remembered == [(N9, Pin(222, 0))]
+    door.handshake.is_gone = lambda node: True
+    with pytest.raises(Refused, match="another data directory"):
+        door.welcome(wiped)
+
+
+def test_a_joined_member_that_was_repaired_is_let_in_once_it_is_remembered() -> None:
+    door = Door()
+    door.welcome(JOINER)
+    make_member(door)
+    door.write_down()
+    repaired = replace(JOINER, data_id=333, life=5)
+    with pytest.raises(Unavailable, match=r"n9 was repaired.*come again"):
+        door.welcome(repaired)
+    door.write_down()
+    door.welcome(repaired)
+    with pytest.raises(Refused, match="this one, of life 0, was given up"):
+        door.welcome(JOINER)
+
+
+@pytest.mark.parametrize("is_durable", [True, False])
+def test_one_that_was_a_member_is_held_to_what_was_remembered(is_durable: bool) -> None:
+    """Another directory of that life could come to have the votes of the first."""
+    door = Door()
+    door.handshake.is_gone = lambda node: True
+    make_member(door)
+    door.welcome(JOINER)
+    if is_durable:
+        door.write_down()
+    for is_member in (False, True):
+        make_member(door, is_member=is_member)
+        assert door.handshake.is_member(N9) is is_member
+        door.welcome(JOINER)
+        with pytest.raises(Refused, match="another data directory"):
+            door.welcome(replace(JOINER, data_id=333))
+    assert door.remembered == [(N9, Pin(222, 0))]
+
+
+def test_one_that_was_a_member_and_was_never_met_is_like_any_other() -> None:
+    door = Door()
+    door.handshake.is_gone = lambda node: True
+    make_member(door)
+    make_member(door, is_member=False)
+    door.welcome(JOINER)
+    door.welcome(replace(JOINER, data_id=333))
+    assert door.remembered == []
+
+
+def test_what_was_remembered_counts_before_the_members_are_known() -> None:
+    """As after a restart, when others come before the shard map is read."""
+    door = Door(n9=Pin(222, 0))
+    door.handshake.is_gone = lambda node: True
+    with pytest.raises(Refused, match="another data directory"):
+        door.welcome(replace(JOINER, data_id=333))
+    door.welcome(JOINER)
+    make_member(door)
+    door.welcome(JOINER)
+    assert door.remembered == []
+
+
+def test_a_later_process_of_a_joiner_is_known_when_it_becomes_a_member() -> None:
+    door = Door()
+    door.welcome(replace(JOINER, begun=Begun(4, NOW_MS)))
+    make_member(door)
+    with pytest.raises(Refused, match="another process that calls itself n9 began later"):
+        door.welcome(replace(JOINER, begun=Begun(3, NOW_MS)))
+
+
+def test_a_founder_that_ceases_to_be_a_member_and_was_not_met_may_come_anew() -> None:
+    door = Door()
+    door.handshake.set_members([N1])
+    door.welcome(PEER)
+    with pytest.raises(Refused, match="two nodes are called n2"):
+        door.welcome(replace(PEER, data_id=333))
+    assert door.remembered == []
+
+
 def test_a_removed_node_is_told_so() -> None:
     door = Door(n2=Pin(222, 2))
     door.handshake.is_removed = lambda node: node == "n2"
-    with pytest.raises(Refused, match="n2 was removed from this cluster"):
+    with pytest.raises(
+        Removed, match=r"n2 was removed from this cluster.*another name and an empty"
+    ):
         door.welcome(PEER)
+
+
+def test_a_removed_node_that_is_dialled_is_not_what_removed_the_dialler() -> None:
+    door = Door()
+    door.handshake.is_removed = lambda node: node == "n2"
+    with pytest.raises(Refused, match="n2 was removed from this cluster") as caught:
+        door.handshake.check_welcome(N2, WELCOME)
+    assert type(caught.value) is Refused
 
 
 @pytest.mark.parametrize(

@@ -7,14 +7,18 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
-from membership_support import N2, N3, lines
+from loopback_support import connections, listening, until
+from membership_support import N1, N2, N3, lines
 
 from kvstore.config import LimitsConfig
-from kvstore.errors import ClockAhead, KVError, Refused, Unavailable
+from kvstore.errors import ClockAhead, KVError, Refused, Removed, Unavailable
 from kvstore.net.dial import NobodyListens
 from kvstore.net.limits import NetLimits
 from kvstore.net.transport import Lane
+from kvstore.server import membership
 from kvstore.server.membership import DRAIN_S_MAX, MemberCouriers, make_contacts
+from kvstore.wire.frames import encode_frame
+from kvstore.wire.kinds import Kind
 
 if TYPE_CHECKING:
     from kvstore.ids import NodeId
@@ -38,15 +42,13 @@ class Connections:
         self.forgiven: list[str] = []
         self.drained_s: list[float] = []
         self.is_connected = True
-        pool = SimpleNamespace(send=self._send)
+        self.pool = SimpleNamespace(send=self._send, peers=STANDING)
         contacts = SimpleNamespace(
             send=lambda *sent: self.by_contact.append(sent),
             forgive=self.forgiven.append,
             drain=self._drain,
         )
-        self.couriers = MemberCouriers(
-            STANDING, cast("PeerPool", pool), cast("ContactBook", contacts)
-        )
+        self.couriers = MemberCouriers(cast("PeerPool", self.pool), cast("ContactBook", contacts))
 
     def _send(self, *sent: Any) -> bool:
         if self.is_connected:
@@ -88,6 +90,33 @@ def test_all_others_are_spoken_to_by_a_contact(node: NodeId | None, address: str
     assert connections.by_lane == []
 
 
+@pytest.mark.parametrize("by_name", [True, False], ids=["by name", "as a seed"])
+def test_whoever_stands_at_the_moment_is_spoken_to_on_its_control_lane(by_name: bool) -> None:
+    connections = Connections()
+    sent = connections.couriers.send
+    connections.pool.peers = {N3: "n3:1"}
+    sent(N3 if by_name else None, "n3:1", b"1")
+    sent(N2 if by_name else None, "n2:1", b"2")
+    assert connections.by_lane == [(N3, Lane.CONTROL, b"1")]
+    assert connections.by_contact == [("n2:1", b"2", N2 if by_name else None)]
+
+
+async def test_no_word_is_lost_when_a_peer_begins_and_ceases_to_stand() -> None:
+    async with listening("n2") as (node,), connections(N1, {}) as (pool, contacts):
+        couriers = MemberCouriers(pool, contacts)
+        said = []
+        for turn in range(6):
+            stands = turn % 2 == 1
+            pool.set_peers({N2: node.address} if stands else {})
+            for number in (2 * turn, 2 * turn + 1):
+                couriers.send(N2, node.address, encode_frame(Kind.SWIM, number, b""))
+                said.append(number)
+                await until(lambda: pool.is_connected(N2) is stands)  # noqa: B023
+            await until(lambda: sorted(node.received) == said)
+        assert len(node.dialled_on) == 1 + 3 * 3, "one contact, and lanes each time"
+        await until(lambda: sum(guest.is_open for guest in node.guests) == 1 + 3)
+
+
 async def test_whoever_is_heard_is_forgiven_and_contacts_are_drained() -> None:
     connections = Connections()
     connections.couriers.heard("n3:1")
@@ -104,12 +133,14 @@ class Book:
 
     def __init__(self) -> None:
         self.hints: list[tuple[NodeId, bool]] = []
+        self.refusals: list[KVError] = []
         handshake: Any = SimpleNamespace(make_hello=None, check_welcome=None)
         self.contacts = make_contacts(
             cast("Handshake", handshake),
             limits=NetLimits.of(LimitsConfig()),
             rng=random.Random(1),
             hint=self._hint,
+            on_refused=self.refusals.append,
         )
 
     def _hint(self, node: NodeId, *, is_gone: bool) -> None:
@@ -136,11 +167,28 @@ async def test_a_lost_connection_is_a_hint_and_no_line(caplog: pytest.LogCapture
     assert lines(caplog) == []
 
 
+@pytest.mark.parametrize("node", [N2, None])
+async def test_one_that_has_removed_this_node_is_no_hint_and_no_line(
+    node: NodeId | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    book, error = Book(), Removed("n1 was removed")
+    book.contacts.unreachable("n2:1", node, error)
+    assert book.refusals == [error]
+    assert book.hints == []
+    assert lines(caplog) == []
+
+
+async def test_a_seed_that_may_yet_begin_is_no_line(caplog: pytest.LogCaptureFixture) -> None:
+    Book().contacts.unreachable(SEED, None, Unavailable("no answer within 1 s"))
+    assert lines(caplog) == []
+
+
 async def test_a_seed_that_does_not_answer_is_one_line_in_a_while(
-    caplog: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     book = Book()
-    for _ in range(3):
+    for patience_s in (2.0, 0.0, 0.0):
+        monkeypatch.setattr(membership, "SEED_PATIENCE_S", patience_s)
         for seed in (SEED, "other:1"):
             book.contacts.unreachable(seed, None, Unavailable(f"{seed}: no answer within 1 s"))
     assert lines(caplog) == [

@@ -33,6 +33,7 @@ from kvstore.net.peers import PeerPool
 from kvstore.net.server import FrameServer
 from kvstore.server import fatal, process
 from kvstore.server import node as node_module
+from kvstore.server import start as start_module
 from kvstore.server.node import Node
 from kvstore.server.process import EXIT_STARTUP
 from kvstore.server.raft_driver import RaftDriver
@@ -177,7 +178,7 @@ async def test_a_damaged_log_leaves_nothing_behind(config: NodeConfig) -> None:
 
 @pytest.mark.parametrize(
     ("where", "step"),
-    [(node_module, "recover_hosts"), (Node, "_make_peers"), (Node, "_start_work")],
+    [(start_module, "recover_hosts"), (Node, "_make_peers"), (Node, "_start_work")],
 )
 async def test_a_start_that_fails_late_is_undone(
     config: NodeConfig, where: object, step: str, monkeypatch: pytest.MonkeyPatch
@@ -204,7 +205,7 @@ async def test_a_start_that_is_cancelled_is_undone(
         await asyncio.Event().wait()
 
     with monkeypatch.context() as patched:
-        patched.setattr(node_module, "open_wal", never)
+        patched.setattr(start_module, "open_wal", never)
         starting = asyncio.create_task(Node(config).__aenter__())
         await reached.wait()
         assert is_listening(config), "the port is owned before the recovery"

@@ -33,7 +33,7 @@ from kvstore.server.rejoin import (
     keep_rejoining,
     next_change,
 )
-from kvstore.server.replicas import ShardReplicas
+from kvstore.server.replicas import ReplicaNodes
 from kvstore.server.status import shard_status
 from kvstore.sharding.shard_map import Replica
 from kvstore.storage import records
@@ -53,7 +53,7 @@ def new(number: int, life: int) -> ReplicaId:
 
 
 def test_a_replica_of_any_life_is_found_on_its_node() -> None:
-    replicas = ShardReplicas([Replica(R1, NodeId("n1")), Replica(R3, N3)])
+    replicas = ReplicaNodes.of([Replica(R1, NodeId("n1")), Replica(R3, N3)])
     for life in (0, 1, 1_700_000_000, (1 << 32) - 1):
         assert replicas.get(new(3, life)) == replicas[new(3, life)] == "n3"
         assert new(3, life) in replicas
@@ -61,8 +61,9 @@ def test_a_replica_of_any_life_is_found_on_its_node() -> None:
         assert replicas.get(new(2, life)) is None
     with pytest.raises(KeyError):
         replicas[R2]
-    assert dict(replicas) == {R1: "n1", R3: "n3"}
-    assert list(replicas) == [R1, R3]
+    replicas.learn({2: NodeId("n2")})
+    assert replicas[new(2, 7)] == "n2"
+    assert replicas[R1] == "n1", "whoever was known stays known"
 
 
 def test_an_id_of_the_founding_is_the_nodes_number_and_fits_the_log() -> None:
@@ -159,7 +160,7 @@ class Back:
         self.rig = rig
         self.lives: dict[NodeId, int] = {N2: 0, N3: 0}
         for host in rig.hosts.values():
-            host.replicas = ShardReplicas(Replica(r, NODES[r]) for r in rig.voters)
+            host.replicas = ReplicaNodes.of(Replica(r, NODES[r]) for r in rig.voters)
         self.rejoin = Rejoin(rig.driver, lives=self.lives.get, clock=lambda: rig.now)
 
     @property
@@ -348,6 +349,29 @@ async def test_it_is_shown_as_a_learner_until_the_group_can_do_without_the_old_v
     assert shown() == (everybody, [], "leader")
 
 
+async def test_the_leader_tells_how_far_whoever_catches_up_is() -> None:
+    it = await back()
+    host = it.rig.host
+
+    def told() -> list[tuple[str, str, int, int]]:
+        rows = shard_status(host, it.rig.now)["catching_up"]
+        return [
+            (r["node"], r["state"], r["last_index"] - r["match_index"], r["bytes_sent"])
+            for r in rows
+        ]
+
+    assert told() == []
+    it.rig.write(b"key", b"value")
+    await it.rig.acknowledge()
+    it.lives[N3] = 5
+    await it.checked_and_committed()
+    assert told() == [("n3", "probe", host.core.last_index, 0)]
+    await it.answer(A)
+    assert told() == [("n3", "replicate", 0, len(b"keyvalue"))]
+    await it.rig.depose()
+    assert told() == [], "it does not know any more"
+
+
 async def test_a_node_outside_its_groups_shows_itself_as_a_learner() -> None:
     it = Outside()
     row = shard_status(it.rig.host, it.rig.now)
@@ -425,7 +449,7 @@ async def test_a_node_that_has_its_votes_again_says_so_once(
     assert said.messages == [], "while joint, the group needs those whom it is to do without"
     await it.hear(GroupConfig((R1, R2, A)))
     it.rejoin.check()
-    assert said.messages == ["this node votes in all its shards again"]
+    assert said.messages == ["this node votes in all its groups"]
 
 
 async def test_a_node_that_never_lost_its_votes_says_nothing(

@@ -10,6 +10,7 @@ from kvstore.ids import LogIndex, ReplicaId, Term
 from kvstore.kv import commands, replies
 from kvstore.raft.messages import AppendRequest, ReadIndexRequest
 from kvstore.server.shard_host import Read, Write
+from kvstore.server.status import shard_status
 
 
 def decoded(asked: Asked) -> replies.BatchReply:
@@ -261,3 +262,20 @@ async def test_a_read_is_served_once_even_if_its_index_comes_twice() -> None:
 
 def test_limits_travel_in_the_entry() -> None:
     assert commands.decode_entry(command(1).payload).limits == LIMITS
+
+
+async def test_the_status_tells_what_is_written() -> None:
+    rig = Rig(voters=1)
+    await rig.lead()
+    rig.engine.fill()
+    rig.write(b"key", b"value")
+    await settle()
+
+    def told() -> tuple[int, int]:
+        row = shard_status(rig.host, rig.now)
+        return row["keys"], row["bytes"]
+
+    assert told() == (0, 0)
+    rig.engine.failing = None
+    rig.driver._applier.retry_write()
+    assert told() == (1, len(b"keyvalue"))

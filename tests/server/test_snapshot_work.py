@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 from server_support import OWN, FakeEngine, HeldThreads, Rig, command, settle
@@ -11,6 +11,8 @@ from server_support import OWN, FakeEngine, HeldThreads, Rig, command, settle
 from kvstore.config import RaftConfig
 from kvstore.errors import CorruptionError, DiskFull, Internal
 from kvstore.ids import GroupId, LogIndex, ReplicaId, ShardId, Term
+from kvstore.kv.applied import applied_key
+from kvstore.kv.engine import Space, space_prefix
 from kvstore.kv.state_machine import StateMachine
 from kvstore.raft.messages import (
     AppendRequest,
@@ -76,6 +78,10 @@ def work_on(rig: Rig, path: Path) -> Work:
 @pytest.fixture(scope="module")
 def stream() -> bytes:
     """A shard after 50 entries, as it is sent."""
+    return streamed(engine_at_50())
+
+
+def engine_at_50() -> FakeEngine:
     engine = FakeEngine()
     machine = StateMachine(ShardId(0), engine, owns=lambda key: True)
     into = engine.batch()
@@ -83,6 +89,10 @@ def stream() -> bytes:
         machine.apply(index, 1, command(index, value=b"%d" % index).payload, into)
     machine.flush(into)
     engine.write(into)
+    return engine
+
+
+def streamed(engine: FakeEngine) -> bytes:
     reader = SnapshotStorage(engine, None).open(ShardId(0))  # type: ignore[arg-type]
     data, is_last = reader.read(0, 1 << 20)
     assert is_last
@@ -119,6 +129,32 @@ async def test_a_snapshot_is_staged_installed_marked_and_in_force(
     ]
     (left,) = work.storage._directory.iterdir()
     assert left.name.endswith(".installed")
+
+
+async def test_what_an_older_leader_sent_is_counted_in_the_thread(
+    work: Work, stream: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a large shard that takes seconds, for which the loop must not stand still."""
+    older = engine_at_50()
+    into, key = older.batch(), applied_key(ShardId(0))
+    into.put(key, b"\x01" + older.get(key)[1:33])
+    older.write(into)
+    rig, scanned = work.rig, []
+    scan = rig.engine.scan
+
+    def watched_scan(start: bytes, *rest: Any) -> list[tuple[bytes, bytes]]:
+        if start.startswith(space_prefix(ShardId(0), Space.DATA)):
+            scanned.append(work.threads.is_running)
+        return scan(start, *rest)
+
+    monkeypatch.setattr(rig.engine, "scan", watched_scan)
+    rig.hear(chunk(streamed(older)))
+    await work.run()
+    assert rig.host.core.applied_index == 50
+    assert (rig.host.machine.keys, rig.host.machine.size_bytes) == (1, 3)
+    assert scanned
+    assert all(scanned)
+    assert streamed(rig.engine) == stream
 
 
 async def test_the_log_goes_on_behind_it(work: Work, stream: bytes) -> None:

@@ -189,7 +189,7 @@ class Spread:
         self.since: dict[NodeId, float] = {NODES[ReplicaId(2)]: rig.now - 100}
         self.balance = LeaderBalance(
             rig.driver,
-            {GROUP: NodeId(preferred)},
+            {GROUP: NodeId(preferred)}.get,
             steady_since=self.since.get,
             clock=lambda: rig.now,
         )

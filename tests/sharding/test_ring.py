@@ -41,6 +41,17 @@ def test_positions_never_change() -> None:
     assert ring.arc_start(ShardId(3), 4) == 0xC000000000000000
 
 
+@pytest.mark.parametrize(
+    ("shard", "shards", "arc"),
+    [
+        (0, 1, ("00", "ff")), (0, 8, ("00", "1f")), (7, 8, ("e0", "ff")), (9, 256, ("09", "09")),
+        (1, 512, ("008", "00f")), (1023, 1024, ("ffc", "fff")),
+    ],
+)  # fmt: skip
+def test_an_arc_as_people_read_it(shard: int, shards: int, arc: tuple[str, str]) -> None:
+    assert ring.arc_in_hex(ShardId(shard), shards) == arc
+
+
 def test_keys_spread_evenly() -> None:
     counts = [0] * 8
     for number in range(8000):
@@ -54,3 +65,12 @@ def test_tokens_follow_the_weight(weight: float, count: int) -> None:
     tokens = ring.tokens(NodeId("n1"), weight)
     assert len(set(tokens)) == count
     assert tokens[:1] == [ring.position(b"n1#0")]
+
+
+def test_a_walk_meets_every_node_once_in_the_order_of_its_first_token() -> None:
+    walked = ring.Ring({7: [10, 50], 3: [20, 10], 5: [40]})
+    assert list(walked.clockwise(0)) == [3, 7, 5]
+    assert list(walked.clockwise(11)) == [3, 5, 7]
+    assert list(walked.clockwise(41)) == [7, 3, 5]
+    assert list(walked.clockwise(51)) == [3, 7, 5]
+    assert list(ring.Ring({}).clockwise(0)) == []

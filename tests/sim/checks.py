@@ -107,6 +107,7 @@ class Checks:
         def written_and_check(index: LogIndex) -> None:
             written(index)
             record.state(node.id, index, engine.fingerprint(prefix))
+            _check_counts(node, host)
 
         def begin_install_and_tell() -> None:
             begin_install()
@@ -118,6 +119,7 @@ class Checks:
             if host.clock.last < host.machine.last_revision:
                 raise Violation(f"{node.id} could give revisions again that a snapshot brought")
             record.state(node.id, index, engine.fingerprint(prefix))
+            _check_counts(node, host)
 
         _replace(host, "observe", observe_and_check)
         _replace(host, "apply", apply_and_check)
@@ -389,6 +391,13 @@ class Checks:
                     f"{node.id} commits entry {index} of group {group}, durable only on "
                     f"{list(filter(has, half))} of {list(half)}"
                 )
+
+
+def _check_counts(node: SimNode, host: ShardHost) -> None:
+    told = host.machine.keys, host.machine.size_bytes
+    counted = node.engine.counts(shard_range(host.shard)[0][:2])
+    if told != counted:
+        raise Violation(f"{node.id} says {told} of shard {host.shard}, and holds {counted}")
 
 
 def _replace(owner: object, name: str, function: Callable[..., object]) -> None:

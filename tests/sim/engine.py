@@ -1,4 +1,4 @@
-"""The engine with what a crash leaves of it, and a fingerprint of each shard's state.
+"""The engine with what a crash leaves of it, a fingerprint and a count of each shard's state.
 
 Like RocksDB with its own log off: what was flushed stays, and of what was written since a
 crash keeps a beginning (a memtable may have been flushed at any time), never a later write
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from xxhash import xxh3_64_intdigest
 
 from kvstore.errors import DiskFull
+from kvstore.kv.engine import Space
 from kvstore.storage.memory import MemoryBatch, MemoryEngine
 
 if TYPE_CHECKING:
@@ -21,35 +22,54 @@ if TYPE_CHECKING:
     from sim.disk import SimDisk
 
 _MASK = (1 << 64) - 1
+_HEADER_BYTES = 25
+"""Before each value as it is stored."""
 
 
 class HashedEngine(MemoryEngine):
-    """Keeps, for each shard, the sum of its rows' hashes: equal sums, equal state."""
+    """Keeps, for each shard, the sum of its rows' hashes: equal sums, equal state.
+
+    And how many keys there are for clients, with the bytes of them and their values.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self._sums: dict[bytes, int] = {}
+        self._counts: dict[bytes, tuple[int, int]] = {}
 
     def fingerprint(self, prefix: bytes) -> int:
         """Of all rows whose key begins with these two bytes."""
         return self._sums.get(prefix, 0)
 
+    def counts(self, prefix: bytes) -> tuple[int, int]:
+        """Keys and bytes of the shard whose keys begin with these two bytes."""
+        return self._counts.get(prefix, (0, 0))
+
     def _set(self, key: bytes, value: bytes) -> None:
         before = self._values.get(key)
         if before is not None:
             self._add(key, -_row_hash(key, before))
+            self._count(key, before, -1)
         self._add(key, _row_hash(key, value))
+        self._count(key, value, 1)
         super()._set(key, value)
 
     def _remove(self, key: bytes) -> None:
         before = self._values.get(key)
         if before is not None:
             self._add(key, -_row_hash(key, before))
+            self._count(key, before, -1)
         super()._remove(key)
 
     def _add(self, key: bytes, change: int) -> None:
         prefix = key[:2]
         self._sums[prefix] = (self._sums.get(prefix, 0) + change) & _MASK
+
+    def _count(self, key: bytes, stored: bytes, sign: int) -> None:
+        if key[2] == Space.DATA:
+            keys, size_bytes = self.counts(key[:2])
+            size = len(key) - 3 + len(stored) - _HEADER_BYTES
+            self._counts[key[:2]] = keys + sign, size_bytes + sign * size
 
 
 def _row_hash(key: bytes, value: bytes) -> int:

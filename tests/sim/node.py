@@ -8,15 +8,16 @@ inputs may meet in one iteration.
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from kvstore.errors import DiskFull, Internal, StartupError, Unavailable
 from kvstore.hlc import revision_at
-from kvstore.ids import GroupId, LogIndex
+from kvstore.ids import META_GROUP, GroupId, LogIndex
 from kvstore.server import status
 from kvstore.server.admission import Admission
 from kvstore.server.clients import ClientRequests
-from kvstore.server.groups import load_machines, recover_hosts
+from kvstore.server.groups import Holding, load_machines, recover_hosts
 from kvstore.server.raft_driver import TICK_INTERVAL_S, RaftDriver
 from kvstore.server.rejoin import Rejoin
 from kvstore.server.snapshot_work import SnapshotTransfers
@@ -251,7 +252,10 @@ class SimNode:
         self.engine = SimEngine(self.disk, self.stored)
         storage = SnapshotStorage(self.engine, data_dir / "snapshots", files=self.disk)
         storage.finish_pending()
-        machines = load_machines(self.shard_map, self.id, self.engine)
+        placed = Holding.of(self.id, self.shard_map, self.shard_map)
+        shards = {g: replica for g, replica in placed.replicas.items() if g != META_GROUP}
+        holding = replace(placed, replicas=shards)
+        machines = load_machines(holding, self.engine)
         recovery = Recovery(
             data_dir / "wal",
             self.disk,
@@ -272,7 +276,7 @@ class SimNode:
         )
         hosts, marks = recover_hosts(
             self.config,
-            self.shard_map,
+            holding,
             self.engine,
             machines,
             logs,
@@ -316,7 +320,7 @@ class SimNode:
         self.rejoin = Rejoin(self.driver, lives=self._life_of, clock=self.clock)
         self.balance = LeaderBalance(
             self.driver,
-            {group: self.shard_map.replicas[h.shard][0].node for group, h in hosts.items()},
+            lambda group: self.shard_map.members(group)[0].node,
             steady_since=self.connected_since.get,
             clock=self.clock,
             may_lead=lambda: not self.admission.disk_full,

@@ -25,12 +25,14 @@ from kvstore.ids import LogIndex
 from kvstore.swim.claims import Metadata, State, Vitals
 from kvstore.swim.ready import MemberStatus
 from kvstore.wire import (
+    admin,
     checksums,
     codec,
     hello,
     map_codec,
     membership,
     raft_codec,
+    report_codec,
     requests,
     swim_codec,
 )
@@ -107,6 +109,11 @@ DECODERS: dict[str, Decoder] = {
     ),
     "members_reply": Decoder(membership.decode_members_reply, encode_members),
     "events_reply": Decoder(membership.decode_events_reply, membership.encode_events_reply),
+    "map_news": Decoder(map_codec.decode_news, map_codec.encode_news),
+    "reports": Decoder(report_codec.decode_reports, report_codec.encode_reports),
+    "order": Decoder(admin.decode_order, admin.encode_order, REQUEST),
+    "order_reply": Decoder(admin.decode_order_reply, admin.encode_order_reply),
+    "transfer": Decoder(admin.decode_transfer, admin.encode_transfer, REQUEST),
     "error": Decoder(requests.decode_error, requests.encode_error),
 }
 

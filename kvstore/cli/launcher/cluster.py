@@ -15,7 +15,7 @@ import shutil
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kvstore.cli.launcher import layout as layouts
 from kvstore.cli.launcher import ports
@@ -52,6 +52,8 @@ class Cluster:
 
     layout: Layout
     nodes: tuple[Node, ...]
+    former: tuple[Node, ...] = ()
+    """No members any more; whatever still runs of them is only to be stopped."""
     is_new: bool = False
     """Made by this very command."""
 
@@ -66,8 +68,9 @@ class Cluster:
         return next(node for node in self.nodes if node.files == files)
 
     def alive(self) -> list[Node]:
-        """Nodes whose process runs or is paused."""
-        return [node for node in self.nodes if node.state() is not State.DEAD]
+        """Nodes, former ones among them, whose process runs or is paused."""
+        every = (*self.nodes, *self.former)
+        return [node for node in every if node.state() is not State.DEAD]
 
     def start_dead(self) -> list[Node]:
         """Start every node that does not live; those that were started."""
@@ -79,7 +82,7 @@ class Cluster:
 
 def load(directory: Path) -> Cluster:
     """The cluster in ``directory``; raises InvalidArgument when there is none."""
-    return _cluster(layouts.load(directory))
+    return of_layout(layouts.load(directory))
 
 
 @contextmanager
@@ -96,19 +99,21 @@ def opened(directory: Path, wanted: Wanted) -> Iterator[Cluster]:
         if layouts.cluster_file(directory).exists():
             found = layouts.load(directory)
             _refuse_conflict(found, wanted)
-            yield _cluster(found)
+            yield of_layout(found)
         else:
             layout = Layout(directory, _new_spec(wanted))
             layouts.save(layout)
-            yield dataclasses.replace(_cluster(layout), is_new=True)
+            yield dataclasses.replace(of_layout(layout), is_new=True)
 
 
-def _cluster(layout: Layout) -> Cluster:
-    return Cluster(layout, tuple(Node(files) for files in layout.nodes))
+def of_layout(layout: Layout) -> Cluster:
+    """The cluster that ``layout`` describes."""
+    nodes, former = (tuple(map(Node, files)) for files in (layout.nodes, layout.former))
+    return Cluster(layout, nodes, former)
 
 
 def _new_spec(wanted: Wanted) -> ClusterSpec:
-    given = wanted.given()
+    given: dict[str, Any] = {**wanted.given()}
     nodes = given.get("nodes", layouts.NODES_DEFAULT)
     given.setdefault("replicas", min(REPLICAS_DEFAULT, max(1, nodes)))
     is_free_port_wanted = given.get("base_port") == 0
@@ -170,16 +175,21 @@ def clean(cluster: Cluster) -> list[Path]:
         names = ", ".join(node.id for node in alive)
         raise InvalidArgument(f"{names} still running; stop the cluster first (kv cluster down)")
     left = []
-    for node in cluster.nodes:
-        files = node.files
-        for path in (files.config_file, files.pid_file, files.log_file):
-            path.unlink(missing_ok=True)
-        if files.data_dir.exists():
-            shutil.rmtree(files.data_dir)
-        left += _remove_if_empty(files.directory)
+    for node in (*cluster.nodes, *cluster.former):
+        left += remove_files(node)
     layouts.cluster_file(cluster.directory).unlink(missing_ok=True)
     layouts.lock_file(cluster.directory).unlink(missing_ok=True)
     return left + _remove_if_empty(cluster.directory)
+
+
+def remove_files(node: Node) -> list[Path]:
+    """Remove what was made for one dead node; its directory if something else lies in it."""
+    files = node.files
+    for path in (files.config_file, files.pid_file, files.log_file):
+        path.unlink(missing_ok=True)
+    if files.data_dir.exists():
+        shutil.rmtree(files.data_dir)
+    return _remove_if_empty(files.directory)
 
 
 def _remove_if_empty(directory: Path) -> list[Path]:

@@ -6,6 +6,7 @@ import signal
 import time
 from typing import TYPE_CHECKING
 
+from kvstore.cli.launcher.cluster import load
 from kvstore.cli.launcher.node import stop
 from kvstore.cli.launcher.process import State
 
@@ -47,7 +48,7 @@ def run_until_stopped(cluster: Cluster, *, say: Callable[[str], None]) -> signal
             say(f"{node_id} is {state}")
         states = now
     if asked.by is not None:
-        late = stop(cluster.nodes)
+        late = stop(load(cluster.directory).alive())  # with those that were added meanwhile
         for node in late:
             say(f"{node.id} did not stop in time: killed")
     return asked.by

@@ -1,4 +1,4 @@
-"""Waiting until a cluster, or one node that came back, serves."""
+"""Waiting until a cluster, or one node that has come or come back, serves."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from kvstore.cli.launcher.node import Node
     from kvstore.cli.survey import Survey
     from kvstore.cli.view import ClusterView
+    from kvstore.sharding.shard_map import MapNode
 
 START_TIMEOUT_S = 30.0
 _POLL_S = 0.05
@@ -31,18 +32,21 @@ async def wait_until_led(
 ) -> ClusterView:
     """Wait until every node of ``started`` answers and every shard has a leader.
 
+    One that was removed from the cluster meanwhile need not answer.
+
     Raises:
         StartupError: a node of ``started`` has ended; its own words say why.
         Unavailable: ``timeout_s`` has passed; says what is still missing.
     """
     deadline = time.monotonic() + timeout_s
-    addresses = {node.files.address for node in started}
     while True:
         for node in started:
             node.check_started()
         survey = await survey_cluster(cluster.layout.spec.config(), _ANSWER_WAIT_S)
         view = survey.view
-        if view.is_led and addresses <= survey.answers.keys():
+        removed = () if survey.shard_map is None else survey.shard_map.removed
+        wanted = {node.files.address for node in started if node.id not in removed}
+        if view.is_led and wanted <= survey.answers.keys():
             return view
         if time.monotonic() >= deadline:
             raise Unavailable(f"not ready after {timeout_s:g} s: {'; '.join(view.missing())}")
@@ -50,6 +54,35 @@ async def wait_until_led(
             f"{view.reachable} of {len(view.nodes)} nodes answer, "
             f"{view.led} of {len(view.shards)} shards have a leader"
         )
+        await asyncio.sleep(_POLL_S)
+
+
+async def wait_until_member(
+    cluster: Cluster,
+    node: Node,
+    *,
+    timeout_s: float = START_TIMEOUT_S,
+    progress: Callable[[str], None],
+) -> MapNode:
+    """Wait until ``node`` answers by a shard map in which it stands itself.
+
+    Raises:
+        StartupError: the node has ended; its own words say why.
+        Unavailable: ``timeout_s`` has passed; says what is still missing.
+    """
+    deadline = time.monotonic() + timeout_s
+    while True:
+        node.check_started()
+        survey = await survey_cluster(cluster.layout.spec.config(), _ANSWER_WAIT_S)
+        answer = survey.answers.get(node.files.address)
+        if answer is not None and answer.shard_map.has(node.id):
+            return answer.shard_map.node(node.id)
+        is_member = survey.shard_map is not None and survey.shard_map.has(node.id)
+        lack = f"{node.id} is {'' if is_member else 'not '}a member"
+        lack += ", but has not heard of it" if is_member else " yet"
+        if time.monotonic() >= deadline:
+            raise Unavailable(f"not ready after {timeout_s:g} s: {lack}")
+        progress(lack)
         await asyncio.sleep(_POLL_S)
 
 

@@ -107,8 +107,8 @@ MEMBERSHIP = (
         "who lost its disk comes back under a new id, without a vote",
         (
             "server/groups.py",
-            "in_life(r.id, life) for r",
-            "r.id for r",
+            "in_life(holding.replicas[group], life)",
+            "holding.replicas[group]",
         ),
     ),
     mutant(

@@ -61,8 +61,8 @@ SESSIONS = (
         "the horizon of dropped sessions is part of the replicated state",
         (
             "kv/state_machine.py",
-            "                self._sessions.horizon,\n",
-            "                0,\n",
+            "applied.encode(self._applied, self._sessions.horizon)",
+            "applied.encode(self._applied, 0)",
         ),
     ),
     mutant(
@@ -79,7 +79,7 @@ SESSIONS = (
         "a leader's revisions lie above all in the log that it found at its start",
         (
             "server/groups.py",
-            "        hosts[group].observe(recovered.entries)\n",
+            "    host.observe(recovered.entries)\n",
             "",
         ),
     ),

@@ -1,0 +1,148 @@
+"""What an administrator may order, and what is refused: functions from map to map.
+
+An order only says what is wanted; :mod:`kvstore.sharding.steering` does the rest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from kvstore.errors import InvalidArgument
+from kvstore.sharding import changes, steering
+from kvstore.sharding.shard_map import NodeState
+
+if TYPE_CHECKING:
+    from kvstore.ids import NodeId, ShardId
+    from kvstore.sharding.shard_map import MapNode, ShardMap
+    from kvstore.sharding.steering import Known, Moving
+
+
+def drain(shard_map: ShardMap, known: Known, name: NodeId) -> ShardMap:
+    """The node's replicas go elsewhere.
+
+    Raises:
+        InvalidArgument: there is no such node, or the others are too few.
+    """
+    node = _node(shard_map, name)
+    _check_enough(shard_map, name, "add one first (kv cluster add)")
+    _check_not_last(shard_map, name)
+    _check_majorities(shard_map, known, name)
+    if node.state is NodeState.REMOVING:
+        raise InvalidArgument(f"{name} is being removed already")
+    return changes.set_state(shard_map, name, NodeState.DRAINING)
+
+
+def activate(shard_map: ShardMap, known: Known, name: NodeId) -> ShardMap:
+    """The node gets its share again.
+
+    Raises:
+        InvalidArgument: there is no such node.
+    """
+    del known
+    _node(shard_map, name)
+    return changes.set_state(shard_map, name, NodeState.ACTIVE)
+
+
+def remove(shard_map: ShardMap, known: Known, name: NodeId, *, is_forced: bool) -> ShardMap:
+    """The node's replicas go elsewhere, and then it goes for good.
+
+    Raises:
+        InvalidArgument: there is no such node, a shard would lose its majority, or it would have
+            fewer copies than it should, unless that is forced.
+    """
+    if name in shard_map.removed:
+        raise InvalidArgument(f"{name} was removed already")
+    _node(shard_map, name)
+    if not is_forced:
+        _check_enough(
+            shard_map,
+            name,
+            "add one first (kv cluster add), or insist (--force): "
+            "then shards are left with fewer copies",
+        )
+    _check_not_last(shard_map, name)
+    _check_majorities(shard_map, known, name)
+    return changes.set_state(shard_map, name, NodeState.REMOVING)
+
+
+def weigh(shard_map: ShardMap, known: Known, name: NodeId, weight: float) -> ShardMap:
+    """The node's share is another from now on.
+
+    Raises:
+        InvalidArgument: there is no such node.
+    """
+    del known
+    _node(shard_map, name)
+    return changes.set_weight(shard_map, name, weight)
+
+
+def prefer(shard_map: ShardMap, known: Known, shard: ShardId, name: NodeId) -> ShardMap:
+    """``shard`` should be led by ``name``, unless that makes the leaders uneven.
+
+    Raises:
+        InvalidArgument: there is no such shard, or the node has no replica of it.
+    """
+    del known
+    if shard >= shard_map.shards:
+        raise InvalidArgument(f"there is no shard {shard}; there are 0 to {shard_map.shards - 1}")
+    leaders = [members[0].node for members in shard_map.replicas]
+    holders = [replica.node for replica in shard_map.replicas_of(shard)]
+    if name not in holders:
+        raise InvalidArgument(
+            f"{name} has no replica of shard {shard}; {', '.join(sorted(holders))} have one"
+        )
+    leaders[shard] = name
+    return changes.prefer(shard_map, leaders)
+
+
+def rebalance(shard_map: ShardMap, known: Known) -> ShardMap:
+    """The load is made even, also where that is not done by itself."""
+    return changes.rebalance(shard_map, is_wanted=bool(what_would_move(shard_map, known)))
+
+
+def what_would_move(shard_map: ShardMap, known: Known) -> list[Moving]:
+    """All moves that would make the load even, beside those under way."""
+    return steering.wanted_moves(replace(shard_map, is_rebalancing=True), known)
+
+
+def _node(shard_map: ShardMap, name: NodeId) -> MapNode:
+    if not shard_map.has(name):
+        names = ", ".join(node.id for node in shard_map.nodes)
+        raise InvalidArgument(f"there is no node {name}; there are {names}")
+    return shard_map.node(name)
+
+
+def _active(shard_map: ShardMap) -> list[MapNode]:
+    return [node for node in shard_map.nodes if node.state is NodeState.ACTIVE]
+
+
+def _check_enough(shard_map: ShardMap, name: NodeId, advice: str) -> None:
+    others = [node for node in _active(shard_map) if node.id != name]
+    if shard_map.held_by(name) and len(others) < shard_map.replication:
+        raise InvalidArgument(
+            f"without {name} there are {len(others)} nodes for the {shard_map.replication} "
+            f"copies of each shard: {advice}"
+        )
+
+
+def _check_majorities(shard_map: ShardMap, known: Known, name: NodeId) -> None:
+    """Nothing can be taken off a node by a group that has no majority, before or after."""
+    others = [node.id for node in _active(shard_map) if node.id != name]
+    for group in shard_map.held_by(name):
+        nodes = [replica.node for replica in shard_map.members(group)]
+        stay = [node for node in nodes if node != name]
+        has_spare = any(known.is_alive(node) and node not in nodes for node in others)
+        alive = [node for node in nodes if known.is_alive(node)]
+        left = sum(map(known.is_alive, stay)) + has_spare
+        if 2 * len(alive) <= len(nodes) or 2 * left <= len(stay) + has_spare:
+            there = ", ".join(alive) or "none"
+            raise InvalidArgument(
+                f"group {group} (on {', '.join(nodes)}; alive: {there}) would have no majority: "
+                "start its other nodes first, or remove those that are gone for good"
+            )
+
+
+def _check_not_last(shard_map: ShardMap, name: NodeId) -> None:
+    if not any(other.id != name for other in _active(shard_map)):
+        raise InvalidArgument(f"{name} is the last node that may hold anything")

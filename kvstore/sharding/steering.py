@@ -1,0 +1,323 @@
+"""What is to become of the shard map next: a function of the map and of what is known.
+
+The controller on the meta group's leader calls :func:`next_map` again and again and has the meta
+group commit what it returns. Nothing is remembered from call to call: whoever leads the meta
+group next goes on from the map. What is known is a hint (the membership's view) or a fact that
+cannot become untrue (a group has committed a configuration); only the map decides.
+
+The rules run in order, each on what the one before has made, all in one new version. The order
+matters: what groups have done comes first, then who there is, then what is wanted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from kvstore.config import ShardingConfig
+from kvstore.ids import META_GROUP, GroupId, NodeId, ReplicaId, group_of_shard
+from kvstore.sharding import changes
+from kvstore.sharding.placement import placement
+from kvstore.sharding.rebalance import plan
+from kvstore.sharding.shard_map import NodeState, meta_size
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Sequence
+
+    from kvstore.sharding.shard_map import Change, MapNode, ShardMap
+
+GIVE_UP_AFTER_S: Final = 10.0
+"""A change waits for the node that a copy is to come to; then it is cancelled."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A node as the membership sees it."""
+
+    address: str
+    weight: float
+    zone: str
+    is_alive: bool
+    gone_s: float = 0.0
+    """For how long it has been dead or has left; 0 while it is alive."""
+    is_settled: bool = True
+    """It has been alive for so long that one that is not there would have been found dead."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a group's leader tells of its newest configuration, which is committed.
+
+    Replicas are named as in the map, whatever the life of their nodes' data.
+    """
+
+    group: GroupId
+    epoch: int
+    """The version of the map that the configuration follows."""
+    voters: frozenset[ReplicaId]
+    outgoing: frozenset[ReplicaId]
+    """Not empty while it is a joint one."""
+    learners: frozenset[ReplicaId]
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """All that a decision is made of, beside the map."""
+
+    seen: Mapping[NodeId, Seen]
+    reports: Mapping[GroupId, Report]
+    policy: ShardingConfig
+
+    def is_alive(self, node: NodeId) -> bool:
+        """Whether the membership takes ``node`` for alive."""
+        seen = self.seen.get(node)
+        return seen is not None and seen.is_alive
+
+    def gone_s(self, node: NodeId) -> float:
+        """For how long ``node`` has been gone; 0 if it is there, or was never seen."""
+        seen = self.seen.get(node)
+        return 0.0 if seen is None else seen.gone_s
+
+
+def next_map(shard_map: ShardMap, known: Known) -> ShardMap | None:
+    """The map that should follow, None if there is nothing to change."""
+    after = shard_map
+    for rule in _RULES:
+        after = rule(after, known)
+    return None if after == shard_map else changes.succeed(shard_map, after)
+
+
+# -- what the groups have done --------------------------------------------------------------------
+
+
+def _settle(shard_map: ShardMap, known: Known) -> ShardMap:
+    """Changes that were made are finished, those that were undone are abandoned."""
+    for change in shard_map.changes:
+        report = known.reports.get(change.group)
+        if report is None or report.outgoing:
+            continue
+        if _is_made(change, report):
+            shard_map = changes.finish(shard_map, change)
+        elif _is_undone(change, report):
+            shard_map = changes.abandon(shard_map, change)
+    return shard_map
+
+
+def _is_made(change: Change, report: Report) -> bool:
+    """Whether the group has done so since it was asked to: an old report is none of it."""
+    if report.epoch < (change.cancelled_at or change.begun_at):
+        return False
+    has_come = change.add is None or change.add.id in report.voters
+    is_gone = change.remove is None or change.remove.id not in report.voters
+    return has_come and is_gone
+
+
+def _is_undone(change: Change, report: Report) -> bool:
+    """Whether the group is as before the change, and no leader of it can make the change again.
+
+    One that has not yet heard that it was cancelled could, were the group not in an epoch in
+    which nobody may act by an older map.
+    """
+    if not change.cancelled_at or report.epoch < change.cancelled_at:
+        return False
+    is_out = change.add is None or change.add.id not in report.voters | report.learners
+    is_back = change.remove is None or change.remove.id in report.voters
+    return is_out and is_back
+
+
+# -- who there is ---------------------------------------------------------------------------------
+
+
+def _admit(shard_map: ShardMap, known: Known) -> ShardMap:
+    """Whoever has joined becomes a member; who listens elsewhere is found there."""
+    for name in sorted(known.seen):
+        seen = known.seen[name]
+        if not seen.is_alive or name in shard_map.removed:
+            continue
+        if not shard_map.has(name):
+            if not seen.is_settled:
+                continue
+            shard_map = changes.admit(shard_map, name, seen.address, seen.weight, seen.zone)
+        elif shard_map.node(name).address != seen.address:
+            shard_map = changes.set_address(shard_map, name, seen.address)
+    return shard_map
+
+
+def _note_losses(shard_map: ShardMap, known: Known) -> ShardMap:
+    """Whoever is dead for too long is lost where another can take its place."""
+    patience_s = known.policy.replace_after_s
+    for node in shard_map.nodes:
+        if node.state is NodeState.LOST and known.is_alive(node.id):
+            shard_map = changes.set_state(shard_map, node.id, NodeState.ACTIVE)
+        elif node.state is NodeState.ACTIVE and 0 < patience_s <= known.gone_s(node.id):
+            spare = [other for other in _takers(shard_map) if known.is_alive(other.id)]
+            if len(spare) >= shard_map.replication:
+                shard_map = changes.set_state(shard_map, node.id, NodeState.LOST)
+    return shard_map
+
+
+def _give_up(shard_map: ShardMap, known: Known) -> ShardMap:
+    """Changes whose newcomer is gone or is to hold nothing, or whose leaver is to stay."""
+    takers = {node.id for node in _takers(shard_map)}
+    for change in shard_map.changes:
+        if not change.cancelled_at and _is_in_vain(shard_map, change, takers, known):
+            shard_map = changes.cancel(shard_map, change)
+    return shard_map
+
+
+def _is_in_vain(
+    shard_map: ShardMap, change: Change, takers: Collection[NodeId], known: Known
+) -> bool:
+    if change.add is not None:
+        node = change.add.node
+        return node not in takers or known.gone_s(node) >= GIVE_UP_AFTER_S
+    # One that was to go without another in its place is to stay after all.
+    assert change.remove is not None
+    is_needed = len(shard_map.members(change.group)) <= shard_map.replication
+    return change.group != META_GROUP and is_needed and change.remove.node in takers
+
+
+def _expel(shard_map: ShardMap, known: Known) -> ShardMap:
+    """Whoever is to be removed and holds nothing goes."""
+    del known
+    for node in shard_map.nodes:
+        if node.state is NodeState.REMOVING and not shard_map.held_by(node.id):
+            shard_map = changes.expel(shard_map, node.id)
+    return shard_map
+
+
+# -- what is wanted -------------------------------------------------------------------------------
+
+
+def _begin_in_meta(shard_map: ShardMap, known: Known) -> ShardMap:
+    """The meta group gets as many replicas as it should have, on nodes that stay."""
+    if shard_map.change_of(META_GROUP) is not None:
+        return shard_map
+    takers = _takers(shard_map)
+    held = {replica.node for replica in shard_map.meta}
+    size = meta_size(len(takers))
+    stays = [node for node in takers if node.id in held]
+    comes = next((n for n in takers if n.id not in held and known.is_alive(n.id)), None)
+    leaving = {node.id for node in shard_map.nodes} - {node.id for node in takers}
+    goes = next((r.node for r in reversed(shard_map.meta) if r.node in leaving), None)
+    if len(stays) >= size:
+        comes = None
+        if goes is None and len(stays) > size:
+            goes = stays[-1].id
+    if comes is not None:
+        return changes.begin(shard_map, META_GROUP, comes.id, goes)
+    # With nobody to come, one goes all the same if the others suffice.
+    if goes is not None and len(stays) >= min(size, len(shard_map.meta) - 1):
+        return changes.begin(shard_map, META_GROUP, None, goes)
+    return shard_map
+
+
+def _begin_moves(shard_map: ShardMap, known: Known) -> ShardMap:
+    """Moves towards the placement that is wanted, as many as may be under way."""
+    moving = [c for c in shard_map.changes if _has_majority(shard_map, known, c.group)]
+    room = known.policy.moves_max - len(moving)
+    if room <= 0:
+        return shard_map
+    wanted = wanted_moves(shard_map, known)
+    if known.policy.balances and not shard_map.is_rebalancing and not all(map(_is_urgent, wanted)):
+        shard_map = changes.rebalance(shard_map, is_wanted=True)
+        wanted = wanted_moves(shard_map, known)
+    if not shard_map.is_rebalancing:
+        wanted = [move for move in wanted if _is_urgent(move)]
+    free = [
+        move
+        for move in wanted
+        if shard_map.change_of(move.group) is None and _has_majority(shard_map, known, move.group)
+    ]
+    for move in free[:room]:
+        if shard_map.change_of(move.group) is None:
+            shard_map = changes.begin(shard_map, move.group, move.add, move.remove)
+    return shard_map
+
+
+def _has_majority(shard_map: ShardMap, known: Known, group: GroupId) -> bool:
+    """Without one a group can change nothing, and must not keep others from changing."""
+    members = shard_map.members(group)
+    return 2 * sum(known.is_alive(replica.node) for replica in members) > len(members)
+
+
+class Moving(NamedTuple):
+    """A move that is wanted."""
+
+    group: GroupId
+    add: NodeId | None
+    """Where a copy comes to."""
+    remove: NodeId | None
+    """Where one goes from."""
+    for_balance: bool
+    """Whether only the load asks for it; else a node that is to hold nothing, or a shard that
+    lacks a copy or has one too many."""
+
+
+def _is_urgent(move: Moving) -> bool:
+    return not move.for_balance
+
+
+def wanted_moves(shard_map: ShardMap, known: Known) -> list[Moving]:
+    """All moves that are left, beside the changes under way, the most urgent first."""
+    now = changes.after(shard_map)
+    takers = _takers(now)
+    if not takers:
+        return []
+    current = [tuple(replica.node for replica in members) for members in now.replicas]
+    names = {node.id for node in takers}
+    moves = [
+        Moving(
+            group_of_shard(move.shard),
+            move.add,
+            move.remove,
+            move.add is not None and move.remove in names,
+        )
+        for move in plan(current, _target(now, takers, current))
+        if move.add is None or known.is_alive(move.add)
+    ]
+    return sorted(moves, key=lambda move: move.for_balance)
+
+
+def _target(
+    shard_map: ShardMap, takers: Sequence[MapNode], current: Sequence[Sequence[NodeId]]
+) -> tuple[tuple[NodeId, ...], ...]:
+    copies = min(shard_map.replication, len(takers))
+    return placement(takers, shard_map.shards, copies, current, is_exact=shard_map.is_rebalancing)
+
+
+def _moves_left(shard_map: ShardMap, known: Known) -> bool:
+    """Whether any move that is wanted can be made, now or later."""
+    wanted = wanted_moves(shard_map, known)
+    return any(_is_urgent(move) or shard_map.is_rebalancing for move in wanted)
+
+
+def _spread_leaders(shard_map: ShardMap, known: Known) -> ShardMap:
+    """Once nothing moves, leaders are preferred so that they are spread evenly."""
+    takers = _takers(shard_map)
+    if shard_map.changes or not takers or _moves_left(shard_map, known):
+        return shard_map
+    current = tuple(tuple(r.node for r in members) for members in shard_map.replicas)
+    target = _target(shard_map, takers, current)
+    leaders = [
+        to[0] if set(to) == set(held) else held[0] for to, held in zip(target, current, strict=True)
+    ]
+    return changes.rebalance(changes.prefer(shard_map, leaders), is_wanted=False)
+
+
+def _takers(shard_map: ShardMap) -> tuple[MapNode, ...]:
+    """The nodes that are to have their share."""
+    return tuple(node for node in shard_map.nodes if node.state is NodeState.ACTIVE)
+
+
+_RULES: Final[tuple[Callable[[ShardMap, Known], ShardMap], ...]] = (
+    _settle,
+    _admit,
+    _note_losses,
+    _give_up,
+    _expel,
+    _begin_in_meta,
+    _begin_moves,
+    _spread_leaders,
+)

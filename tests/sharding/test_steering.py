@@ -1,0 +1,414 @@
+"""What the controller does next: by rule, and to its end in clusters that come and go."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kvstore.config import ClusterConfig, NodeAddress, ShardingConfig
+from kvstore.errors import InvalidArgument
+from kvstore.ids import GroupId, NodeId, ReplicaId, ShardId
+from kvstore.sharding import changes, orders
+from kvstore.sharding.placement import load_max, shares
+from kvstore.sharding.shard_map import Change, NodeState, ShardMap, bootstrap
+from kvstore.sharding.steering import Known, Report, Seen, next_map
+
+N1, N2, N3, N4, N5 = (NodeId(f"n{number}") for number in range(1, 6))
+PATIENCE_S = 60.0
+
+
+class Cluster:
+    """A cluster as the controller sees it; groups do what they are told when asked to."""
+
+    def __init__(
+        self, nodes: int = 3, shards: int = 8, policy: ShardingConfig | None = None
+    ) -> None:
+        addresses = tuple(NodeAddress(NodeId(f"n{n}"), f"h:{n}") for n in range(1, nodes + 1))
+        self.map = bootstrap(ClusterConfig(id="c", nodes=addresses, shards=shards))
+        self.seen = {node.id: Seen(node.address, 1.0, "", True) for node in addresses}
+        self.policy = policy or ShardingConfig()
+        self.reports: dict[GroupId, Report] = {}
+        self.most_under_way = 0
+
+    def known(self) -> Known:
+        return Known(dict(self.seen), dict(self.reports), self.policy)
+
+    def step(self) -> bool:
+        after = next_map(self.map, self.known())
+        if after is None:
+            return False
+        assert after.version == self.map.version + 1
+        self.map = after
+        self.most_under_way = max(self.most_under_way, len(after.changes))
+        return True
+
+    def obey(self, change: Change, *, undo: bool = False) -> None:
+        """The group's leader does what the map says, and reports it."""
+        voters = {replica.id for replica in self.map.members(change.group)}
+        if not undo:
+            voters |= {change.add.id} if change.add is not None else set()
+            voters -= {change.remove.id} if change.remove is not None else set()
+        self.reports[change.group] = Report(
+            change.group, self.map.version, frozenset(voters), frozenset(), frozenset()
+        )
+
+    def settle(self, steps: int = 2000) -> None:
+        for _ in range(steps):
+            if not self.step():
+                if not self.map.changes:
+                    return
+                for change in self.map.changes:
+                    self.obey(change, undo=bool(change.cancelled_at))
+        raise AssertionError("it does not come to rest")
+
+    def join(self, node: NodeId, weight: float = 1.0) -> None:
+        self.seen[node] = Seen(f"h:{node[1:]}", weight, "", True)
+
+    def die(self, node: NodeId, gone_s: float = 0.1) -> None:
+        self.seen[node] = replace(self.seen[node], is_alive=False, gone_s=gone_s)
+
+    def held(self) -> dict[NodeId, int]:
+        counts = {node.id: 0 for node in self.map.nodes}
+        for members in self.map.replicas:
+            for replica in members:
+                counts[replica.node] += 1
+        return counts
+
+    def check(self) -> None:
+        """Nothing is left to do, and everything is as it should be."""
+        takers = [node for node in self.map.nodes if node.state is NodeState.ACTIVE]
+        copies = min(self.map.replication, len(takers))
+        share = shares(takers, self.map.shards, copies)
+        for members in self.map.replicas:
+            nodes = [replica.node for replica in members]
+            assert len(set(nodes)) == len(nodes) == copies
+            assert {self.map.node(node).state for node in nodes} == {NodeState.ACTIVE}
+        for node in takers:
+            assert self.held()[node.id] <= load_max(share[node.id], self.map.shards)
+
+
+def test_a_cluster_at_rest_is_left_alone() -> None:
+    assert not Cluster().step()
+
+
+def test_who_joins_gets_its_share_and_nobody_else_anything() -> None:
+    it = Cluster(shards=16)
+    before = it.map
+    it.join(N4)
+    it.settle()
+    it.check()
+    assert it.held() == {N1: 12, N2: 12, N3: 12, N4: 12}
+    assert it.most_under_way <= it.policy.moves_max
+    for old, new in zip(before.replicas, it.map.replicas, strict=True):
+        assert {r.node for r in new} - {r.node for r in old} <= {N4}
+
+
+def test_leaders_are_spread_in_the_end() -> None:
+    it = Cluster(shards=16)
+    it.join(N4)
+    it.settle()
+    leads = [members[0].node for members in it.map.replicas]
+    assert {leads.count(node) for node in (N1, N2, N3, N4)} == {4}
+
+
+def test_the_meta_group_grows_to_five_and_shrinks_again() -> None:
+    it = Cluster()
+    for node, size in [(N4, 3), (N5, 5)]:
+        it.join(node)
+        it.settle()
+        assert len(it.map.meta) == size
+    it.map = changes.set_state(it.map, N2, NodeState.REMOVING)
+    it.settle()
+    assert N2 not in {replica.node for replica in it.map.meta}
+    assert len(it.map.meta) == 3
+    assert it.map.removed == (N2,)
+    it.check()
+
+
+def test_who_is_removed_is_not_admitted_again() -> None:
+    it = Cluster()
+    it.join(N4)
+    it.settle()
+    it.map = changes.set_state(it.map, N4, NodeState.REMOVING)
+    it.settle()
+    assert it.map.removed == (N4,)
+    assert not it.map.has(N4)
+    assert not it.step()
+
+
+def test_a_dead_node_is_replaced_only_after_a_while_and_where_another_can() -> None:
+    it = Cluster()
+    it.die(N3, PATIENCE_S)
+    assert not it.step(), "there is no other"
+    it.join(N4)
+    it.settle()
+    assert it.map.node(N3).state is NodeState.LOST
+    assert it.held() == {N1: 8, N2: 8, N3: 0, N4: 8}
+    assert {replica.node for replica in it.map.meta} == {N1, N2, N4}
+
+
+@pytest.mark.parametrize(("after_s", "gone_s"), [(60.0, 59.0), (0.0, 10_000.0)])
+def test_it_is_given_the_time_that_is_configured(after_s: float, gone_s: float) -> None:
+    it = Cluster(4, policy=ShardingConfig(replace_after_s=after_s))
+    it.settle()
+    it.die(N3, gone_s)
+    it.settle()
+    assert it.map.node(N3).state is NodeState.ACTIVE
+
+
+def test_a_lost_node_that_comes_back_gets_its_share_again() -> None:
+    it = Cluster(4)
+    it.settle()
+    it.die(N3, PATIENCE_S)
+    it.settle()
+    assert it.held()[N3] == 0
+    it.join(N3)
+    it.settle()
+    assert it.held() == dict.fromkeys((N1, N2, N3, N4), 6)
+
+
+def test_a_change_is_cancelled_when_whoever_comes_is_gone_and_ends_when_the_group_says() -> None:
+    it = Cluster()
+    it.join(N4)
+    it.step()
+    change = it.map.changes[0]
+    it.die(N4, 5.0)
+    assert not it.step(), "it may come back"
+    it.die(N4, 10.0)
+    assert it.step()
+    given_up = it.map.change_of(change.group)
+    assert given_up is not None
+    assert given_up.cancelled_at == it.map.version
+    it.reports[change.group] = replace(
+        _report(it.map, change.group), epoch=given_up.cancelled_at - 1
+    )
+    assert not it.step(), "by an older map it could still be made"
+    it.obey(given_up, undo=True)
+    assert it.step()
+    assert it.map.change_of(change.group) is None
+    assert it.map.members(change.group) == bootstrap_of(it).members(change.group)
+
+
+def test_a_cancelled_change_that_was_made_all_the_same_is_finished() -> None:
+    it = Cluster()
+    it.join(N4)
+    it.step()
+    change = it.map.changes[0]
+    it.die(N4, 10.0)
+    it.step()
+    given_up = it.map.change_of(change.group)
+    assert given_up is not None
+    it.obey(given_up)
+    it.step()
+    assert change.add in it.map.members(change.group)
+
+
+def test_a_report_from_before_the_change_is_none_of_it() -> None:
+    it = Cluster(4)
+    it.settle()
+    replica = it.map.replicas[0][0]
+    group = GroupId(1)
+    before = replace(_report(it.map, group), voters=frozenset())
+    draining = changes.set_state(it.map, replica.node, NodeState.DRAINING)
+    it.map = changes.succeed(it.map, changes.begin(draining, group, None, replica.node))
+    it.reports[group] = before
+    it.step()
+    assert replica in it.map.members(group)
+    it.reports[group] = replace(before, epoch=it.map.version)
+    it.step()
+    assert replica not in it.map.members(group)
+
+
+def test_a_joint_configuration_is_no_end() -> None:
+    it = Cluster()
+    it.join(N4)
+    it.step()
+    change = it.map.changes[0]
+    it.obey(change)
+    joint = replace(it.reports[change.group], outgoing=frozenset({ReplicaId(1)}))
+    it.reports[change.group] = joint
+    assert not it.step()
+
+
+def test_nothing_moves_for_balance_alone_unless_it_is_wanted() -> None:
+    it = Cluster(policy=ShardingConfig(balances=False))
+    it.join(N4)
+    it.settle()
+    assert it.held()[N4] == 0
+    it.map = changes.succeed(it.map, orders.rebalance(it.map, it.known()))
+    it.settle()
+    assert it.held()[N4] == 6
+    assert not it.map.is_rebalancing
+
+
+# -- orders ---------------------------------------------------------------------------------------
+
+
+def test_what_leaves_too_few_is_refused() -> None:
+    it = Cluster()
+    for refuse in (orders.drain, lambda m, k, n: orders.remove(m, k, n, is_forced=False)):
+        with pytest.raises(InvalidArgument, match="add one first"):
+            refuse(it.map, it.known(), N3)
+    forced = orders.remove(it.map, it.known(), N3, is_forced=True)
+    it.map = changes.succeed(it.map, forced)
+    it.settle()
+    assert it.map.removed == (N3,)
+    assert it.held() == {N1: 8, N2: 8}
+
+
+def test_what_has_no_majority_is_not_taken_off_a_node_even_by_force() -> None:
+    it = Cluster(4)
+    it.settle()
+    it.die(N1)
+    it.die(N2)
+    with pytest.raises(InvalidArgument, match="would have no majority"):
+        orders.remove(it.map, it.known(), N1, is_forced=True)
+
+
+def test_what_would_have_no_majority_without_a_node_is_not_taken_off_it() -> None:
+    it = Cluster()
+    it.die(N1)
+    with pytest.raises(InvalidArgument, match="would have no majority"):
+        orders.remove(it.map, it.known(), N3, is_forced=True)
+    it.map = changes.succeed(it.map, orders.remove(it.map, it.known(), N1, is_forced=True))
+    it.settle()
+    assert it.map.removed == (N1,)
+
+
+def test_groups_without_a_majority_do_not_keep_others_from_healing() -> None:
+    it = Cluster(5, shards=64)
+    it.settle()
+    for node in (N1, N2):
+        it.die(node, PATIENCE_S)
+    for _ in range(400):
+        if not it.step():
+            break
+        for change in it.map.changes:
+            members = [replica.node for replica in it.map.members(change.group)]
+            if sum(node in (N3, N4, N5) for node in members) > len(members) // 2:
+                it.obey(change)
+    for members in it.map.replicas:
+        dead = {replica.node for replica in members} & {N1, N2}
+        assert len(dead) != 1, "what could be healed was healed"
+
+
+def test_who_was_to_go_without_another_in_its_place_stays_if_it_is_wanted_again() -> None:
+    it = Cluster()
+    forced = orders.remove(it.map, it.known(), N3, is_forced=True)
+    it.map = changes.succeed(it.map, forced)
+    it.step()
+    assert any(change.add is None for change in it.map.changes)
+    it.map = changes.succeed(it.map, orders.activate(it.map, it.known(), N3))
+    it.settle()
+    assert it.held() == {N1: 8, N2: 8, N3: 8}
+
+
+def test_nobody_is_drained_who_is_not_there() -> None:
+    it = Cluster()
+    with pytest.raises(InvalidArgument, match="no node n9; there are n1, n2, n3"):
+        orders.drain(it.map, it.known(), NodeId("n9"))
+
+
+def test_a_drained_node_holds_nothing_until_it_is_active_again() -> None:
+    it = Cluster(4)
+    it.settle()
+    it.map = changes.succeed(it.map, orders.drain(it.map, it.known(), N2))
+    it.settle()
+    assert it.map.held_by(N2) == {}
+    assert it.map.has(N2)
+    it.map = changes.succeed(it.map, orders.activate(it.map, it.known(), N2))
+    it.settle()
+    assert it.held()[N2] == 6
+
+
+def test_a_preferred_leader_stays_unless_that_is_uneven() -> None:
+    it = Cluster()
+    shard = ShardId(0)
+    before = [members[0].node for members in it.map.replicas]
+    for replica in it.map.replicas_of(shard):
+        it.map = changes.succeed(it.map, orders.prefer(it.map, it.known(), shard, replica.node))
+        it.settle()
+        leads = [members[0].node for members in it.map.replicas]
+        assert max(map(leads.count, (N1, N2, N3))) - min(map(leads.count, (N1, N2, N3))) <= 1
+        others = zip(before[1:], leads[1:], strict=True)
+        assert sum(old != new for old, new in others) <= 1
+    with pytest.raises(InvalidArgument, match="no shard 8; there are 0 to 7"):
+        orders.prefer(it.map, it.known(), ShardId(8), N1)
+    it.join(N4)
+    with pytest.raises(InvalidArgument, match="n4 has no replica of shard 0; n1, n2, n3 have one"):
+        orders.prefer(it.map, it.known(), shard, N4)
+
+
+def test_a_plan_tells_what_would_move() -> None:
+    it = Cluster(policy=ShardingConfig(balances=False))
+    it.join(N4)
+    it.settle()
+    planned = orders.what_would_move(it.map, it.known())
+    assert len(planned) == 6
+    assert {move.add for move in planned} == {N4}
+
+
+# -- everything at once ---------------------------------------------------------------------------
+
+
+@settings(max_examples=40)
+@given(st.integers(0, 2**32))
+def test_whatever_happens_it_comes_to_rest_and_all_is_as_it_should_be(seed: int) -> None:
+    rng = random.Random(seed)
+    it = Cluster(rng.randint(3, 5), 1 << rng.randrange(5))
+    for _ in range(rng.randint(1, 40)):
+        it.step()
+        _something_happens(it, rng)
+    for node in it.seen:
+        it.seen[node] = replace(it.seen[node], is_alive=True, gone_s=0.0)
+    it.settle()
+    it.check()
+    assert len(it.map.meta) in (3, 5)
+
+
+def _something_happens(it: Cluster, rng: random.Random) -> None:
+    names = sorted(it.seen)
+    match rng.randrange(6):
+        case 0:
+            it.join(NodeId(f"n{len(names) + 1}"), rng.choice([0.5, 1.0, 2.0]))
+        case 1:
+            it.die(rng.choice(names), rng.choice([0.1, 15.0, 100.0]))
+        case 2:
+            it.join(rng.choice(names))
+        case 3:
+            _order_something(it, rng, rng.choice(names))
+        case _:
+            for change in it.map.changes:
+                if rng.random() < 0.5:
+                    it.obey(change, undo=bool(change.cancelled_at) and rng.random() < 0.7)
+
+
+def _order_something(it: Cluster, rng: random.Random, node: NodeId) -> None:
+    known = it.known()
+    try:
+        match rng.randrange(4):
+            case 0:
+                ordered = orders.drain(it.map, known, node)
+            case 1:
+                ordered = orders.activate(it.map, known, node)
+            case 2:
+                ordered = orders.remove(it.map, known, node, is_forced=False)
+            case _:
+                ordered = orders.weigh(it.map, known, node, rng.choice([0.5, 1.0, 2.0]))
+    except InvalidArgument:
+        return
+    it.map = changes.succeed(it.map, ordered)
+
+
+def bootstrap_of(it: Cluster) -> ShardMap:
+    addresses = tuple(NodeAddress(NodeId(f"n{n}"), f"h:{n}") for n in (1, 2, 3))
+    return bootstrap(ClusterConfig(id="c", nodes=addresses, shards=it.map.shards))
+
+
+def _report(shard_map: ShardMap, group: GroupId) -> Report:
+    members = frozenset(replica.id for replica in shard_map.members(group))
+    return Report(group, shard_map.version, members, frozenset(), frozenset())
