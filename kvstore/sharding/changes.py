@@ -24,7 +24,6 @@ from kvstore.ids import (
     STAY_MAX,
     GroupId,
     NodeId,
-    ReplicaId,
     replica_id,
     shard_of_group,
 )
@@ -181,8 +180,3 @@ def after(shard_map: ShardMap) -> ShardMap:
         step = abandon if change.cancelled_at else finish
         shard_map = step(shard_map, change)
     return shard_map
-
-
-def is_member(replica: ReplicaId, members: Sequence[Replica]) -> bool:
-    """Whether ``replica`` is among ``members``."""
-    return any(member.id == replica for member in members)

@@ -165,11 +165,10 @@ async def test_replicas_move_on_after_others_are_killed_on_the_way(
 
 
 def steers(node: Any) -> bool:
-    """Whether it has led the meta group last, by its own log."""
-    said = node.files.log_file.read_text()
-    return any(
-        "the meta group: leader" in line for line in said.splitlines() if "the meta group: " in line
-    )
+    """Whether it leads the meta group, by the last that its own log says of that."""
+    said = node.files.log_file.read_text().splitlines()
+    roles = [line for line in said if "the meta group: " in line and " in term " in line]
+    return bool(roles) and "the meta group: leader" in roles[-1]
 
 
 def is_dead(node: Any) -> Any:
