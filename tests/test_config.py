@@ -226,6 +226,10 @@ BROKEN: list[tuple[str, str]] = [
     (SMALLEST + '[swim]\nprofile = "moon"', "swim.profile must be one of local, lan, wan"),
     (SMALLEST + "[swim]\nbudy = true", "unknown setting swim.budy"),
     (SMALLEST + "[swim]\nprobe_timeout_s = 0.3", "at least two probe timeouts"),
+    (
+        SMALLEST + "[sharding]\nmove_bytes_per_s_max = 65535",
+        "sharding.move_bytes_per_s_max must be at least 65536",
+    ),
     (SMALLEST + "[swim]\nsuspicion_max_mult = 0.5", "swim.suspicion_max_mult must be at least 1"),
     (SMALLEST + "[swim]\nawareness_max = -1", "swim.awareness_max must be from 0 to 64"),
     (SMALLEST + "[swim]\npiggyback_bytes_max = 100", "swim.piggyback_bytes_max must be from 1024"),

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 _Settings = TypeVar("_Settings")
 AWARENESS_MAX = 64
 PIGGYBACK_BYTES_MIN = 1024
+MOVE_BYTES_PER_S_MIN = 64 * KIB
 PORT_DIGITS_MAX = 5
 
 
@@ -254,6 +255,8 @@ def _check_sharding(sharding: ShardingConfig) -> None:
         raise ConfigError("sharding.replace_after_s must be 0 (never) or above, and finite")
     if sharding.moves_max < 1:
         raise ConfigError("sharding.moves_max must be at least 1")
+    if sharding.move_bytes_per_s_max < MOVE_BYTES_PER_S_MIN:
+        raise ConfigError(f"sharding.move_bytes_per_s_max must be at least {MOVE_BYTES_PER_S_MIN}")
 
 
 def _check_own(config: NodeConfig) -> None:

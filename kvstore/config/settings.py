@@ -110,6 +110,8 @@ class ShardingConfig:
     never."""
     moves_max: int = 2
     """Replicas on their way at once, in the whole cluster."""
+    move_bytes_per_s_max: int = 32 * 1024 * 1024
+    """That each node sends, whether to a replica that comes or to one that was away for long."""
     balances: bool = True
     """Whether replicas move only to make the load even, such as to a node that has joined."""
 

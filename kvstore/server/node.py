@@ -284,6 +284,7 @@ class Node:
             driver,
             stored.snapshots,
             stored.wal,
+            bytes_per_s_max=self._config.sharding.move_bytes_per_s_max,
             thread=thread,
             clock=self._clock,
             on_fatal=fatal.die,

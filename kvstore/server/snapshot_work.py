@@ -3,17 +3,18 @@
 The core decides what is read, sent, written and when it is in force (Raft §7); this module
 only moves bytes. A failure on the sending side is told to the core, which tries again later,
 but for damaged data, which stops the node; on the receiving side the staged bytes are dropped
-and the sender begins anew.
+and the sender begins anew. What is sent is paced, all transfers together.
 """
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from kvstore.errors import CorruptionError
 from kvstore.ids import LogIndex, group_of_shard
 from kvstore.raft import confchange
+from kvstore.server.pacing import Pace
 from kvstore.storage import records
 
 if TYPE_CHECKING:
@@ -32,6 +33,9 @@ T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
+PAUSE_S_MIN: Final = 0.001
+"""A shorter one costs more than it spares."""
+
 
 class SnapshotTransfers:
     """One thread does all of a node's snapshot I/O, so pieces are handled in order.
@@ -45,6 +49,7 @@ class SnapshotTransfers:
         storage: SnapshotStorage,
         wal: Log,
         *,
+        bytes_per_s_max: int,
         thread: Executor,
         clock: Callable[[], float],
         on_fatal: Callable[[BaseException], None],
@@ -56,6 +61,7 @@ class SnapshotTransfers:
         self._clock = clock
         self._on_fatal = on_fatal
         self._readers: dict[tuple[ShardId, int], SnapshotReader] = {}
+        self._pace = Pace(bytes_per_s_max)
 
     def handle(self, host: ShardHost, ready: Ready) -> None:
         """Take up the snapshot instructions of one ``Ready``."""
@@ -89,6 +95,7 @@ class SnapshotTransfers:
 
         def done(result: tuple[bytes, bool]) -> None:
             data, is_last = result
+            self._pace.refund(read.bytes_max - len(data))
             host.core.snapshot_read(
                 read.peer, read.transfer, meta, data, is_last=is_last, now=self._clock()
             )
@@ -101,7 +108,15 @@ class SnapshotTransfers:
             self._close(host, read.transfer)
             host.core.snapshot_failed(read.peer, read.transfer, self._clock())
 
-        self._submit(host, lambda: reader.read(read.offset, read.bytes_max), done, failed)
+        def begin() -> None:
+            if self._readers.get(key) is reader:
+                self._submit(host, lambda: reader.read(read.offset, read.bytes_max), done, failed)
+
+        wait_s = self._pace.reserve(read.bytes_max, self._clock())
+        if wait_s >= PAUSE_S_MIN:
+            self._driver.loop.call_later(wait_s, begin)
+        else:
+            begin()
 
     def _close(self, host: ShardHost, transfer: int) -> None:
         reader = self._readers.pop((host.shard, transfer), None)

@@ -78,6 +78,7 @@ class Held:
             self.rig.driver,
             self.storage,
             self.rig.log,
+            bytes_per_s_max=1 << 30,
             thread=self.thread,
             clock=lambda: self.rig.now,
             on_fatal=self.rig.fatal.append,

@@ -30,6 +30,7 @@ from kvstore.storage.records import RecordType
 from kvstore.storage.snapshots import SnapshotStorage
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 TWO = ReplicaId(2)
@@ -60,13 +61,14 @@ async def work(tmp_path: Path) -> Work:
     return work_on(Rig(), tmp_path)
 
 
-def work_on(rig: Rig, path: Path) -> Work:
+def work_on(rig: Rig, path: Path, bytes_per_s_max: int = 1 << 30) -> Work:
     threads = HeldThreads()
     storage = SnapshotStorage(rig.engine, path / "snapshots")
     transfers = SnapshotTransfers(
         rig.driver,
         storage,
         rig.log,
+        bytes_per_s_max=bytes_per_s_max,
         thread=threads,
         clock=lambda: rig.now,
         on_fatal=rig.fatal.append,
@@ -327,8 +329,12 @@ async def test_remains_that_cannot_be_removed_cost_only_room(
 @pytest.fixture
 async def sender(tmp_path: Path) -> Work:
     """A leader whose replica 2 lacks what is compacted away."""
+    return await sending_work(tmp_path)
+
+
+async def sending_work(tmp_path: Path, bytes_per_s_max: int = 1 << 30) -> Work:
     config = RaftConfig(log_bytes_max=2000, snapshot_chunk_bytes=600)
-    work = work_on(Rig(config=config), tmp_path)
+    work = work_on(Rig(config=config), tmp_path, bytes_per_s_max)
     rig = work.rig
     rig.host.core.campaign(rig.now)
     await lead_with(rig, ReplicaId(3))
@@ -403,6 +409,40 @@ async def test_it_holds_the_state_of_its_beginning(sender: Work) -> None:
     sent = await send_all(sender)
     assert {each.meta.index for each in sent} == {at}
     assert b"later" not in b"".join(each.data for each in sent)
+
+
+async def test_the_second_piece_waits_for_its_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sender = await sending_work(tmp_path, bytes_per_s_max=200)
+    waits: list[tuple[float, Callable[[], None]]] = []
+    await ask_for_snapshot(sender)
+    with monkeypatch.context() as patched:
+        loop = sender.rig.driver.loop
+        patched.setattr(loop, "call_later", lambda delay, begin: waits.append((delay, begin)))
+        await sender.run()
+    ((delay_s, begin),) = waits
+    assert delay_s == 600 / 200
+    assert len(chunks(sender)) == 1
+    begin()
+    await sender.run()
+    assert len(chunks(sender)) == 2
+
+
+async def test_a_piece_whose_transfer_ended_while_it_waited_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sender = await sending_work(tmp_path, bytes_per_s_max=200)
+    waits: list[Callable[[], None]] = []
+    await ask_for_snapshot(sender)
+    with monkeypatch.context() as patched:
+        loop = sender.rig.driver.loop
+        patched.setattr(loop, "call_later", lambda _, begin: waits.append(begin))
+        await sender.run()
+    await sender.rig.depose()
+    await sender.run()
+    waits[0]()
+    assert not sender.threads.work
 
 
 async def test_a_reader_is_closed_with_its_transfer(sender: Work) -> None:

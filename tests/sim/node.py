@@ -304,7 +304,13 @@ class SimNode:
         )
         self.driver.may_lead = lambda: not self.admission.disk_full
         self.driver.snapshots = SnapshotTransfers(
-            self.driver, storage, self.wal, thread=Thread(), clock=self.clock, on_fatal=self.die
+            self.driver,
+            storage,
+            self.wal,
+            bytes_per_s_max=self.config.sharding.move_bytes_per_s_max,
+            thread=Thread(),
+            clock=self.clock,
+            on_fatal=self.die,
         )
         self.keeper = LogKeeper(
             self.driver, self.wal, self.engine, live_bytes_max=self.config.wal.live_bytes_max
