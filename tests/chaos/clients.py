@@ -44,10 +44,21 @@ _KINDS: dict[type[Action], str] = {
 
 
 class Workload:
-    """Clients at work; ``async with``. Their failures come out at the end, or by ``check``."""
+    """Clients at work; ``async with``. Their failures come out at the end, or by ``check``.
 
-    def __init__(self, endpoints: str, clients: int, history: History, rng: random.Random) -> None:
+    All keys begin with ``prefix``: those of a new history must be new.
+    """
+
+    def __init__(
+        self,
+        endpoints: str,
+        clients: int,
+        history: History,
+        rng: random.Random,
+        prefix: str = "",
+    ) -> None:
         self._endpoints = endpoints
+        self._prefix = prefix
         self._history = history
         self._rngs = [random.Random(rng.random()) for _ in range(clients)]
         self._numbers = count()
@@ -56,7 +67,7 @@ class Workload:
 
     async def __aenter__(self) -> Workload:
         for number, rng in enumerate(self._rngs, start=1):
-            worker = _Worker(f"c{number}", rng, self._history, self._numbers)
+            worker = _Worker(f"c{number}", rng, self._history, self._numbers, self._prefix)
             run = self._run_briefly if number % SHORT_LIVED_EVERY == 0 else self._run
             self._tasks.append(asyncio.create_task(run(worker)))
         return self
@@ -91,8 +102,14 @@ class _Worker:
     _store: kvstore.Client
 
     def __init__(
-        self, name: str, rng: random.Random, history: History, numbers: count[int]
+        self,
+        name: str,
+        rng: random.Random,
+        history: History,
+        numbers: count[int],
+        prefix: str,
     ) -> None:
+        self._prefix = prefix
         self._name = name
         self._rng = rng
         self._history = history
@@ -125,11 +142,14 @@ class _Worker:
 
     def _key(self) -> bytes:
         if self._rng.random() < 0.4:
-            return b"hot-%d.%d" % (self._epoch(), self._rng.randrange(HOT_KEYS))
-        return b"cold-%d" % self._rng.randrange(COLD_KEYS)
+            return self._named(f"hot-{self._epoch()}.{self._rng.randrange(HOT_KEYS)}")
+        return self._named(f"cold-{self._rng.randrange(COLD_KEYS)}")
 
     def _counter(self) -> bytes:
-        return b"counter-%d.%d" % (self._epoch(), self._rng.randrange(COUNTERS))
+        return self._named(f"counter-{self._epoch()}.{self._rng.randrange(COUNTERS)}")
+
+    def _named(self, name: str) -> bytes:
+        return f"{self._prefix}{name}".encode()
 
     def _epoch(self) -> int:
         return int(time.monotonic() / EPOCH_S)
@@ -159,7 +179,7 @@ class _Worker:
 
     async def _write_ledger(self) -> None:
         number = next(self._numbers)
-        key = f"ledger-{number}"
+        key = f"{self._prefix}ledger-{number}"
         value = b"%s:%d" % (self._name.encode(), number)
         value += b"." * self._rng.randrange(PADDING_BYTES_MAX)
         began = time.monotonic()

@@ -19,18 +19,23 @@
  * While the file CHAOS_FULL is there, there is no room: what would make a file larger, or
  * reserve room, fails with ENOSPC, and statvfs finds nothing free. What a file has already may
  * be written over.
+ *
+ * CHAOS_DIAL is "FIRST COUNT OFFSET": whoever dials one of COUNT ports of 127.0.0.1 from FIRST on
+ * reaches the one that is OFFSET higher, where a proxy may listen; whatever address it was told.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <netinet/in.h>
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <sys/uio.h>
@@ -42,6 +47,7 @@ enum { UNKNOWN = 0, FOREIGN = 1, OURS = 2 };
 static unsigned char kind_of[FDS];
 static pthread_mutex_t journals = PTHREAD_MUTEX_INITIALIZER;
 static const char *directory, *journal, *control, *slowed, *full;
+static int dial_first, dial_count, dial_offset;
 
 #define REAL(type, name) ((type)real(#name))
 static void *real(const char *name) { return dlsym(RTLD_NEXT, name); }
@@ -57,6 +63,7 @@ typedef int (*openat_t)(int, const char *, int, ...);
 typedef int (*truncate_t)(int, off_t);
 typedef int (*allocate_t)(int, off_t, off_t);
 typedef int (*fallocate_t)(int, int, off_t, off_t);
+typedef int (*connect_t)(int, const struct sockaddr *, socklen_t);
 
 static pwrite_t real_pwrite;
 static write_t real_write;
@@ -69,6 +76,8 @@ __attribute__((constructor)) static void begin(void) {
     control = getenv("CHAOS_CONTROL");
     slowed = getenv("CHAOS_SLOWED");
     full = getenv("CHAOS_FULL");
+    const char *dial = getenv("CHAOS_DIAL");
+    if (dial && sscanf(dial, "%d %d %d", &dial_first, &dial_count, &dial_offset) != 3) abort();
     real_pwrite = REAL(pwrite_t, pwrite);
     real_write = REAL(write_t, write);
     real_close = REAL(fd_t, close);
@@ -387,6 +396,18 @@ static int synced(int fd, const char *name) {
 
 int fsync(int fd) { return synced(fd, "fsync"); }
 int fdatasync(int fd) { return synced(fd, "fdatasync"); }
+
+int connect(int fd, const struct sockaddr *to, socklen_t size) {
+    connect_t dial = REAL(connect_t, connect);
+    struct sockaddr_in proxy;
+    if (!dial_count || to->sa_family != AF_INET || size < sizeof proxy) return dial(fd, to, size);
+    memcpy(&proxy, to, sizeof proxy);
+    int place = ntohs(proxy.sin_port) - dial_first;
+    if (ntohl(proxy.sin_addr.s_addr) != INADDR_LOOPBACK || place < 0 || place >= dial_count)
+        return dial(fd, to, size);
+    proxy.sin_port = htons((uint16_t)(dial_first + place + dial_offset));
+    return dial(fd, (const struct sockaddr *)&proxy, sizeof proxy);
+}
 
 int close(int fd) {
     if (fd >= 0 && fd < FDS) kind_of[fd] = UNKNOWN;

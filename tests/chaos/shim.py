@@ -51,12 +51,15 @@ class Shim:
     data: Path
     journal: Path
     control: Path
+    dial: str = ""
+    """Which ports its process reaches elsewhere than they are; see ``shim.c``."""
 
     def environment(self) -> dict[str, str]:
         """What a process needs to run on this disk."""
         self.journal.mkdir(parents=True, exist_ok=True)
         self.data.mkdir(parents=True, exist_ok=True)
-        return {
+        dial = {"CHAOS_DIAL": self.dial} if self.dial else {}
+        return dial | {
             "LD_PRELOAD": str(self.library),
             "CHAOS_DIR": str(self.data.resolve()),
             "CHAOS_JOURNAL": str(self.journal.resolve()),

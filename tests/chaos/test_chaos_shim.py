@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import random
+import socket
 import subprocess
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -271,3 +273,28 @@ def test_delayed_syncs_are_counted(shim: Shim) -> None:
         output, _ = process.communicate()
     assert output.split() == ["synced", "synced"]
     assert shim.slowed_syncs() == 2
+
+
+DIALLING = """
+import socket, sys
+for port in map(int, sys.argv[1:]):
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        print(connection.recv(10).decode())
+"""
+
+
+def test_whoever_dials_is_led_elsewhere(shim: Shim) -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as proxy,
+        socket.create_server(("127.0.0.1", 0)) as other,
+    ):
+        there = proxy.getsockname()[1]
+        led = replace(shim, dial=f"{there - 7} 2 7")
+        program = DIALLING.replace("sys.argv[1:]", repr([there - 7, other.getsockname()[1]]))
+        with start(led, program) as process:
+            for listening, said in (proxy, b"proxy"), (other, b"other"):
+                accepted, _ = listening.accept()
+                with accepted:
+                    accepted.sendall(said)
+            output, _ = process.communicate()
+    assert output.split() == ["proxy", "other"]
