@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from kvstore.server.clients import Connection
     from kvstore.server.controller import Controller
     from kvstore.server.raft_driver import RaftDriver
+    from kvstore.sharding.known import Known
     from kvstore.sharding.shard_map import ShardMap
-    from kvstore.sharding.steering import Known
     from kvstore.wire.frames import Frame
 
 ORDERS_MAX: Final = 16

@@ -19,7 +19,9 @@ from kvstore.kv import commands
 from kvstore.kv.replies import decode_reply
 from kvstore.server.shard_host import Write
 from kvstore.sharding.changes import succeed
-from kvstore.sharding.steering import Known, Report, Seen, next_map
+from kvstore.sharding.known import Known, Report, Seen
+from kvstore.sharding.stalls import Stalls
+from kvstore.sharding.steering import next_map
 from kvstore.swim.claims import State
 from kvstore.wire.map_codec import decode_map, encode_map
 
@@ -98,6 +100,7 @@ class Controller:
         self._announce = announce
         self._clock = clock
         self._reports: dict[GroupId, Report] = {}
+        self._stalls = Stalls()
         self._led_since: float | None = None
         self._turn = asyncio.Lock()
         self._seen_revision = 0
@@ -123,7 +126,10 @@ class Controller:
     def take(self, reports: Iterable[Report]) -> None:
         """Leaders of groups tell how far they are."""
         if self._led_since is not None:
-            self._reports |= {report.group: report for report in reports}
+            now = self._clock()
+            for report in reports:
+                self._reports[report.group] = report
+                self._stalls.note(report, now)
             self._hurry.set()
 
     # -- steering ---------------------------------------------------------------------------------
@@ -141,6 +147,7 @@ class Controller:
             if host is None:
                 self._led_since = None
                 self._reports.clear()
+                self._stalls.clear()
                 continue
             if self._led_since is None:
                 self._led_since = self._clock()
@@ -161,6 +168,8 @@ class Controller:
                     await self._swap(host, None, self._founding)
                 return
             body, shard_map = stored
+            for node in self._stalls.look(shard_map, self._clock()):
+                log.warning("%s does not take in what it is to hold; later again", node)
             after = next_map(shard_map, self.known(shard_map))
             if after is not None:
                 await self._swap(host, body, after)
@@ -185,6 +194,7 @@ class Controller:
 
     def known(self, shard_map: ShardMap) -> Known:
         """What there is to go by."""
+        now = self._clock()
         under_way = {change.group for change in shard_map.changes}
         self._reports = {g: r for g, r in self._reports.items() if g in under_way}
         seen = {member.node: self._see(member) for member in self._members()}
@@ -197,6 +207,8 @@ class Controller:
             },
             dict(self._reports),
             self._policy,
+            self._stalls.stalled(now),
+            self._stalls.unfit(now),
         )
 
     @property

@@ -50,8 +50,8 @@ if TYPE_CHECKING:
     from kvstore.net.peers import PeerPool
     from kvstore.server.checksums import Asker
     from kvstore.server.handshake import Handshake
+    from kvstore.sharding.known import Report
     from kvstore.sharding.shard_map import ShardMap
-    from kvstore.sharding.steering import Report
     from kvstore.swim.ready import MemberStatus
     from kvstore.wire.frames import Frame
     from kvstore.wire.membership import EventsRequest

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from kvstore.ids import GroupId, NodeId
     from kvstore.server.raft_driver import RaftDriver
     from kvstore.server.shard_host import ShardHost
+    from kvstore.sharding.known import Report
     from kvstore.sharding.shard_map import ShardMap
-    from kvstore.sharding.steering import Report
 
 log = logging.getLogger(__name__)
 
@@ -79,9 +79,9 @@ class Reshaper:
             if not host.is_leader or host.core.config.epoch > shard_map.version:
                 continue
             self._take_step(group, host, shard_map, now)
-            config = host.core.config
-            if shard_map.change_of(group) is not None and config == host.core.committed_config:
-                reports.append(report_of(group, config))
+            change = shard_map.change_of(group)
+            if change is not None and host.core.config == host.core.committed_config:
+                reports.append(report_of(change, host.core.status(now)))
         if reports:
             self._tell(reports)
 

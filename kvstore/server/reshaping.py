@@ -21,15 +21,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from kvstore.ids import ReplicaId, in_life, life_of
-from kvstore.sharding.steering import Report
+from kvstore.ids import NO_REPLICA, LogIndex, ReplicaId, in_life, life_of
+from kvstore.sharding.known import Report
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kvstore.ids import GroupId
     from kvstore.raft.messages import GroupConfig
-    from kvstore.sharding.shard_map import ShardMap
+    from kvstore.raft.ready import Status
+    from kvstore.sharding.shard_map import Change, ShardMap
 
 
 class Step(NamedTuple):
@@ -124,12 +125,18 @@ def _as_it_lives(
     return in_life(name, known)
 
 
-def report_of(group: GroupId, config: GroupConfig) -> Report:
+def report_of(change: Change, status: Status) -> Report:
     """What to tell of a configuration that is committed, and that none follows in the log."""
+    config = status.config
+    comes = NO_REPLICA if change.add is None else change.add.id
+    newcomer = next((peer for peer in status.progress if _named(peer.replica) == comes), None)
     return Report(
-        group,
+        change.group,
         config.epoch,
         frozenset(map(_named, config.voters)),
         frozenset(map(_named, config.voters_outgoing)),
         frozenset(map(_named, (*config.learners, *config.learners_next))),
+        leader=_named(status.replica),
+        matched=LogIndex(0) if newcomer is None else newcomer.match_index,
+        received_bytes=0 if newcomer is None else newcomer.snapshot_bytes,
     )

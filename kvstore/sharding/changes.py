@@ -51,9 +51,9 @@ def admit(shard_map: ShardMap, node: NodeId, address: str, weight: float, zone: 
     """
     if shard_map.has(node) or node in shard_map.removed:
         raise InvalidArgument(f"{node} is or was a member of this cluster")
-    number = shard_map.last_number + 1
-    if number > NUMBER_MAX:
+    if not has_numbers_left(shard_map):
         raise InvalidArgument(f"this cluster has had {NUMBER_MAX} nodes")
+    number = shard_map.last_number + 1
     newcomer = MapNode(node, number, address, weight, zone)
     return replace(shard_map, nodes=(*shard_map.nodes, newcomer), last_number=number)
 
@@ -109,15 +109,25 @@ def begin(
     stays = list(shard_map.stays or (0,) * (shard_map.shards + 1))
     comes = goes = None
     if add is not None:
-        stays[group] += 1
-        if stays[group] > STAY_MAX:
+        if not has_ids_left(shard_map, group):
             raise InvalidArgument(f"group {group} was moved {STAY_MAX} times; it stays now")
+        stays[group] += 1
         comes = Replica(replica_id(shard_map.node(add).number, 0, stays[group]), add)
     if remove is not None:
         goes = next(r for r in shard_map.members(group) if r.node == remove)
     change = Change(group, comes, goes, shard_map.version + 1)
     changes = sorted((*shard_map.changes, change), key=lambda change: change.group)
     return replace(shard_map, changes=tuple(changes), stays=tuple(stays))
+
+
+def has_ids_left(shard_map: ShardMap, group: GroupId) -> bool:
+    """Whether another copy may come to ``group``: no id is ever used again."""
+    return not shard_map.stays or shard_map.stays[group] < STAY_MAX
+
+
+def has_numbers_left(shard_map: ShardMap) -> bool:
+    """Whether another node may come to the cluster."""
+    return shard_map.last_number < NUMBER_MAX
 
 
 def finish(shard_map: ShardMap, change: Change) -> ShardMap:

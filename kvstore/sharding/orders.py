@@ -14,8 +14,9 @@ from kvstore.sharding.shard_map import NodeState
 
 if TYPE_CHECKING:
     from kvstore.ids import NodeId, ShardId
+    from kvstore.sharding.known import Known
     from kvstore.sharding.shard_map import MapNode, ShardMap
-    from kvstore.sharding.steering import Known, Moving
+    from kvstore.sharding.steering import Moving
 
 
 def drain(shard_map: ShardMap, known: Known, name: NodeId) -> ShardMap:

@@ -11,73 +11,23 @@ matters: what groups have done comes first, then who there is, then what is want
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from kvstore.config import ShardingConfig
-from kvstore.ids import META_GROUP, GroupId, NodeId, ReplicaId, group_of_shard
+from kvstore.ids import META_GROUP, GroupId, NodeId, group_of_shard
 from kvstore.sharding import changes
 from kvstore.sharding.placement import placement
 from kvstore.sharding.rebalance import plan
 from kvstore.sharding.shard_map import NodeState, meta_size
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Collection
 
+    from kvstore.sharding.known import Known, Report
     from kvstore.sharding.shard_map import Change, MapNode, ShardMap
 
 GIVE_UP_AFTER_S: Final = 10.0
 """A change waits for the node that a copy is to come to; then it is cancelled."""
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """A node as the membership sees it."""
-
-    address: str
-    weight: float
-    zone: str
-    is_alive: bool
-    gone_s: float = 0.0
-    """For how long it has been dead or has left; 0 while it is alive."""
-    is_settled: bool = True
-    """It has been alive for so long that one that is not there would have been found dead."""
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What a group's leader tells of its newest configuration, which is committed.
-
-    Replicas are named as in the map, whatever the life of their nodes' data.
-    """
-
-    group: GroupId
-    epoch: int
-    """The version of the map that the configuration follows."""
-    voters: frozenset[ReplicaId]
-    outgoing: frozenset[ReplicaId]
-    """Not empty while it is a joint one."""
-    learners: frozenset[ReplicaId]
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """All that a decision is made of, beside the map."""
-
-    seen: Mapping[NodeId, Seen]
-    reports: Mapping[GroupId, Report]
-    policy: ShardingConfig
-
-    def is_alive(self, node: NodeId) -> bool:
-        """Whether the membership takes ``node`` for alive."""
-        seen = self.seen.get(node)
-        return seen is not None and seen.is_alive
-
-    def gone_s(self, node: NodeId) -> float:
-        """For how long ``node`` has been gone; 0 if it is there, or was never seen."""
-        seen = self.seen.get(node)
-        return 0.0 if seen is None else seen.gone_s
 
 
 def next_map(shard_map: ShardMap, known: Known) -> ShardMap | None:
@@ -136,7 +86,7 @@ def _admit(shard_map: ShardMap, known: Known) -> ShardMap:
         if not seen.is_alive or name in shard_map.removed:
             continue
         if not shard_map.has(name):
-            if not seen.is_settled:
+            if not seen.is_settled or not changes.has_numbers_left(shard_map):
                 continue
             shard_map = changes.admit(shard_map, name, seen.address, seen.weight, seen.zone)
         elif shard_map.node(name).address != seen.address:
@@ -158,7 +108,7 @@ def _note_losses(shard_map: ShardMap, known: Known) -> ShardMap:
 
 
 def _give_up(shard_map: ShardMap, known: Known) -> ShardMap:
-    """Changes whose newcomer is gone or is to hold nothing, or whose leaver is to stay."""
+    """Changes that nobody wants any more, or that cannot come to an end."""
     takers = {node.id for node in _takers(shard_map)}
     for change in shard_map.changes:
         if not change.cancelled_at and _is_in_vain(shard_map, change, takers, known):
@@ -171,7 +121,8 @@ def _is_in_vain(
 ) -> bool:
     if change.add is not None:
         node = change.add.node
-        return node not in takers or known.gone_s(node) >= GIVE_UP_AFTER_S
+        is_gone = known.gone_s(node) >= GIVE_UP_AFTER_S
+        return node not in takers or is_gone or change.group in known.stalled
     # One that was to go without another in its place is to stay after all.
     assert change.remove is not None
     is_needed = len(shard_map.members(change.group)) <= shard_map.replication
@@ -198,10 +149,10 @@ def _begin_in_meta(shard_map: ShardMap, known: Known) -> ShardMap:
     held = {replica.node for replica in shard_map.meta}
     size = meta_size(len(takers))
     stays = [node for node in takers if node.id in held]
-    comes = next((n for n in takers if n.id not in held and known.is_alive(n.id)), None)
+    comes = next((n for n in takers if n.id not in held and known.can_take(n.id)), None)
     leaving = {node.id for node in shard_map.nodes} - {node.id for node in takers}
     goes = next((r.node for r in reversed(shard_map.meta) if r.node in leaving), None)
-    if len(stays) >= size:
+    if len(stays) >= size or not changes.has_ids_left(shard_map, META_GROUP):
         comes = None
         if goes is None and len(stays) > size:
             goes = stays[-1].id
@@ -215,7 +166,11 @@ def _begin_in_meta(shard_map: ShardMap, known: Known) -> ShardMap:
 
 def _begin_moves(shard_map: ShardMap, known: Known) -> ShardMap:
     """Moves towards the placement that is wanted, as many as may be under way."""
-    moving = [c for c in shard_map.changes if _has_majority(shard_map, known, c.group)]
+    moving = [
+        change
+        for change in shard_map.changes
+        if change.group not in known.stalled and _has_majority(shard_map, known, change.group)
+    ]
     room = known.policy.moves_max - len(moving)
     if room <= 0:
         return shard_map
@@ -265,8 +220,10 @@ def wanted_moves(shard_map: ShardMap, known: Known) -> list[Moving]:
     takers = _takers(now)
     if not takers:
         return []
-    current = [tuple(replica.node for replica in members) for members in now.replicas]
+    current = tuple(tuple(replica.node for replica in members) for members in now.replicas)
     names = {node.id for node in takers}
+    unfit = known.unfit & names
+    planned = plan(current, _target(now, _fit(now, takers, known), current))
     moves = [
         Moving(
             group_of_shard(move.shard),
@@ -274,17 +231,40 @@ def wanted_moves(shard_map: ShardMap, known: Known) -> list[Moving]:
             move.remove,
             move.add is not None and move.remove in names,
         )
-        for move in plan(current, _target(now, takers, current))
-        if move.add is None or known.is_alive(move.add)
+        for move in planned
+        if move.remove not in unfit
+        and (move.add is None or known.can_take(move.add))
+        and (move.add is None or changes.has_ids_left(now, group_of_shard(move.shard)))
     ]
     return sorted(moves, key=lambda move: move.for_balance)
 
 
+def _fit(shard_map: ShardMap, takers: tuple[MapNode, ...], known: Known) -> tuple[MapNode, ...]:
+    """Those of ``takers`` that may be given something, if they are enough.
+
+    The others keep what they have.
+    """
+    fit = tuple(node for node in takers if node.id not in known.unfit)
+    return fit if len(fit) >= shard_map.replication else takers
+
+
 def _target(
-    shard_map: ShardMap, takers: Sequence[MapNode], current: Sequence[Sequence[NodeId]]
+    shard_map: ShardMap, takers: tuple[MapNode, ...], current: tuple[tuple[NodeId, ...], ...]
 ) -> tuple[tuple[NodeId, ...], ...]:
     copies = min(shard_map.replication, len(takers))
-    return placement(takers, shard_map.shards, copies, current, is_exact=shard_map.is_rebalancing)
+    return _placed(takers, shard_map.shards, copies, current, shard_map.is_rebalancing)
+
+
+@lru_cache(maxsize=4)
+def _placed(
+    takers: tuple[MapNode, ...],
+    shards: int,
+    copies: int,
+    current: tuple[tuple[NodeId, ...], ...],
+    is_exact: bool,
+) -> tuple[tuple[NodeId, ...], ...]:
+    """Worked out once for what does not change: the controller asks several times a second."""
+    return placement(takers, shards, copies, current, is_exact=is_exact)
 
 
 def _moves_left(shard_map: ShardMap, known: Known) -> bool:

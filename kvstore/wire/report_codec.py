@@ -5,23 +5,31 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from kvstore.errors import ProtocolError
-from kvstore.ids import GroupId, ReplicaId
-from kvstore.sharding.steering import Report
+from kvstore.ids import GroupId, LogIndex, ReplicaId
+from kvstore.sharding.known import Report
 from kvstore.wire.codec import ARRAY, UINT, check_fields, pack, unpack
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-_FIELDS: Final = (UINT, UINT, ARRAY, ARRAY, ARRAY)
+_FIELDS: Final = (UINT, UINT, ARRAY, ARRAY, ARRAY, UINT, UINT, UINT)
 
 
 def encode_reports(reports: Iterable[Report]) -> bytes:
     """The body of a REPORTS frame."""
-    return pack(
-        [
-            (r.group, r.epoch, sorted(r.voters), sorted(r.outgoing), sorted(r.learners))
-            for r in reports
-        ]
+    return pack([_encode(report) for report in reports])
+
+
+def _encode(report: Report) -> tuple[Any, ...]:
+    return (
+        report.group,
+        report.epoch,
+        sorted(report.voters),
+        sorted(report.outgoing),
+        sorted(report.learners),
+        report.leader,
+        report.matched,
+        report.received_bytes,
     )
 
 
@@ -38,8 +46,18 @@ def decode_reports(body: bytes) -> list[Report]:
 
 
 def _decode(row: Any) -> Report:
-    group, epoch, voters, outgoing, learners = check_fields(row, "report", *_FIELDS)[:5]
-    return Report(GroupId(group), epoch, _ids(voters), _ids(outgoing), _ids(learners))
+    fields = check_fields(row, "report", *_FIELDS)[: len(_FIELDS)]
+    group, epoch, voters, outgoing, learners, leader, matched, received_bytes = fields
+    return Report(
+        GroupId(group),
+        epoch,
+        _ids(voters),
+        _ids(outgoing),
+        _ids(learners),
+        ReplicaId(leader),
+        LogIndex(matched),
+        received_bytes,
+    )
 
 
 def _ids(numbers: Sequence[Any]) -> frozenset[ReplicaId]:

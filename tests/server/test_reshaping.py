@@ -9,12 +9,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvstore.config import ClusterConfig, NodeAddress
-from kvstore.ids import GroupId, NodeId, ReplicaId, in_life, replica_id
+from kvstore.ids import (
+    NO_REPLICA,
+    GroupId,
+    LogIndex,
+    NodeId,
+    ReplicaId,
+    Term,
+    in_life,
+    replica_id,
+)
 from kvstore.raft import confchange
 from kvstore.raft.messages import GroupConfig
+from kvstore.raft.ready import PeerProgress, Role, Status
 from kvstore.server.reshaping import Step, must_confirm, next_step, report_of, wanted_members
 from kvstore.sharding import changes
-from kvstore.sharding.shard_map import bootstrap
+from kvstore.sharding.shard_map import Change, Replica, bootstrap
 
 R1, R2, R3 = (ReplicaId(number) for number in (1, 2, 3))
 COMES = replica_id(4, 0, 1)
@@ -169,10 +179,19 @@ def test_a_cancelled_change_that_was_made_is_seen_to_its_end() -> None:
     assert wanted_members(cancelled, GROUP, half) == STAYS
 
 
-def test_a_report_names_replicas_as_the_map_does() -> None:
+def test_a_report_names_replicas_as_the_map_does_and_tells_of_the_newcomer() -> None:
     config = GroupConfig((R1, in_life(R2, 3)), (R1, R3), (in_life(COMES, 4),), (R3,), 8)
-    report = report_of(GROUP, config)
+    there = PeerProgress(in_life(R2, 3), "replicate", LogIndex(9), LogIndex(10), True, 0.0)
+    newcomer = PeerProgress(in_life(COMES, 4), "snapshot", LogIndex(0), LogIndex(1), True, 0.0, 512)
+    progress = (there, newcomer)
+    status = Status(
+        R1, Role.LEADER, Term(2), R1, LogIndex(9), LogIndex(9), LogIndex(9), LogIndex(1), config,
+        NO_REPLICA, progress,
+    )  # fmt: skip
+    change = Change(GROUP, Replica(COMES, NodeId("n4")), None, 8)
+    report = report_of(change, status)
     assert report.epoch == 8
     assert report.voters == {R1, R2}
     assert report.outgoing == {R1, R3}
     assert report.learners == {COMES, R3}
+    assert (report.leader, report.matched, report.received_bytes) == (R1, 0, 512)

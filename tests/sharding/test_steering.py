@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 
 from kvstore.config import ClusterConfig, NodeAddress, ShardingConfig
 from kvstore.errors import InvalidArgument
-from kvstore.ids import GroupId, NodeId, ReplicaId, ShardId
+from kvstore.ids import NUMBER_MAX, STAY_MAX, GroupId, NodeId, ReplicaId, ShardId
 from kvstore.sharding import changes, orders
+from kvstore.sharding.known import Known, Report, Seen
 from kvstore.sharding.placement import load_max, shares
 from kvstore.sharding.shard_map import Change, NodeState, ShardMap, bootstrap
-from kvstore.sharding.steering import Known, Report, Seen, next_map
+from kvstore.sharding.steering import next_map
 
 N1, N2, N3, N4, N5 = (NodeId(f"n{number}") for number in range(1, 6))
 PATIENCE_S = 60.0
@@ -32,10 +33,13 @@ class Cluster:
         self.seen = {node.id: Seen(node.address, 1.0, "", True) for node in addresses}
         self.policy = policy or ShardingConfig()
         self.reports: dict[GroupId, Report] = {}
+        self.stalled: frozenset[GroupId] = frozenset()
+        self.unfit: frozenset[NodeId] = frozenset()
         self.most_under_way = 0
 
     def known(self) -> Known:
-        return Known(dict(self.seen), dict(self.reports), self.policy)
+        seen, reports = dict(self.seen), dict(self.reports)
+        return Known(seen, reports, self.policy, self.stalled, self.unfit)
 
     def step(self) -> bool:
         after = next_map(self.map, self.known())
@@ -205,6 +209,72 @@ def test_a_cancelled_change_that_was_made_all_the_same_is_finished() -> None:
     it.obey(given_up)
     it.step()
     assert change.add in it.map.members(change.group)
+
+
+def test_a_change_that_does_not_come_on_is_cancelled_and_keeps_no_other_from_its_place() -> None:
+    it = Cluster(policy=ShardingConfig(moves_max=1))
+    it.join(N4)
+    it.step()
+    (first,) = it.map.changes
+    it.stalled = frozenset({first.group})
+    it.step()
+    given_up = it.map.change_of(first.group)
+    assert given_up is not None
+    assert given_up.cancelled_at
+    assert len(it.map.changes) == 2, "another goes on in its place"
+
+
+def test_a_node_that_takes_nothing_in_is_given_nothing_and_keeps_what_it_has() -> None:
+    it = Cluster(4)
+    it.settle()
+    it.unfit = frozenset({N4})
+    it.map = changes.succeed(it.map, orders.weigh(it.map, it.known(), N4, 4.0))
+    it.settle()
+    assert it.held()[N4] == 6
+    it.unfit = frozenset()
+    it.settle()
+    assert it.held()[N4] == 8
+
+
+def test_what_leaves_a_node_goes_where_it_is_taken_in() -> None:
+    it = Cluster(5)
+    it.settle()
+    before = it.held()
+    it.unfit = frozenset({N4})
+    it.map = changes.succeed(it.map, orders.drain(it.map, it.known(), N1))
+    it.settle()
+    assert it.map.held_by(N1) == {}
+    assert it.held()[N4] == before[N4]
+
+
+def test_a_node_that_takes_nothing_in_can_be_drained() -> None:
+    it = Cluster(4)
+    it.settle()
+    it.unfit = frozenset({N4})
+    it.map = changes.succeed(it.map, orders.drain(it.map, it.known(), N4))
+    it.settle()
+    assert it.map.held_by(N4) == {}
+
+
+def test_a_group_whose_ids_are_used_up_keeps_its_copies_and_holds_up_no_other() -> None:
+    it = Cluster(shards=4)
+    stays = (STAY_MAX, STAY_MAX, 0, 0, 0)
+    it.map = replace(it.map, stays=stays)
+    it.join(N4)
+    it.settle()
+    assert {replica.node for replica in it.map.replicas[0]} == {N1, N2, N3}
+    assert it.held()[N4] > 0
+
+
+def test_a_cluster_whose_numbers_are_used_up_admits_nobody_and_goes_on() -> None:
+    it = Cluster(4)
+    it.settle()
+    it.map = replace(it.map, last_number=NUMBER_MAX)
+    it.join(N5)
+    it.map = changes.succeed(it.map, orders.drain(it.map, it.known(), N4))
+    it.settle()
+    assert it.map.held_by(N4) == {}
+    assert not it.map.has(N5)
 
 
 def test_a_report_from_before_the_change_is_none_of_it() -> None:
