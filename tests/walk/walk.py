@@ -7,7 +7,7 @@ import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from walk import kills, table
+from walk import kills, newcomers, removals, table
 from walk.cell import Cell, Result, ground_on, look_at_disks, run_cell
 from walk.joining import join
 from walk.whole import Found
@@ -36,7 +36,15 @@ class Part:
 
 
 def parts() -> list[Part]:
-    return [Part("kills", kills.cells()), Part("meta", kills.meta_cells())]
+    cut_off = [*newcomers.partition_cells(), *removals.cut_off_cells()]
+    return [
+        Part("kills", kills.cells()),
+        Part("meta", kills.meta_cells()),
+        Part("cut-off", cut_off, has_links=True, joiners=0),
+        Part("disks", newcomers.disk_cells(), joiners=0),
+        Part("old-replicas", newcomers.old_replica_cells(), joiners=0),
+        Part("removals", removals.cells(), joiners=0),
+    ]
 
 
 async def walk(
