@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CLIENTS = 4
-BALLAST_KEYS = 1500
+BALLAST_KEYS = 1000
 BALLAST_BYTES = 4000
-"""1.5 MB a shard, so that a snapshot is on its way for more than a second."""
+"""1 MB a shard, so that a snapshot is on its way for about a second."""
 AT_ONCE = 100
 AFTERMATH_S = 0.5
 """The load goes on for so long after the cluster is whole."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from chaos.cluster import comes_true, wait_for
 from kvstore.ids import META_GROUP
+from kvstore.sharding.stalls import STALLED_AFTER_S
 from kvstore.wire.admin import Action
 from walk.cell import Cell, DidNotBite, Scene
 from walk.cluster import WAIT_S, address
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 SHORT_S = 3.0
 """Shorter than a node is waited for, longer than an election takes."""
-GIVEN_UP_S = 40.0
+GIVEN_UP_S_MAX = STALLED_AFTER_S + 60.0
 """Within this a change is given up whose newcomer is gone, or takes nothing in."""
 IS_FULL = "disk full ("
 NOT_STORED = "could not be stored"
@@ -91,7 +92,7 @@ async def until_map(scene: Scene, holds: Callable[[ShardMap], bool], what: str) 
         shard_map = scene.watch.shard_map
         return shard_map is not None and holds(shard_map)
 
-    await wait_for(is_so, what, 2 * WAIT_S)
+    await wait_for(is_so, what, GIVEN_UP_S_MAX)
 
 
 async def reached(scene: Scene, node: Node, stage: Stage) -> Sight:
