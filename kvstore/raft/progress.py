@@ -67,6 +67,8 @@ class Progress:
     """``match_index`` at the last heartbeat answer: no progress since means a lost append."""
     farewell_round: int = 0
     """Of a removed peer: an answer to this heartbeat round means that it knows."""
+    catch_up_to: LogIndex = LogIndex(0)
+    """Of a learner: what the log held when we first saw it, which it may lack entirely."""
     transfer: SnapshotTransfer | None = None
     inflight: deque[tuple[LogIndex, int]] = field(default_factory=deque)
     """In REPLICATE: last index and size of each append not yet acknowledged."""
@@ -101,9 +103,16 @@ class Progress:
 
     # -- sending ----------------------------------------------------------------------------
 
+    @property
+    def is_catching_up(self) -> bool:
+        """Whether it gets what is old. That goes piece by piece: nobody waits for it."""
+        return self.match_index < self.catch_up_to
+
     def is_paused(self, messages_max: int, bytes_max: int) -> bool:
         """Whether no append may be sent now."""
         if self.state is ProgressState.REPLICATE:
+            if self.is_catching_up:
+                return bool(self.inflight)
             return len(self.inflight) >= messages_max or self.inflight_bytes >= bytes_max
         return self.state is ProgressState.SNAPSHOT or self.probe_sent
 

@@ -34,6 +34,7 @@ from kvstore.server.data_directory import count_start, note_log, open_data_direc
 from kvstore.server.following import Following
 from kvstore.server.handshake import Handshake
 from kvstore.server.membership import MemberCouriers, Membership, make_contacts
+from kvstore.server.pacing import Pace
 from kvstore.server.raft_driver import RaftDriver
 from kvstore.server.snapshot_work import SnapshotTransfers
 from kvstore.server.start import open_stored
@@ -145,6 +146,7 @@ class Node:
             undo=undo,
         )
         await asyncio.to_thread(note_log, identity)
+        pace = Pace(config.sharding.move_bytes_per_s_max)
         peers = self._make_peers(handshake)
         self._peers = lambda: peers.peers
         driver = RaftDriver(
@@ -156,11 +158,12 @@ class Node:
             wall_ms=self._wall_ms,
             on_fatal=fatal.die,
             on_engine_full=disk.engine_full,
+            pace=pace,
         )
         driver.may_lead = lambda: not admission.disk_full
         self._driver = driver
         membership = await self._join(stored.shard_map, peers, handshake, undo)
-        transfers = self._make_transfers(stored, driver, undo)
+        transfers = self._make_transfers(stored, driver, pace, undo)
         self._following = following = Following(
             config,
             identity,
@@ -276,7 +279,7 @@ class Node:
             self._membership.refused(error)
 
     def _make_transfers(
-        self, stored: Stored, driver: RaftDriver, undo: contextlib.AsyncExitStack
+        self, stored: Stored, driver: RaftDriver, pace: Pace, undo: contextlib.AsyncExitStack
     ) -> SnapshotTransfers:
         thread = self._snapshot_thread
         undo.callback(thread.shutdown, wait=False, cancel_futures=True)
@@ -284,7 +287,7 @@ class Node:
             driver,
             stored.snapshots,
             stored.wal,
-            bytes_per_s_max=self._config.sharding.move_bytes_per_s_max,
+            pace=pace,
             thread=thread,
             clock=self._clock,
             on_fatal=fatal.die,

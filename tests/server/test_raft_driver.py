@@ -19,7 +19,7 @@ from kvstore.raft.messages import (
     VoteRequest,
     VoteResponse,
 )
-from kvstore.server import applying, raft_driver
+from kvstore.server import applying, raft_driver, sending
 from kvstore.storage import records
 from kvstore.storage.records import RecordType
 
@@ -394,5 +394,5 @@ async def test_only_a_leaderless_group_is_campaigned_for() -> None:
 
 
 def test_lanes() -> None:
-    assert raft_driver.lane_of(append()) is Lane.DATA
-    assert raft_driver.lane_of(Heartbeat(TWO, OWN, Term(1), LogIndex(0), 1)) is Lane.CONTROL
+    assert sending.lane_of(append()) is Lane.DATA
+    assert sending.lane_of(Heartbeat(TWO, OWN, Term(1), LogIndex(0), 1)) is Lane.CONTROL
