@@ -133,6 +133,31 @@ def test_the_meta_group_grows_to_five_and_shrinks_again() -> None:
     it.check()
 
 
+def test_the_meta_group_shrinks_by_whoever_is_dead() -> None:
+    it = Cluster(5)
+    it.settle()
+    it.die(N2)
+    it.map = changes.succeed(it.map, orders.drain(it.map, it.known(), N5))
+    it.settle()
+    assert {replica.node for replica in it.map.meta} == {N1, N3, N4}
+
+
+def test_the_meta_group_is_spread_over_zones_once_there_are_enough() -> None:
+    it = Cluster()
+    it.seen = {}
+    it.map = replace(it.map, nodes=tuple(replace(node, zone="a") for node in it.map.nodes))
+    for node in it.map.nodes:
+        it.seen[node.id] = Seen(node.address, 1.0, "a", True)
+    it.join(N4)
+    it.seen[N4] = replace(it.seen[N4], zone="b")
+    it.settle()
+    assert {replica.node for replica in it.map.meta} == {N1, N2, N4}
+    it.join(N5)
+    it.seen[N5] = replace(it.seen[N5], zone="b")
+    it.settle()
+    assert len(it.map.meta) == 5
+
+
 def test_who_is_removed_is_not_admitted_again() -> None:
     it = Cluster()
     it.join(N4)
