@@ -84,6 +84,7 @@ class Node:
         self._membership: Membership | None = None
         self._requests: ClientRequests | None = None
         self._following: Following | None = None
+        self._refusal = "the node is starting or stopping"
         self._peers: Callable[[], Mapping[NodeId, str]] = dict
         """The addresses of those that share groups with this node."""
         self._snapshot_thread = ThreadPoolExecutor(1, "snapshots")
@@ -181,6 +182,7 @@ class Node:
         )
         undo.push_async_callback(following.administration.close)
         self._start_work(stored, driver, admission, disk, undo)
+        membership.on_expelled = self._fall_silent
         for work in following.begin():
             self._own(work, undo)
         peers.start()
@@ -393,6 +395,14 @@ class Node:
         for host in self._driver.hosts.values():
             host.fail_all(Unavailable("the node is stopping"))
 
+    def _fall_silent(self) -> None:
+        """The node was removed for good: it holds nothing any more, and serves nobody."""
+        assert self._driver is not None
+        self._requests = None
+        self._refusal = f"{self._config.node_id} was removed from this cluster: ask another node"
+        for group in list(self._driver.hosts):
+            self._driver.remove(group)
+
     # -- what comes in --------------------------------------------------------------------------
 
     def _receive(self, connection: FrameConnection, frames: list[Frame]) -> None:
@@ -410,8 +420,7 @@ class Node:
             if self._requests is not None:
                 self._requests.handle(connection, frame)
             else:
-                error = Unavailable("the node is starting or stopping")
-                send_error(connection, frame.request, error)
+                send_error(connection, frame.request, Unavailable(self._refusal))
 
     def _peer_connected(self, node: NodeId) -> None:
         assert self._driver is not None

@@ -26,6 +26,7 @@ from kvstore.errors import (
     Internal,
     KVError,
     StartupError,
+    Removed,
     Unavailable,
 )
 from kvstore.ids import NodeId
@@ -290,6 +291,20 @@ async def test_before_the_start_and_after_the_stop_requests_are_refused_as_retry
     async with node:
         assert not isinstance(ask(node), Unavailable), "refused for what it is: malformed"
     assert isinstance(ask(node), Unavailable)
+
+
+async def test_a_node_that_was_removed_serves_nobody_and_stands_for_nothing(
+    config: NodeConfig,
+) -> None:
+    async with Node(config) as node:
+        await put_and_get(config)
+        assert node._membership is not None
+        node._membership.refused(Removed("n1 was removed from this cluster"))
+        refusal = ask(node)
+        assert isinstance(refusal, Unavailable)
+        assert "n1 was removed from this cluster" in refusal.message
+        assert node._driver is not None
+        assert not node._driver.hosts
 
 
 async def test_a_peer_that_speaks_before_the_node_is_ready_is_not_heard(
