@@ -25,8 +25,8 @@ from kvstore.errors import (
     DiskFull,
     Internal,
     KVError,
-    StartupError,
     Removed,
+    StartupError,
     Unavailable,
 )
 from kvstore.ids import NodeId
