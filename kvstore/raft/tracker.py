@@ -58,7 +58,7 @@ class Tracker:
     def _begin(self, replica: ReplicaId, next_index: LogIndex) -> Progress:
         peer = Progress(replica, next_index, ArrivalWindow(self._heartbeat_interval_s))
         if not is_voter(self.config, replica):
-            peer.catch_up_to = LogIndex(next_index - 1)
+            peer.catch_up.old_end = LogIndex(next_index - 1)
         return peer
 
     def forget(self, replica: ReplicaId) -> None:

@@ -90,3 +90,33 @@ def test_a_follower_that_is_behind_gets_whole_windows() -> None:
     sent = [append for append in solo.take(AppendRequest) if append.receiver == R3]
     assert sum(len(append.entries) for append in sent) == OLD
     assert not any(append.is_catch_up for append in sent)
+
+
+def test_who_needs_less_than_an_election_timeout_for_what_is_new_keeps_up() -> None:
+    solo = leader_with_learner()
+
+    def keeps_up() -> bool:
+        return next(p.keeps_up for p in solo.core.status(solo.now).progress if p.replica == R4)
+
+    solo.ack(R4)
+    assert not keeps_up(), "that was what is old, in however long a time"
+    for _ in range(100):
+        solo.core.propose(b"new", solo.now)
+    solo.drain()
+    first = solo.core.last_index
+    solo.core.propose(b"newer", solo.now)
+    solo.drain()
+    slow_s = solo.core._state.options.election_timeout_s_min * 1.5
+    solo.now += slow_s
+    solo.ack(R4, first)
+    assert not keeps_up(), "too slow"
+    for _ in range(3):
+        end = solo.core.last_index
+        for _ in range(100):
+            solo.core.propose(b"more and more", solo.now)
+        solo.drain()
+        solo.now += 0.1
+        solo.ack(R4, end)
+    assert keeps_up(), "always a hundred entries behind, and never long"
+    solo.now += slow_s
+    assert not keeps_up(), "it has stopped"
