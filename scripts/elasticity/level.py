@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 from kvstore.ids import ShardId, group_of_shard
-from kvstore.sharding.loads import load_max, shares
+from kvstore.sharding.loads import Level, shares
 from kvstore.sharding.shard_map import NodeState, meta_size
 
 if TYPE_CHECKING:
@@ -26,8 +25,9 @@ def unrest(shard_map: ShardMap, nodes: Collection[str]) -> str:
         return f"the meta group has {len(shard_map.meta)} replicas"
     share = shares(active, shard_map.shards, shard_map.replication)
     held = held_by(shard_map)
-    for node, due in share.items():
-        if not math.floor(due) <= held[node] <= load_max(due, shard_map.shards):
+    level = Level(list(share.values()), shard_map.shards)
+    for node, least, most in zip(share, level.least, level.most, strict=True):
+        if not least <= held[node] <= most:
             return f"{node} holds {held[node]} replicas"
     strangers = [node for node in held if held[node] and node not in share]
     return f"{', '.join(strangers)} still hold something" if strangers else ""
