@@ -67,8 +67,8 @@ async def founded_balance(keys: int) -> Balance:
 
 
 def placement_s() -> float:
-    """Seconds to place 10,000 shards on 1,000 nodes, from nothing."""
+    """Of one core, to place 10,000 shards on 1,000 nodes from nothing."""
     nodes = [NodeAddress(NodeId(f"n{number}"), "") for number in range(PLACED_NODES)]
-    began = time.perf_counter()
+    began = time.process_time()
     placement(nodes, PLACED_SHARDS, PLACED_REPLICAS)
-    return time.perf_counter() - began
+    return time.process_time() - began

@@ -46,7 +46,7 @@ class Load:
         self._samples: deque[Sample] = deque()
         self._open: set[asyncio.Task[None]] = set()
         self._going: asyncio.Task[None] | None = None
-        self._order = _all_over(keys)
+        self._order = all_over(keys)
         self._wrong_reads = 0
 
     async def fill(self) -> dict[str, Any]:
@@ -150,7 +150,7 @@ class Load:
             self._wrong_reads += 1
 
 
-def _all_over(keys: int) -> Iterator[int]:
+def all_over(keys: int) -> Iterator[int]:
     """Every key once in each round, neighbours far apart."""
     step = next(step for step in count(int(keys * 0.618) | 1) if math.gcd(step, keys) == 1)
     return (turn * step % keys for turn in count())

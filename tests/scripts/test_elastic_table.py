@@ -118,7 +118,7 @@ def test_what_is_said_below_and_in_the_file_is_what_was_measured() -> None:
     assert any("200,000 keys" in line for line in notes(OUTCOME.rows))
     below = "\n".join(figures(OUTCOME))
     assert "64 shards on 2 nodes: max/mean 1.048 of keys" in below
-    assert "placement of 10,000 shards on 1,000 nodes: 0.50 s" in below
+    assert "placement of 10,000 shards on 1,000 nodes: 0.50 s of one core" in below
     said = OUTCOME.to_json()
     assert said["phases"][0]["during"]["p99_ms"] == 40.0
     assert said["broken"] == []
