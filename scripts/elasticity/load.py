@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 FILL_AT_ONCE = 1024
 SLEEP_S_MIN = 0.0005
-"""Operations that are due within so short a time begin together."""
+"""Operations that are due within so short a time begin at once: no loop sleeps for less."""
 LINE_BYTES_MAX = 1 << 20
 
 
@@ -112,6 +112,7 @@ class Load:
             wait_s = due - time.monotonic()
             if wait_s > SLEEP_S_MIN:
                 await asyncio.sleep(wait_s)
+            due = min(due, time.monotonic())  # what begins a little early takes no less time
             task = asyncio.create_task(self._one(next(self._order), due, is_write=turn % 2 == 0))
             self._open.add(task)
             task.add_done_callback(self._open.discard)
