@@ -28,6 +28,11 @@ class Driver:
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
 
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._process.pid
+
     async def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
         """Have it done; what it says of it.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import time
 from collections.abc import Awaitable, Callable
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from elasticity.ledger import Findings
 from elasticity.level import bytes_ideal, bytes_moved, copies_come
+from elasticity.machine import busy_s, others_cores, used_s
 from elasticity.rows import Row
 from elasticity.stage import Stage
 from kvstore.cli.launcher.process import State
@@ -41,7 +43,8 @@ class Phase:
 async def measure(stage: Stage, load: Driver, phase: Phase, steady_s: float) -> Row:
     """One row. The load rests only at its end, while everything is read back."""
     begun_at: float = (await load.ask("go"))["at"] + SETTLE_S
-    await asyncio.sleep(SETTLE_S + steady_s)
+    await asyncio.sleep(SETTLE_S)
+    others = await _others_cores([load.pid, *stage.pids()], steady_s)
     map_before = await stage.shard_map()
     changed_at = time.monotonic()
     await phase.change(stage)
@@ -61,6 +64,7 @@ async def measure(stage: Stage, load: Driver, phase: Phase, steady_s: float) -> 
         leaders_s=led_at - changed_at,
         bytes_moved=bytes_moved(copies_come(map_before, map_after), bytes_of),
         bytes_ideal=bytes_ideal(bytes_of, map_after.replication, phase.ideal_share),
+        others_cores=others,
         before=before,
         during=during,
         settling=settling,
@@ -69,6 +73,14 @@ async def measure(stage: Stage, load: Driver, phase: Phase, steady_s: float) -> 
         findings=Findings(**said),
         is_equal=(await stage.verified()).is_equal,
     )
+
+
+async def _others_cores(pids: list[int], seconds: float) -> float:
+    """Wait so long; how many cores others than we use meanwhile."""
+    ours = [os.getpid(), *pids]
+    busy, before, began = busy_s(), used_s(ours), time.monotonic()
+    await asyncio.sleep(seconds)
+    return others_cores(busy_s() - busy, before, used_s(ours), time.monotonic() - began)
 
 
 # -- what is done ---------------------------------------------------------------------------------

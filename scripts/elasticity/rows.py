@@ -22,6 +22,8 @@ class Row:
     """Until each shard is led by whom the map prefers, too."""
     bytes_moved: int
     bytes_ideal: int
+    others_cores: float
+    """That other programs used before it: what they take, the cluster cannot have."""
     before: Summary
     during: Summary
     """Until the replicas rest."""
@@ -58,6 +60,7 @@ class Row:
             "bytes_moved": self.bytes_moved,
             "bytes_ideal": self.bytes_ideal,
             "pause_ms": self.pause_ms,
+            "others_cores": round(self.others_cores, 2),
             "before": self.before.to_json(),
             "during": self.during.to_json(),
             "settling": self.settling.to_json(),

@@ -75,6 +75,10 @@ class Stage:
         """By name, those that were not removed."""
         return {node.id: node for node in clusters.load(self.directory / ".kv").nodes}
 
+    def pids(self) -> list[int]:
+        """Of the nodes that run."""
+        return [pid for node in self.nodes().values() if (pid := node.pid()) is not None]
+
     @property
     def endpoints(self) -> str:
         """Every node's address, as the client takes them."""

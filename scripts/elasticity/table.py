@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import unicodedata
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -96,6 +97,7 @@ def notes(rows: Iterable[Row]) -> list[str]:
     kept = list(rows)
     late_ms = max(s.late_p99_ms for row in kept for s in (row.before, row.during, row.after))
     worst_ms = max(s.late_max_ms for row in kept for s in (row.before, row.during, row.after))
+    others = [row.others_cores for row in kept]
     keys = {row.findings.keys for row in kept}
     return [
         "s: from the command (or the kill) until the replicas are at rest; leaders s: until each "
@@ -105,6 +107,8 @@ def notes(rows: Iterable[Row]) -> list[str]:
         "rest.",
         f"The load itself was late by {late_ms:.1f} ms (p99 of its worst stretch), at most "
         f"{worst_ms:.1f} ms; the times above contain that.",
+        f"Other programs used {min(others):.1f} to {max(others):.1f} cores of {os.cpu_count()} "
+        "meanwhile.",
         f"Default settings, but for replace_after_s = {REPLACE_AFTER_S:g} in the last phases "
         "(default 60), which the restart brings in force.",
         f"Read back after each phase: {' and '.join(f'{n:,}' for n in sorted(keys))} keys; "

@@ -31,6 +31,7 @@ GOOD = Row(
     leaders_s=11.0,
     bytes_moved=40_000_000,
     bytes_ideal=39_000_000,
+    others_cores=0.3,
     before=STEADY,
     during=SLOW,
     settling=STEADY,
@@ -116,6 +117,7 @@ def test_balance_and_placement_have_bounds() -> None:
 
 def test_what_is_said_below_and_in_the_file_is_what_was_measured() -> None:
     assert any("200,000 keys" in line for line in notes(OUTCOME.rows))
+    assert any("Other programs used 0.3 to 0.3 cores" in line for line in notes(OUTCOME.rows))
     below = "\n".join(figures(OUTCOME))
     assert "64 shards on 2 nodes: max/mean 1.048 of keys" in below
     assert "placement of 10,000 shards on 1,000 nodes: 0.50 s of one core" in below
