@@ -20,7 +20,6 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from kvstore.errors import Unavailable
 from kvstore.ids import GroupId, LogIndex, NodeId, Term, group_of_shard
 from kvstore.net.transport import Lane
 from kvstore.raft import confchange
@@ -189,8 +188,7 @@ class RaftDriver:
     def remove(self, group: GroupId) -> ShardHost:
         """This node holds ``group`` no more; what is under way for it counts for nothing."""
         host = self.hosts.pop(group)
-        host.has_left = True
-        host.fail_all(Unavailable(f"{host.name} has moved to another node"))
+        host.leave()
         self._dirty.pop(host, None)
         self._roles.pop(host, None)
         return host
