@@ -70,7 +70,7 @@ class Cluster:
         self._strangers: dict[NodeId, int] = {}
         """Those of ``links`` that the map does not have: by which version they were named."""
         self._closing: set[asyncio.Task[None]] = set()
-        """Links to nodes that have left the cluster."""
+        """Links that nobody needs any more."""
         self.estimate = RevisionEstimate()
         self._requests = count(1)
         self.learner = MapLearner(self, endpoints)
@@ -231,7 +231,8 @@ class Cluster:
             if strangers.get(node, 0) > shard_map.version:
                 self.links[node], self._strangers[node] = link, strangers[node]
             else:
-                self._part_with(link)
+                link.give_up("the node has left the cluster")
+                self.close_soon(link)
         for shard in map(ShardId, range(shard_map.shards)):
             if shard < len(self.channels):
                 self.channels[shard].route.learn(_holders(shard_map, shard))
@@ -241,9 +242,8 @@ class Cluster:
             for link in self.links.values():
                 link.contact()
 
-    def _part_with(self, link: Link) -> None:
-        """Its node has left the cluster: whoever waits for its answer turns elsewhere."""
-        link.give_up("the node has left the cluster")
+    def close_soon(self, link: Link) -> None:
+        """Nobody needs it any more: close it, at the latest when the client is closed."""
         task = self.loop.create_task(link.close())
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)

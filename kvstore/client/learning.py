@@ -75,7 +75,7 @@ class MapLearner:
             raise _nobody_answers(seeds) from None
         finally:
             await _cancel(tries)
-            await self._leave_endpoints()
+            self._leave_endpoints()
 
     async def _introduce(self, seed: Link) -> None:
         """Get the map from one endpoint, however long it takes."""
@@ -148,7 +148,7 @@ class MapLearner:
             else:
                 self._looks_in_vain += LOOKS_IN_VAIN_MAX if reply is None else 1
         finally:
-            await self._leave_endpoints()
+            self._leave_endpoints()
             self._looking = None
 
     def _turn_to_endpoints(self) -> list[Link]:
@@ -163,10 +163,12 @@ class MapLearner:
         self.endpoint_links = [cluster.new_link(a) for a in self._endpoints if a not in there]
         return self.endpoint_links
 
-    async def _leave_endpoints(self) -> None:
+    def _leave_endpoints(self) -> None:
         links, self.endpoint_links = self.endpoint_links, []
         kept = set(self._cluster.links.values())
-        await asyncio.gather(*(link.close() for link in links if link not in kept))
+        for link in links:
+            if link not in kept:
+                self._cluster.close_soon(link)
 
     # -- asking -------------------------------------------------------------------------------
 
