@@ -113,6 +113,11 @@ class Channel:
 
     # -- batches go out -----------------------------------------------------------------------
 
+    def learn(self, replicas: Sequence[NodeId]) -> None:
+        """These nodes have the shard according to a newer map."""
+        self.route.learn(replicas)
+        self.wake()
+
     def wake(self) -> None:
         """A connection has opened or ended: see if something can go now."""
         if self._ready or self._writes or self._reads:

@@ -235,7 +235,7 @@ class Cluster:
                 self.close_soon(link)
         for shard in map(ShardId, range(shard_map.shards)):
             if shard < len(self.channels):
-                self.channels[shard].route.learn(_holders(shard_map, shard))
+                self.channels[shard].learn(_holders(shard_map, shard))
             else:
                 self.channels.append(Channel(shard, _holders(shard_map, shard), self))
         if len(self.links) <= EAGER_NODES_MAX:

@@ -157,7 +157,7 @@ class MapLearner:
         if not self._breaker.try_acquire(cluster.loop.time()):
             return []
         self._looks_in_vain = 0
-        # However it ends, the next time is not at once; half-open or closed makes no difference.
+        # Taken for a failure until a newer map has come of it: they may all be up and know no more.
         self._breaker.failed(cluster.loop.time())
         there = {a for link in cluster.links.values() if link.is_open for a in link.addresses}
         self.endpoint_links = [cluster.new_link(a) for a in self._endpoints if a not in there]
