@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,8 +11,9 @@ from conftest import QUICK
 from fake_kv_cluster import Do, FakeNode, until
 
 from kvstore import connect
-from kvstore.client import learning, link
+from kvstore.client import link
 from kvstore.client.cluster import STRANGERS_MAX
+from kvstore.client.learning import MapLearner
 from kvstore.errors import NotLeader, Unavailable
 from kvstore.ids import NodeId, ShardId
 from kvstore.wire.kinds import Kind
@@ -19,7 +21,7 @@ from kvstore.wire.kinds import Kind
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-    from fake_kv_cluster import FakeCluster, FakeShard
+    from fake_kv_cluster import FakeCluster
 
     from kvstore import Client
 
@@ -28,8 +30,8 @@ KEY = b"user:1"
 
 @pytest.fixture
 def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is done because time has passed: so what is counted is due to refusals alone."""
-    monkeypatch.setattr(learning, "LOOK_INTERVAL_S", 60.0)
+    """Nothing is done by chance or after some time: what is counted is due to refusals alone."""
+    monkeypatch.setattr(MapLearner, "look_around", lambda *_, **__: None)
     monkeypatch.setattr(link, "OPENING_S", 60.0)
 
 
@@ -98,23 +100,39 @@ async def test_the_next_attempt_does_not_wait_for_the_map(kv: Client, cluster: F
     assert newcomers[0].received[Kind.WRITE] == 1
 
 
-async def test_who_fails_to_tell_its_map_is_not_the_last_to_be_asked(
+@pytest.mark.usefixtures("unhurried")
+async def test_for_a_version_one_node_is_asked_and_another_when_that_fails(
     kv: Client, cluster: FakeCluster
 ) -> None:
     await settled(kv, cluster)
-    silent = cluster.leader_of(KEY)
+    silent, other = cluster.node(1), cluster.node(2)
     silent.tells_map = False
-    elsewhere = next(s for s in cluster.shards if s.leader != silent.id)
-    key = key_of(cluster, elsewhere)
-    cluster.move(await cluster.join(3))
-    await kv.put(KEY, b"v")
-    cluster.version += 1
-    await kv.put(key, b"v")
-    await until(lambda: kv._cluster.map_version == cluster.version)
+    cluster.version = 9
+    before = silent.received[Kind.SHARD_MAP], other.received[Kind.SHARD_MAP]
+    learner, links = kv._cluster.learner, kv._cluster.links
+    learner.heard_of(9, links[silent.id])
+    await until(lambda: silent.received[Kind.SHARD_MAP] > before[0])
+    learner.heard_of(9, links[other.id])
+    learner.heard_of(8, links[other.id])
+    await until(lambda: learner._fetching is None)
+    assert silent.received[Kind.SHARD_MAP] == before[0] + 1
+    assert other.received[Kind.SHARD_MAP] == before[1]
+    learner.heard_of(9, links[other.id])
+    await until(lambda: kv._cluster.map_version == 9)
 
 
-def key_of(cluster: FakeCluster, shard: FakeShard) -> bytes:
-    return next(key for i in range(1000) if cluster.shard_of(key := b"%d" % i) is shard)
+@pytest.mark.usefixtures("unhurried")
+async def test_a_version_that_comes_up_meanwhile_is_asked_for_next(
+    kv: Client, cluster: FakeCluster
+) -> None:
+    await settled(kv, cluster)
+    silent, other = cluster.node(1), cluster.node(2)
+    silent.tells_map = False
+    cluster.version = 9
+    links = kv._cluster.links
+    kv._cluster.learner.heard_of(8, links[silent.id])
+    kv._cluster.learner.heard_of(9, links[other.id])
+    await until(lambda: kv._cluster.map_version == 9)
 
 
 @pytest.mark.parametrize("version", [0, 1])
@@ -241,18 +259,22 @@ async def test_no_call_fails_while_leaders_and_shards_wander(
         assert cluster.shard_of(key).applied[key] == count
 
 
-async def test_a_node_that_leaves_while_it_is_dialled_leaves_nothing(
-    kv: Client, cluster: FakeCluster
-) -> None:
-    await settled(kv, cluster)
-    (newcomer,) = await cluster.join(1)
-    newcomer.freeze()
-    await kv.shard_map()
-    await until(lambda: newcomer.connections)
-    cluster.leave([newcomer])
-    await kv.shard_map()
-    await until(lambda: not newcomer.connections)
+async def test_a_node_that_leaves_while_it_is_dialled_leaves_nothing(cluster: FakeCluster) -> None:
+    patient = replace(QUICK, dial_timeout_s=60.0)
+    async with connect(cluster.endpoints, options=patient) as kv:
+        await settled(kv, cluster)
+        (newcomer,) = await cluster.join(1)
+        newcomer.freeze()
+        await asyncio.gather(*(kv._cluster.learner.fetch(link) for link in links_of(kv)))
+        await until(lambda: newcomer.connections)
+        cluster.leave([newcomer])
+        await kv._cluster.learner.fetch(links_of(kv)[0])
+        await until(lambda: not newcomer.connections)
     await newcomer.kill()
+
+
+def links_of(kv: Client) -> list[link.Link]:
+    return [each for each in kv._cluster.links.values() if each.is_open]
 
 
 async def test_another_node_at_a_known_address_is_not_taken_for_the_old_one(
@@ -266,9 +288,10 @@ async def test_another_node_at_a_known_address_is_not_taken_for_the_old_one(
     await other.start()
     cluster.elect(cluster.node(2).id)
     await asyncio.gather(*(kv.put(b"%d" % i, b"w") for i in range(64)))
-    statuses = await kv.node_statuses(timeout_s=0.5)
-    while statuses[0].error is None or "n7 answers where n1 was" not in statuses[0].error.message:
-        statuses = await kv.node_statuses(timeout_s=0.5)
+    async with asyncio.timeout(10):
+        while (error := (await kv.node_statuses())[0].error) is None or "n7" not in error.message:
+            pass  # until the client has tried the address again
+    assert error.message.endswith("n7 answers where n1 was")
     assert not other.received[Kind.WRITE]
     await other.kill()
 
@@ -299,7 +322,9 @@ async def spare(cluster: FakeCluster) -> FakeNode:
 async def test_an_idle_client_turns_to_its_endpoints_when_all_its_nodes_are_gone(
     cluster: FakeCluster, spare: FakeNode, is_frozen: bool
 ) -> None:
-    async with connect(f"{cluster.node(1).address},{spare.address}", options=QUICK) as kv:
+    # So that the deadline passes before each of the old nodes has been silent for long enough.
+    slow = replace(QUICK, timeout_s=3.0, attempt_timeout_s=0.5, attempt_timeout_s_max=60.0)
+    async with connect(f"{cluster.node(1).address},{spare.address}", options=slow) as kv:
         await settled(kv, cluster)
         await spare.start()
         old = await replace_all(cluster, [spare])
