@@ -25,7 +25,6 @@ from kvstore.errors import (
     DiskFull,
     Internal,
     KVError,
-    NotLeader,
     StartupError,
     Unavailable,
 )
@@ -294,20 +293,6 @@ async def test_before_the_start_and_after_the_stop_requests_are_refused_as_retry
     assert isinstance(ask(node), Unavailable)
 
 
-async def test_whoever_asks_for_a_shard_that_is_elsewhere_is_shown_the_way(
-    config: NodeConfig,
-) -> None:
-    other = NodeAddress(NodeId("n2"), "127.0.0.1:9")
-    cluster = replace(config.cluster, nodes=(config.address, other), shards=8)
-    placed = bootstrap(cluster).replicas
-    elsewhere = next(shard for shard, held in enumerate(placed) if held[0].node == other.id)
-    request = ReadRequest(0, ShardId(elsewhere), ReadMode.LINEARIZABLE, [b"k"], Revision(0))
-    async with Node(replace(config, cluster=cluster)) as node:
-        error = ask(node, encode_read(request))
-    assert isinstance(error, NotLeader)
-    assert (error.leader, error.address, error.map_version) == ("n2", "127.0.0.1:9", 1)
-
-
 async def test_a_peer_that_speaks_before_the_node_is_ready_is_not_heard(
     config: NodeConfig,
 ) -> None:
@@ -449,3 +434,17 @@ async def test_a_stop_that_hangs_is_cut_short_and_said(
             stuck._resources.push_async_callback(hang, stuck)
             await stuck.__aexit__(None, None, None)
     assert "stopping took over" in caplog.text
+
+
+async def test_whoever_asks_for_a_shard_that_is_elsewhere_is_shown_the_way(
+    config: NodeConfig,
+) -> None:
+    other = NodeAddress(NodeId("n2"), "127.0.0.1:9")
+    cluster = replace(config.cluster, nodes=(config.address, other), shards=8)
+    placed = bootstrap(cluster).replicas
+    elsewhere = next(shard for shard, held in enumerate(placed) if held[0].node == other.id)
+    request = ReadRequest(0, ShardId(elsewhere), ReadMode.LINEARIZABLE, [b"k"], Revision(0))
+    async with Node(replace(config, cluster=cluster)) as node:
+        error = ask(node, encode_read(request))
+    assert isinstance(error, kvstore.errors.NotLeader)
+    assert (error.leader, error.address, error.map_version) == ("n2", "127.0.0.1:9", 1)
