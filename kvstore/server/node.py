@@ -36,6 +36,7 @@ from kvstore.server.handshake import Handshake
 from kvstore.server.membership import MemberCouriers, Membership, make_contacts
 from kvstore.server.pacing import Pace
 from kvstore.server.raft_driver import RaftDriver
+from kvstore.server.signpost import Signpost
 from kvstore.server.snapshot_work import SnapshotTransfers
 from kvstore.server.start import open_stored
 from kvstore.server.upkeep import DiskWatch, LeaderBalance, LogKeeper, hand_over, periodic
@@ -321,6 +322,7 @@ class Node:
             shard_map=self._shard_map_reply,
             status=self._status_reply,
             where=self._preferred,
+            signpost=Signpost(lambda: self._shard_map, config.cluster.addresses),
             checksums=self._make_checksums(driver, engine, undo),
             membership=self._membership,
             administration=self._following.administration,

@@ -19,7 +19,6 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from kvstore.errors import Unavailable
 from kvstore.ids import GroupId, LogIndex, NodeId, Term, group_of_shard
 from kvstore.raft import confchange
 from kvstore.raft.messages import (
@@ -162,8 +161,7 @@ class RaftDriver:
     def remove(self, group: GroupId) -> ShardHost:
         """This node holds ``group`` no more; what is under way for it counts for nothing."""
         host = self.hosts.pop(group)
-        host.has_left = True
-        host.fail_all(Unavailable(f"{host.name} has moved to another node"))
+        host.leave()
         self._dirty.pop(host, None)
         self._roles.pop(host, None)
         return host

@@ -29,7 +29,7 @@ from kvstore.errors import (
     StartupError,
     Unavailable,
 )
-from kvstore.ids import NodeId
+from kvstore.ids import NodeId, Revision, ShardId
 from kvstore.net.peers import PeerPool
 from kvstore.net.server import FrameServer
 from kvstore.server import fatal, process
@@ -39,6 +39,7 @@ from kvstore.server.node import Node
 from kvstore.server.process import EXIT_STARTUP
 from kvstore.server.raft_driver import RaftDriver
 from kvstore.server.upkeep import LogKeeper
+from kvstore.sharding.shard_map import bootstrap
 from kvstore.storage.identity import IDENTITY_FILE, LOCK_FILE, Identity, Pin, open_identity
 from kvstore.storage.map_file import MAP_FILE
 from kvstore.storage.membership_file import MEMBERSHIP_FILE
@@ -47,7 +48,7 @@ from kvstore.storage.rocks import RocksEngine
 from kvstore.storage.wal import Wal
 from kvstore.wire.frames import Frame, FrameDecoder
 from kvstore.wire.kinds import Kind
-from kvstore.wire.requests import decode_error
+from kvstore.wire.requests import ReadMode, ReadRequest, decode_error, encode_read
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -275,9 +276,9 @@ class Wire:
         return True
 
 
-def ask(node: Node) -> KVError:
+def ask(node: Node, body: bytes = b"") -> KVError:
     wire = Wire()
-    node._receive(cast("FrameConnection", wire), [Frame(Kind.READ, 0, 5, b"")])
+    node._receive(cast("FrameConnection", wire), [Frame(Kind.READ, 0, 5, body)])
     (frame,) = wire.frames
     assert (frame.kind, frame.request) == (Kind.ERROR, 5)
     return decode_error(frame.body)
@@ -448,3 +449,17 @@ async def test_a_stop_that_hangs_is_cut_short_and_said(
             stuck._resources.push_async_callback(hang, stuck)
             await stuck.__aexit__(None, None, None)
     assert "stopping took over" in caplog.text
+
+
+async def test_whoever_asks_for_a_shard_that_is_elsewhere_is_shown_the_way(
+    config: NodeConfig,
+) -> None:
+    other = NodeAddress(NodeId("n2"), "127.0.0.1:9")
+    cluster = replace(config.cluster, nodes=(config.address, other), shards=8)
+    placed = bootstrap(cluster).replicas
+    elsewhere = next(shard for shard, held in enumerate(placed) if held[0].node == other.id)
+    request = ReadRequest(0, ShardId(elsewhere), ReadMode.LINEARIZABLE, [b"k"], Revision(0))
+    async with Node(replace(config, cluster=cluster)) as node:
+        error = ask(node, encode_read(request))
+    assert isinstance(error, kvstore.errors.NotLeader)
+    assert (error.leader, error.address, error.map_version) == ("n2", "127.0.0.1:9", 1)
