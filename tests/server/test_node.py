@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import pytest
-from server_support import until
 
 import kvstore
 from kvstore.config import MIB, ClusterConfig, NodeAddress, NodeConfig, RaftConfig, WalConfig
@@ -40,7 +39,7 @@ from kvstore.server.process import EXIT_STARTUP
 from kvstore.server.raft_driver import RaftDriver
 from kvstore.server.upkeep import LogKeeper
 from kvstore.sharding.shard_map import bootstrap
-from kvstore.storage.identity import IDENTITY_FILE, LOCK_FILE, Identity, Pin, open_identity
+from kvstore.storage.identity import IDENTITY_FILE, LOCK_FILE, Identity, open_identity
 from kvstore.storage.map_file import MAP_FILE
 from kvstore.storage.membership_file import MEMBERSHIP_FILE
 from kvstore.storage.renewal import PARTS
@@ -315,31 +314,6 @@ async def test_a_peer_that_speaks_before_the_node_is_ready_is_not_heard(
     wire.hello = type("Hello", (), {"role": "peer", "node_id": "n2"})()
     Node(config)._receive(cast("FrameConnection", wire), [Frame(Kind.RAFT, 0, 0, b"junk")])
     assert wire.frames == []
-
-
-async def test_a_peer_is_remembered_although_the_disk_was_full_at_first(
-    config: NodeConfig, monkeypatch: pytest.MonkeyPatch, deaths: list[BaseException]
-) -> None:
-    monkeypatch.setattr(node_module, "PIN_RETRY_S", 0.001)
-    pinned = asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    class Pins:
-        tries = 0
-
-        def pin(self, node: NodeId, data_id: int, life: int) -> None:
-            assert (node, data_id, life) == ("n2", 7, 5)
-            self.tries += 1
-            if self.tries < 3:
-                raise OSError("no room")
-            loop.call_soon_threadsafe(pinned.set)
-
-    pins = Pins()
-    Node(config)._remember(cast("Identity", pins), NodeId("n2"), Pin(7, 5))
-    async with asyncio.timeout(10):
-        await pinned.wait()
-    await until(lambda: len(asyncio.all_tasks()) == 1)
-    assert (pins.tries, deaths) == (3, [])
 
 
 # -- the process -----------------------------------------------------------------------------------
