@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 SETTLE_S = 2.0
 """After the load was at rest, before anything is measured."""
-REPLACE_AFTER_S = 5.0
-"""Instead of the default 60, so that the replacement of a dead node can be watched."""
+REPLACE_AFTER_S = 10.0
+"""Instead of the default 60, so that the replacement can be watched; no restart takes so long."""
 
 
 @dataclass(frozen=True, slots=True)
