@@ -55,6 +55,7 @@ layers: $(STAMP)  ## each package imports only from floors below its own
 types: $(STAMP)  ## static types, strict
 	$(BIN)/mypy
 	MYPYPATH=tests $(BIN)/mypy -p histories -p sim -p chaos -p mutants -p walk -p plain_cli
+	MYPYPATH=scripts $(BIN)/mypy -p elasticity
 
 check: lint types layers  ## lint, layers and types together
 

@@ -38,6 +38,8 @@ class Phase:
     nodes: tuple[str, ...]
     """On which the replicas are to rest."""
     is_planned: bool = True
+    is_start: bool = False
+    """Whether the change is that processes start; then what moves moves after it."""
 
 
 async def measure(stage: Stage, load: Driver, phase: Phase, steady_s: float) -> Row:
@@ -48,12 +50,15 @@ async def measure(stage: Stage, load: Driver, phase: Phase, steady_s: float) -> 
     map_before = await stage.shard_map()
     changed_at = time.monotonic()
     await phase.change(stage)
+    moving_at = time.monotonic() if phase.is_start else changed_at
     level_at = await stage.until_level(phase.nodes)
     led_at = max(level_at, await stage.until_led())
     await asyncio.sleep(steady_s)
     map_after = await stage.shard_map()
-    times = [begun_at, changed_at, level_at, led_at, time.monotonic()]
-    before, during, settling, after = [await load.window(*span) for span in pairwise(times)]
+    times = [begun_at, changed_at, moving_at, level_at, led_at, time.monotonic()]
+    before, starting, during, settling, after = [
+        await load.window(*span) for span in pairwise(times)
+    ]
     await load.ask("rest")
     said = await load.ask("check")
     bytes_of = await stage.bytes_of()
@@ -66,6 +71,7 @@ async def measure(stage: Stage, load: Driver, phase: Phase, steady_s: float) -> 
         bytes_ideal=bytes_ideal(bytes_of, map_after.replication, phase.ideal_share),
         others_cores=others,
         before=before,
+        starting=starting,
         during=during,
         settling=settling,
         after=after,
@@ -129,11 +135,11 @@ def _start(name: str) -> Callable[[Stage], Awaitable[None]]:
 VICTIM = "n2"
 FIVE = ("n1", "n2", "n3", "n6", "n7")
 PHASES = (
-    Phase("3 → 4 nodes", 1 / 4, _add, ("n1", "n2", "n3", "n4")),
-    Phase("4 → 5", 1 / 5, _add, ("n1", "n2", "n3", "n4", "n5")),
-    Phase("5 → 4", 1 / 5, _remove("n5"), ("n1", "n2", "n3", "n4")),
+    Phase("3 → 4 nodes", 1 / 4, _add, ("n1", "n2", "n3", "n4"), is_start=True),
+    Phase("4 → 5", 1 / 5, _add, ("n1", "n2", "n3", "n4", "n5"), is_start=True),
+    Phase("5 → 4", 1 / 5, _remove("n5"), ("n1", "n2", "n3", "n4"), is_start=True),
     Phase("4 → 3", 1 / 4, _remove("n4"), ("n1", "n2", "n3")),
-    Phase("3 → 5, two at once", 2 / 5, _add_two, FIVE),
+    Phase("3 → 5, two at once", 2 / 5, _add_two, FIVE, is_start=True),
     Phase("restart of all, in turn", 0.0, _restart_all, FIVE),
     Phase(
         "kill -9 of one of 5, replaced",
@@ -142,5 +148,5 @@ PHASES = (
         tuple(node for node in FIVE if node != VICTIM),
         is_planned=False,
     ),
-    Phase("it comes back", 1 / 5, _start(VICTIM), FIVE),
+    Phase("it comes back", 1 / 5, _start(VICTIM), FIVE, is_start=True),
 )

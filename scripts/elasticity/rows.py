@@ -25,6 +25,9 @@ class Row:
     others_cores: float
     """That other programs used before it: what they take, the cluster cannot have."""
     before: Summary
+    starting: Summary
+    """While a command starts processes, before anything moves; of no operations if it starts none.
+    """
     during: Summary
     """Until the replicas rest."""
     settling: Summary
@@ -39,13 +42,13 @@ class Row:
     @property
     def pause_ms(self) -> float:
         """The longest that a write had to wait, and so the shard was without any."""
-        return max(self.during.pause_ms, self.settling.pause_ms)
+        return max(s.pause_ms for s in (self.starting, self.during, self.settling))
 
     @property
     def errors(self) -> dict[str, int]:
         """All that callers got, from its beginning to its end."""
         errors: dict[str, int] = {}
-        for summary in (self.before, self.during, self.settling, self.after):
+        for summary in (self.before, self.starting, self.during, self.settling, self.after):
             for name, count in summary.errors.items():
                 errors[name] = errors.get(name, 0) + count
         return errors
@@ -62,6 +65,7 @@ class Row:
             "pause_ms": self.pause_ms,
             "others_cores": round(self.others_cores, 2),
             "before": self.before.to_json(),
+            "starting": self.starting.to_json(),
             "during": self.during.to_json(),
             "settling": self.settling.to_json(),
             "after": self.after.to_json(),

@@ -17,7 +17,18 @@ if TYPE_CHECKING:
 
 
 HEADER = (
-    *("phase", "s", "leaders s", "moved", "ideal", "pause ms", "p99 before", "during", "after"),
+    *(
+        "phase",
+        "s",
+        "leaders s",
+        "moved",
+        "ideal",
+        "pause ms",
+        "p99 before",
+        "start",
+        "during",
+        "after",
+    ),
     *("errors", "lost", "twice", "replicas"),
 )
 RATIO_MAX = 1.1
@@ -55,7 +66,10 @@ def cells(row: Row) -> tuple[str, ...]:
         size(row.bytes_moved),
         size(row.bytes_ideal),
         f"{row.pause_ms:.0f}",
-        *(f"{summary.p99_ms:.1f}" for summary in (row.before, row.during, row.after)),
+        *(
+            f"{summary.p99_ms:.1f}" if summary.operations else "-"
+            for summary in (row.before, row.starting, row.during, row.after)
+        ),
         f"{errors}" if row.is_planned else f"{errors} (not planned)",
         str(row.findings.lost),
         str(row.findings.duplicated),
@@ -103,8 +117,8 @@ def notes(rows: Iterable[Row]) -> list[str]:
         "s: from the command (or the kill) until the replicas are at rest; leaders s: until each "
         "shard is led by whom it should be.",
         "pause: the longest that any write to any shard waited, until the leaders are at rest.",
-        "p99 in ms, of puts and gets, from when each was due; during: until the replicas are at "
-        "rest.",
+        "p99 in ms, of puts and gets, from when each was due; start: while the command starts "
+        "processes on the same cores; during: from then until the replicas are at rest.",
         f"The load itself was late by {late_ms:.1f} ms (p99 of its worst stretch), at most "
         f"{worst_ms:.1f} ms; the times above contain that.",
         f"Other programs used {min(others):.1f} to {max(others):.1f} cores of {os.cpu_count()} "

@@ -24,6 +24,7 @@ from elasticity.table import (
 STEADY = summarise([Sample(0.0, 0.0, 0.002, 0, is_write=True)])
 SLOW = summarise([Sample(0.0, 0.0, 0.040, 1, is_write=True)])
 FAILED = summarise([Sample(0.0, 0.0, 5.0, 1, is_write=True, error="Unavailable")])
+NOTHING = summarise(())
 GOOD = Row(
     name="3 → 4",
     is_planned=True,
@@ -33,6 +34,7 @@ GOOD = Row(
     bytes_ideal=39_000_000,
     others_cores=0.3,
     before=STEADY,
+    starting=NOTHING,
     during=SLOW,
     settling=STEADY,
     after=STEADY,
@@ -54,6 +56,7 @@ def test_a_row_shows_what_was_measured() -> None:
         "ideal": "39.0 MB",
         "pause ms": "40",
         "p99 before": "2.0",
+        "start": "-",
         "during": "40.0",
         "after": "2.0",
         "errors": "0",
