@@ -12,7 +12,7 @@ STAMP := $(VENV)/.installed
 TESTS ?= tests
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test sim mutants chaos lint layers types check clean
+.PHONY: help setup demo test sim mutants chaos walk elastic lint layers types check clean
 
 # What the test programs are told: make sim SEEDS=1000 becomes --seeds 1000.
 option = $(if $($(1)),--$(2) $($(1)))
@@ -39,6 +39,12 @@ chaos: $(STAMP)  ## hurt real processes under load: MINUTES=10, KILLS=n, SEED=n,
 	@PYTHONPATH=tests $(BIN)/python -m chaos $(call option,MINUTES,minutes) \
 		$(call option,KILLS,kills) $(call option,SEED,seed) $(call option,REPORT,report)
 
+walk: $(STAMP)  ## hurt whoever has a part in a move, at each of its stages: ONLY=name, SEED=n
+	@PYTHONPATH=tests $(BIN)/python -m walk $(call option,ONLY,only) $(call option,SEED,seed)
+
+elastic: $(STAMP)  ## measure what it costs to grow, shrink and heal under load
+	@$(BIN)/python scripts/elastic.py
+
 lint: $(STAMP)  ## style and formatting
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -48,7 +54,8 @@ layers: $(STAMP)  ## each package imports only from floors below its own
 
 types: $(STAMP)  ## static types, strict
 	$(BIN)/mypy
-	MYPYPATH=tests $(BIN)/mypy -p histories -p sim -p chaos -p mutants -p plain_cli
+	MYPYPATH=tests $(BIN)/mypy -p histories -p sim -p chaos -p mutants -p walk -p plain_cli
+	MYPYPATH=scripts $(BIN)/mypy -p elasticity
 
 check: lint types layers  ## lint, layers and types together
 

@@ -70,10 +70,20 @@ class NotLeader(KVError):
     default_retryable = True
 
     def __init__(
-        self, message: str, *, leader: str | None = None, may_have_applied: bool = False
+        self,
+        message: str,
+        *,
+        leader: str | None = None,
+        address: str | None = None,
+        map_version: int = 0,
+        may_have_applied: bool = False,
     ) -> None:
         super().__init__(message, may_have_applied=may_have_applied)
         self.leader = leader
+        self.address = address
+        """Where ``leader`` listens, for whoever does not know that node."""
+        self.map_version = map_version
+        """Of the shard map of the node that was asked; 0 if it has none."""
 
 
 class SessionExpired(KVError):
@@ -156,6 +166,7 @@ _WIRE_ERRORS: dict[str, type[KVError]] = {
         DeadlineExceeded,
         Overloaded,
         DiskFull,
+        NotLeader,
         SessionExpired,
         Refused,
         Removed,
@@ -188,10 +199,6 @@ def copy_of(error: KVError) -> KVError:
     return twin
 
 
-def from_wire(
-    code: str, message: str, *, may_have_applied: bool = False, leader: str | None = None
-) -> KVError:
+def from_wire(code: str, message: str, *, may_have_applied: bool = False) -> KVError:
     """Rebuild an error that another process sent; an unknown code becomes ``Internal``."""
-    if code == NotLeader.code:
-        return NotLeader(message, leader=leader, may_have_applied=may_have_applied)
     return _WIRE_ERRORS.get(code, Internal)(message, may_have_applied=may_have_applied)

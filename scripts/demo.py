@@ -1,9 +1,9 @@
-"""The main job, for real: three processes, one killed, nothing lost. Run by `make demo`.
+"""The main job, for real: three processes, one killed, one added, nothing lost. For `make demo`.
 
 Starts a cluster in a temporary directory on free ports, writes and reads, kills the leader of
-a shard with SIGKILL while a client keeps writing to that shard, restarts it, and checks every
-write that was acknowledged. Exit code 0 only if all of that held. Leaves nothing running,
-also when it is interrupted.
+a shard with SIGKILL while a client keeps writing to that shard, restarts it, adds a fourth node
+while a client goes on writing, and checks every write that was acknowledged and all replicas.
+Exit code 0 only if all of that held. Leaves nothing running, also when it is interrupted.
 """
 
 from __future__ import annotations
@@ -16,19 +16,28 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import kvstore
 from kvstore.sharding.ring import shard_of
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kvstore.sharding.shard_map import Replica, ShardMap
+
 KEYS = 300
+NODES_AFTER = 4
 WRITE_EVERY_S = 0.005
 LOAD_BEFORE_S = 0.5
 LOAD_AFTER_S = 1.0
 FAILOVER_WAIT_S = 10.0
+MOVE_WAIT_S = 60.0
+LOOK_EVERY_S = 0.1
 SHOWCASE = "user:ada"
 
 
@@ -86,6 +95,9 @@ class Demo:
             victim = await self.kill_a_leader(store)
             self.kv("cluster", "restart", victim)
             await self.check_everything(store)
+            await self.add_a_node(store)
+            await self.check_everything(store)
+            say(f"\n$ kv verify\n{self.kv('verify', quiet=True).splitlines()[-1]}")
         self.kv("cluster", "down")
 
     async def write_and_read(self, store: kvstore.Client) -> None:
@@ -103,13 +115,13 @@ class Demo:
     async def kill_a_leader(self, store: kvstore.Client) -> str:
         """SIGKILL the leader of the showcase's shard under load; the node's name."""
         located = self.ask("locate", SHOWCASE)
-        victim, shard = located["leader"], located["shard"]
+        victim, shard = str(located["leader"]), located["shard"]
         nodes = {node["id"]: node for node in self.ask("cluster", "status")["nodes"]}
         pid = nodes[victim]["pid"]
         say(f"\nA client writes to shard {shard} every {WRITE_EVERY_S * 1000:.0f} ms.")
         say(f"{victim} leads that shard.\n\n$ kill -9 {pid}")
         shards = len(self.ask("status")["shards"])
-        load = Load(store, shard, shards)
+        load = Load(store, "load", shard, shards)
         async with asyncio.TaskGroup() as tasks:
             writing = tasks.create_task(load.run())
             await asyncio.sleep(LOAD_BEFORE_S)
@@ -124,6 +136,32 @@ class Demo:
         self.acknowledged |= load.acknowledged
         return victim
 
+    async def add_a_node(self, store: kvstore.Client) -> None:
+        """A fourth node joins under load and gets its share of the keys."""
+        say(f"\nA client writes to all shards every {WRITE_EVERY_S * 1000:.0f} ms.")
+        say(f"keys: {self.keys_held()}")
+        load = Load(store, "more")
+        async with asyncio.TaskGroup() as tasks:
+            writing = tasks.create_task(load.run())
+            before = await store.shard_map()
+            await asyncio.to_thread(self.kv, "cluster", "add")
+            say()
+            await tell_moves(store, before)
+            load.is_over = True
+            await writing
+        slowest = f"the slowest took {load.slowest_ms():.0f} ms"
+        say(f"{len(load.acknowledged)} writes acknowledged meanwhile, none failed, {slowest}")
+        self.acknowledged |= load.acknowledged
+        self.kv("shards")
+        say(f"\nkeys: {self.keys_held()}")
+
+    def keys_held(self) -> str:
+        """How many keys each node has a copy of."""
+        held: Counter[str] = Counter()
+        for shard in self.ask("shards")["shards"]:
+            held.update(dict.fromkeys(shard["replicas"], shard["keys"]))
+        return ", ".join(f"{node} has {keys}" for node, keys in sorted(held.items()))
+
     async def check_everything(self, store: kvstore.Client) -> None:
         """Every acknowledged write must still be there."""
         found = await asyncio.gather(*map(store.get, self.acknowledged))
@@ -132,12 +170,14 @@ class Demo:
 
 
 class Load:
-    """Writes to one shard at a steady pace, whether or not the last one was answered."""
+    """Writes at a steady pace, to one shard or to all, whether or not the last was answered."""
 
-    def __init__(self, store: kvstore.Client, shard: int, shards: int) -> None:
+    def __init__(
+        self, store: kvstore.Client, name: str, shard: int | None = None, shards: int = 1
+    ) -> None:
         self._store = store
-        keys = (f"load-{i}" for i in count())
-        self._keys = (key for key in keys if shard_of(key.encode(), shards) == shard)
+        keys = (f"{name}-{i}" for i in count())
+        self._keys = (k for k in keys if shard in (None, shard_of(k.encode(), shards)))
         self._answered = asyncio.Event()
         self._answers: list[tuple[float, float]] = []
         self.acknowledged: dict[str, bytes] = {}
@@ -158,6 +198,10 @@ class Load:
         self._answers.append((began, time.monotonic()))
         self._answered.set()
 
+    def slowest_ms(self) -> float:
+        """Of all that were acknowledged."""
+        return max(ended - began for began, ended in self._answers) * 1000
+
     async def next_acknowledged_ms(self, since: float) -> float:
         """From ``since`` to the first answer to a write that began no earlier.
 
@@ -172,6 +216,30 @@ class Load:
                 await self._answered.wait()
 
 
+async def tell_moves(store: kvstore.Client, before: ShardMap) -> None:
+    """Say which copies have moved since the map ``before``, until all nodes hold as many."""
+    async with asyncio.timeout(MOVE_WAIT_S):
+        while True:
+            after = await store.shard_map()
+            for shard in range(after.shards):
+                for path in paths(before.replicas[shard], after.replicas[shard]):
+                    say(f"a copy of shard {shard} has moved {path}")
+            held = Counter(replica.node for held in after.replicas for replica in held)
+            is_even = max(held.values()) - min(held.values()) <= 1
+            if is_even and len(held) == NODES_AFTER and not after.changes:
+                return
+            before = after
+            await asyncio.sleep(LOOK_EVERY_S)
+
+
+def paths(had: Sequence[Replica], has: Sequence[Replica]) -> list[str]:
+    """``from n1 to n4``, for each that has taken another's place."""
+    before, after = ([replica.node for replica in replicas] for replicas in (had, has))
+    gone = [node for node in before if node not in after]
+    come = [node for node in after if node not in before]
+    return [f"from {old} to {new}" for old, new in zip(gone, come, strict=True)]
+
+
 def check_all_equal(expected: dict[str, bytes], found: list[kvstore.KeyValue | None]) -> None:
     """Compare what was acknowledged with what is there."""
     lost = [
@@ -183,7 +251,7 @@ def check_all_equal(expected: dict[str, bytes], found: list[kvstore.KeyValue | N
         raise Failed(f"{len(lost)} of {len(expected)} keys lost or changed, such as {lost[0]}")
 
 
-def say(text: str) -> None:
+def say(text: str = "") -> None:
     """Show a line at once, also through a pipe."""
     print(text, flush=True)
 
@@ -209,7 +277,7 @@ def main() -> int:
         finally:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # an impatient second Ctrl-C
             demo.stop()
-    say("\nAll held: a leader was killed and no acknowledged write was lost.")
+    say("\nAll held: a leader was killed, a node was added, no acknowledged write was lost.")
     return 0
 
 

@@ -38,12 +38,6 @@ def test_an_error_is_the_same_at_the_other_end(
     assert found.retryable is sent.retryable
 
 
-def test_who_leads_travels_with_the_error() -> None:
-    found = errors.from_wire("not_leader", "ask n2", leader="n2")
-    assert isinstance(found, errors.NotLeader)
-    assert found.leader == "n2"
-
-
 @pytest.mark.parametrize("code", ["", "of a newer version", "config", "corruption"])
 def test_a_code_that_cannot_be_rebuilt_becomes_internal(code: str) -> None:
     found = errors.from_wire(code, "message", may_have_applied=True)

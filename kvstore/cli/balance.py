@@ -93,8 +93,8 @@ def report(moves: list[Moving], replicas: int, under_way: int, *, is_ordered: bo
 def transfer(settings: Settings, shard: int, node: NodeId) -> None:
     """Let NODE, which has a replica of SHARD, lead it.
 
-    Returns when it does. It stays so, unless the leaders would be spread unevenly by it: then the
-    shard goes back after a while.
+    Returns when it does. It stays so; if NODE then leads too many, another of its shards goes to
+    the former leader in return.
     """
     endpoints = resolve(settings)
     with progress(f"Handing shard {shard} to {node}") as tell:

@@ -64,7 +64,7 @@ class Owner(Protocol):
         """The callers have been told; the call is done."""
         ...
 
-    def refused(self, node: NodeId, hint: str | None) -> None:
+    def refused(self, node: NodeId, error: NotLeader) -> None:
         """``node`` does not lead the shard."""
         ...
 
@@ -74,6 +74,10 @@ class Owner(Protocol):
 
     def lost(self, node: NodeId) -> None:
         """``node`` leaves requests unanswered."""
+        ...
+
+    def silent(self) -> None:
+        """An attempt took too long."""
         ...
 
     def ready(self, call: Call) -> None:
@@ -198,7 +202,7 @@ class Call:
         """The current attempt was refused by ``node``."""
         match error:
             case NotLeader():
-                self._owner.refused(node, error.leader)
+                self._owner.refused(node, error)
                 self._owner.ready(self)
             case Overloaded() | DiskFull():
                 self._owner.busy(node)
@@ -277,6 +281,7 @@ class Call:
         link = self.attempts[self.request]
         self._timeouts += 1
         self.error = Unavailable(f"{link.node} does not answer")
+        self._owner.silent()
         if link.is_silent_since(self._sent_at):
             link.give_up(f"{link.node} does not answer")
         else:

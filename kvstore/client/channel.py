@@ -21,7 +21,6 @@ from kvstore.client.read_window import ReadWindow
 from kvstore.client.route import Contact, Route
 from kvstore.client.session import Session
 from kvstore.errors import copy_of
-from kvstore.ids import NodeId
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,8 +28,8 @@ if TYPE_CHECKING:
     from kvstore.client.batches import Batch
     from kvstore.client.cluster import Cluster
     from kvstore.client.key_value import KeyValue
-    from kvstore.errors import KVError
-    from kvstore.ids import ShardId
+    from kvstore.errors import KVError, NotLeader
+    from kvstore.ids import NodeId, ShardId
     from kvstore.kv.commands import Command
     from kvstore.wire.requests import ScanReply, ScanRequest
 
@@ -113,6 +112,11 @@ class Channel:
         return call
 
     # -- batches go out -----------------------------------------------------------------------
+
+    def learn(self, replicas: Sequence[NodeId]) -> None:
+        """These nodes have the shard according to a newer map."""
+        self.route.learn(replicas)
+        self.wake()
 
     def wake(self) -> None:
         """A connection has opened or ended: see if something can go now."""
@@ -202,7 +206,7 @@ class Channel:
     def _next_round(self) -> None:
         self._round_timer = None
         self.route.next_round()
-        self._cluster.refresh_soon()
+        self._cluster.learner.look_around()
         self._flush()
 
     # -- outcomes come in (see Owner in call.py) ----------------------------------------------
@@ -221,9 +225,9 @@ class Channel:
         self._drop(call)
         self._release(call.batch)
 
-    def refused(self, node: NodeId, hint: str | None) -> None:
+    def refused(self, node: NodeId, error: NotLeader) -> None:
         """``node`` does not lead the shard."""
-        self.route.refused(node, None if hint is None else NodeId(hint))
+        self.route.refused(node, self._cluster.directed(node, self.shard, error))
 
     def busy(self, node: NodeId) -> None:
         """``node`` refuses for the moment."""
@@ -232,6 +236,10 @@ class Channel:
     def lost(self, node: NodeId) -> None:
         """``node`` leaves requests unanswered."""
         self.route.lost(node)
+
+    def silent(self) -> None:
+        """An attempt took too long: who is known may be gone for good."""
+        self._cluster.learner.look_around(widely=True)
 
     def ready(self, call: Call) -> None:
         """To be sent again as soon as somebody leads."""

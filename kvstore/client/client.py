@@ -137,7 +137,7 @@ class Client:
         cluster = Cluster(self._endpoints, self.options)
         deadline = asyncio.get_running_loop().time() + self.options.timeout_s
         try:
-            await cluster.open(deadline)
+            await cluster.learner.open(deadline)
         except BaseException:
             await cluster.close()
             raise
@@ -294,7 +294,7 @@ class Client:
     async def shard_map(self, *, timeout_s: float | None = None) -> ShardMap:
         """The shard map as a reachable node has it now."""
         cluster = self._cluster
-        await cluster.fresh_map(self._deadline(timeout_s))
+        await cluster.learner.fresh(self._deadline(timeout_s))
         assert cluster.shard_map is not None
         return cluster.shard_map
 
@@ -303,7 +303,7 @@ class Client:
         key = self._key(key)
         cluster = self._cluster
         shard = shard_of(key, len(cluster.channels))
-        leaders = await cluster.fresh_map(self._deadline(timeout_s), shard)
+        leaders = await cluster.learner.fresh(self._deadline(timeout_s), shard)
         assert cluster.shard_map is not None
         replicas = tuple(replica.node for replica in cluster.shard_map.replicas_of(shard))
         return Location(key, shard, replicas, leaders.get(shard))
@@ -319,7 +319,7 @@ class Client:
         deadline = self._deadline(timeout_s)
         soon = cluster.loop.time() + self.options.attempt_timeout_s
         with suppress(KVError):
-            await cluster.fresh_map(min(deadline, soon))
+            await cluster.learner.fresh(min(deadline, soon))
         nodes = cluster.shard_map.nodes
         return await asyncio.gather(*(self._status_of(node, deadline) for node in nodes))
 

@@ -66,7 +66,10 @@ class Link:
         dial: Dial,
         breaker: CircuitBreaker,
         on_change: Callable[[Link], None],
+        expected: NodeId | None = None,
     ) -> None:
+        self.expected = expected
+        """Who must answer there; None for anybody."""
         self.node: NodeId | None = None
         """Who answers there; None until it has said so."""
         self.error: KVError | None = None
@@ -118,6 +121,7 @@ class Link:
     async def _open(self, address: str) -> None:
         try:
             connection = await self._dial(address, self._frames, self._ended)
+            self._check(connection, address)
         except KVError as error:
             self.error = copy_of(error)
             self.addresses.append(self.addresses.pop(0))
@@ -132,6 +136,14 @@ class Link:
         finally:
             self._dialing = None
         self._on_change(self)
+
+    def _check(self, connection: FrameConnection, address: str) -> None:
+        """Another node may have been given the address since."""
+        assert connection.welcome is not None
+        node = connection.welcome.node_id
+        if self.expected not in (None, node):
+            connection.abort()
+            raise Unavailable(f"{address}: {node} answers where {self.expected} was")
 
     def _ended(self, connection: FrameConnection) -> None:
         """Called once when ``connection`` is gone."""

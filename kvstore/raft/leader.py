@@ -43,6 +43,7 @@ def handle_append_response(state: RaftState, response: AppendResponse) -> None:
     elif peer.state is ProgressState.SNAPSHOT:
         _maybe_enough(state, peer)
     if moved:
+        peer.catch_up.acknowledged(peer.match_index, state.log.last_index, state.now)
         commit.advance_commit(state)
     if state.leading is not None:
         replication.send_timeout_now(state, peer)

@@ -7,7 +7,7 @@ envelope's business. All are immutable.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TypeAlias
 
@@ -107,6 +107,8 @@ class AppendRequest:
     prev_term: Term
     entries: tuple[Entry, ...]
     commit_index: LogIndex
+    is_catch_up: bool = field(default=False, compare=False)
+    """For the sender's driver, not on the wire: nobody waits for this, so it may be held back."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ The states are those of etcd's raft:
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -45,6 +46,36 @@ class SnapshotTransfer:
 
 
 @dataclass(slots=True)
+class CatchUp:
+    """Rounds of replication (thesis §4.2.1): each brings what the log held when it began.
+
+    They get shorter as a newcomer comes nearer. Once one is short the peer keeps up, however fast
+    the log grows.
+    """
+
+    old_end: LogIndex
+    """Of a learner: the last entry that was there before it, all of which it may lack."""
+    round_end: LogIndex = LogIndex(0)
+    round_began_at: float = 0.0
+    round_s: float = math.inf
+    """How long the last whole round took."""
+    rounds: int = 0
+
+    def acknowledged(self, match_index: LogIndex, last_index: LogIndex, now: float) -> None:
+        """The peer has all up to ``match_index`` of a log that ends at ``last_index``."""
+        if match_index < max(self.old_end, self.round_end):
+            return
+        if self.rounds:
+            self.round_s = now - self.round_began_at
+        self.rounds += 1
+        self.round_end, self.round_began_at = last_index, now
+
+    def keeps_up(self, now: float, within_s: float) -> bool:
+        """Whether rounds take no longer than ``within_s``, and the present one has not yet."""
+        return max(self.round_s, now - self.round_began_at) <= within_s
+
+
+@dataclass(slots=True)
 class Progress:
     """Invariant: ``0 <= match_index < next_index``."""
 
@@ -67,6 +98,7 @@ class Progress:
     """``match_index`` at the last heartbeat answer: no progress since means a lost append."""
     farewell_round: int = 0
     """Of a removed peer: an answer to this heartbeat round means that it knows."""
+    catch_up: CatchUp = field(default_factory=lambda: CatchUp(LogIndex(0)))
     transfer: SnapshotTransfer | None = None
     inflight: deque[tuple[LogIndex, int]] = field(default_factory=deque)
     """In REPLICATE: last index and size of each append not yet acknowledged."""
@@ -101,9 +133,16 @@ class Progress:
 
     # -- sending ----------------------------------------------------------------------------
 
+    @property
+    def is_catching_up(self) -> bool:
+        """Whether it gets what is old. That goes piece by piece: nobody waits for it."""
+        return self.match_index < self.catch_up.old_end
+
     def is_paused(self, messages_max: int, bytes_max: int) -> bool:
         """Whether no append may be sent now."""
         if self.state is ProgressState.REPLICATE:
+            if self.is_catching_up:
+                return bool(self.inflight)
             return len(self.inflight) >= messages_max or self.inflight_bytes >= bytes_max
         return self.state is ProgressState.SNAPSHOT or self.probe_sent
 

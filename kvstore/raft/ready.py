@@ -121,3 +121,5 @@ class PeerProgress:
     phi: float
     snapshot_bytes: int = 0
     """Of the snapshot that it is being sent: how much it has stored."""
+    keeps_up: bool = False
+    """What is added to the log is there within an election timeout (thesis §4.2.1)."""

@@ -6,7 +6,7 @@ Appends are pipelined: in the REPLICATE state the next one leaves before the las
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from kvstore.errors import NotLeader, Overloaded
 from kvstore.ids import NO_REPLICA, LogIndex
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from kvstore.ids import Term
     from kvstore.raft.progress import Progress
     from kvstore.raft.state import LeaderState, RaftState
+
+CATCH_UP_BYTES: Final = 64 * 1024
+"""Of old log in one append to a learner."""
 
 
 def leading(state: RaftState) -> LeaderState:
@@ -88,7 +91,7 @@ def send_append(state: RaftState, peer: Progress, *, even_if_empty: bool = False
         if prev_term is None:
             snapshots.begin(state, peer)
             return
-        entries = state.log.following(peer.next_index, options.append_bytes_max)
+        entries = state.log.following(peer.next_index, _bytes_max(state, peer))
         if not entries and not even_if_empty:
             return
         _send(state, peer, prev_index, prev_term, entries)
@@ -116,8 +119,15 @@ def _send(
             prev_term=prev_term,
             entries=entries,
             commit_index=state.commit_index,
+            is_catch_up=peer.is_catching_up,
         )
     )
+
+
+def _bytes_max(state: RaftState, peer: Progress) -> int:
+    """Of one append: small pieces of what is old, so that no loop is held up by them."""
+    whole = state.options.append_bytes_max
+    return min(whole, CATCH_UP_BYTES) if peer.is_catching_up else whole
 
 
 def send_heartbeats(state: RaftState) -> None:

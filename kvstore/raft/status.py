@@ -28,11 +28,11 @@ def status_of(state: RaftState, now: float) -> Status:
         transferring_to=NO_REPLICA if lead is None else lead.transferring_to,
         progress=()
         if lead is None
-        else tuple(_progress_of(peer, now) for peer in lead.tracker.peers.values()),
+        else tuple(_progress_of(state, peer, now) for peer in lead.tracker.peers.values()),
     )
 
 
-def _progress_of(peer: Progress, now: float) -> PeerProgress:
+def _progress_of(state: RaftState, peer: Progress, now: float) -> PeerProgress:
     return PeerProgress(
         replica=peer.replica,
         state=peer.state.name.lower(),
@@ -41,4 +41,5 @@ def _progress_of(peer: Progress, now: float) -> PeerProgress:
         recently_active=peer.recently_active or peer.active_before,
         phi=peer.arrivals.phi(now),
         snapshot_bytes=0 if peer.transfer is None else peer.transfer.acked_offset,
+        keeps_up=peer.catch_up.keeps_up(now, state.options.election_timeout_s_min),
     )

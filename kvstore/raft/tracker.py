@@ -51,10 +51,15 @@ class Tracker:
             self.departing.pop(replica, None)
         order = sorted({*wanted, *self.departing})
         self.peers = {
-            replica: self.peers.get(replica)
-            or Progress(replica, next_index, ArrivalWindow(self._heartbeat_interval_s))
+            replica: self.peers.get(replica) or self._begin(replica, next_index)
             for replica in order
         }
+
+    def _begin(self, replica: ReplicaId, next_index: LogIndex) -> Progress:
+        peer = Progress(replica, next_index, ArrivalWindow(self._heartbeat_interval_s))
+        if not is_voter(self.config, replica):
+            peer.catch_up.old_end = LogIndex(next_index - 1)
+        return peer
 
     def forget(self, replica: ReplicaId) -> None:
         """A departing peer knows, or we gave up on it."""

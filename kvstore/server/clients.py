@@ -1,8 +1,10 @@
 """Client requests: check, route to the shard's host, answer exactly once.
 
 A malformed body gets an error under its own request id and changes nothing; the connection
-stays. A shard that this node does not lead is answered ``NotLeader`` with the leader. Damaged data
-is no answer: it stops the node, and whoever asked turns to another replica.
+stays. A shard that this node does not lead is answered ``NotLeader`` with the leader, its address
+and the version of our shard map (:mod:`kvstore.server.signpost`); what that answer says is all
+that a client with an older map is told, for whoever is served was routed well. Damaged data is no
+answer: it stops the node, and whoever asked turns to another replica.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from kvstore.errors import (
 from kvstore.ids import ShardId, group_of_shard
 from kvstore.kv import commands
 from kvstore.server.shard_host import Read, Write
+from kvstore.server.signpost import Signpost
 from kvstore.wire import requests
 from kvstore.wire.checksums import decode_checksum
 from kvstore.wire.frames import encode_frame
@@ -66,15 +69,21 @@ class Connection(Protocol):
 class ReplyTo:
     """The one answer of one request: a frame on its connection, and its charge given back."""
 
-    __slots__ = ("_admission", "_connection", "_cost", "_request")
+    __slots__ = ("_admission", "_connection", "_cost", "_request", "_signpost")
 
     def __init__(
-        self, connection: Connection, request: int, admission: Admission, cost: int
+        self,
+        connection: Connection,
+        request: int,
+        admission: Admission,
+        cost: int,
+        signpost: Signpost,
     ) -> None:
         self._connection = connection
         self._request = request
         self._admission = admission
         self._cost = cost
+        self._signpost = signpost
 
     @property
     def is_wanted(self) -> bool:
@@ -89,7 +98,7 @@ class ReplyTo:
     def fail(self, error: KVError) -> None:
         """Send ``error`` as the answer."""
         self._admission.release(self._cost)
-        send_error(self._connection, self._request, error)
+        send_error(self._connection, self._request, self._signpost.complete(error))
 
 
 def send_error(connection: Connection, request: int, error: KVError) -> None:
@@ -110,6 +119,7 @@ class ClientRequests:
         shard_map: Callable[[], bytes],
         status: Callable[[], bytes],
         where: Callable[[GroupId], NodeId | None] = lambda group: None,
+        signpost: Signpost | None = None,
         checksums: Checksums | None = None,
         membership: Membership | None = None,
         administration: Administration | None = None,
@@ -117,6 +127,7 @@ class ClientRequests:
         self._driver = driver
         self._admission = admission
         self._where = where
+        self._signpost = signpost or Signpost(lambda: None, {})
         self._frame_bytes_max = frame_bytes_max
         self._batch_bytes_max = frame_bytes_max - PEER_OVERHEAD_BYTES
         self._scan_threads = scan_threads
@@ -145,14 +156,20 @@ class ClientRequests:
                 raise InvalidArgument(f"unknown request kind {frame.kind}")
             handler(connection, frame)
         except KVError as error:
-            send_error(connection, frame.request, error)
+            send_error(connection, frame.request, self._signpost.complete(error))
 
     def _host(self, shard: int) -> ShardHost:
-        group = group_of_shard(ShardId(shard))
-        host = self._driver.hosts.get(group)
+        host = self._driver.hosts.get(group_of_shard(ShardId(shard)))
         if host is None:
-            raise NotLeader(f"shard {shard} has no replica on this node", leader=self._where(group))
+            raise self._not_here(shard)
         return host
+
+    def _not_here(self, shard: int) -> NotLeader:
+        leader = self._where(group_of_shard(ShardId(shard)))
+        return NotLeader(f"shard {shard} has no replica on this node", leader=leader)
+
+    def _answer_to(self, connection: Connection, frame: Frame, cost: int) -> ReplyTo:
+        return ReplyTo(connection, frame.request, self._admission, cost, self._signpost)
 
     def _write(self, connection: Connection, frame: Frame) -> None:
         request = requests.decode_write(frame.body)
@@ -167,16 +184,14 @@ class ClientRequests:
             )
         host = self._host(request.shard)
         cost = self._admission.admit_write(len(frame.body))
-        answer = ReplyTo(connection, frame.request, self._admission, cost)
+        answer = self._answer_to(connection, frame, cost)
         host.write(Write(request.count, request.batch, answer))
         self._driver.wake(host)
 
     def _read(self, connection: Connection, frame: Frame) -> None:
         request = requests.decode_read(frame.body)
         host = self._host(request.shard)
-        answer = ReplyTo(
-            connection, frame.request, self._admission, self._admission.admit(len(frame.body))
-        )
+        answer = self._answer_to(connection, frame, self._admission.admit(len(frame.body)))
 
         def serve() -> None:
             if not answer.is_wanted:
@@ -207,9 +222,7 @@ class ClientRequests:
     def _scan(self, connection: Connection, frame: Frame) -> None:
         request = requests.decode_scan(frame.body)
         host = self._host(request.shard)
-        answer = ReplyTo(
-            connection, frame.request, self._admission, self._admission.admit(len(frame.body))
-        )
+        answer = self._answer_to(connection, frame, self._admission.admit(len(frame.body)))
 
         bytes_max = min(request.bytes_max, self._batch_bytes_max)
 
@@ -225,7 +238,9 @@ class ClientRequests:
             installs = host.installs
 
             def finished(done: Outcome[bytes]) -> None:
-                if host.installs == installs and not host.has_left:
+                if host.has_left:
+                    answer.fail(self._not_here(host.shard))
+                elif host.installs == installs:
                     self._answer_with(answer, done)
                 else:
                     answer.fail(Unavailable(f"shard {host.shard}: the replica was replaced"))
@@ -254,7 +269,7 @@ class ClientRequests:
             request = decode_checksum(frame.body)
             host = self._host(request.shard)
             cost = self._admission.admit(len(frame.body))
-            answer = ReplyTo(connection, frame.request, self._admission, cost)
+            answer = self._answer_to(connection, frame, cost)
             checksums.ask(host, request.index, request.wait_ms / 1000, answer)
 
         return handle
@@ -263,7 +278,7 @@ class ClientRequests:
         def handle(connection: Connection, frame: Frame) -> None:
             request = decode_events(frame.body)
             cost = self._admission.admit(len(frame.body))
-            answer = ReplyTo(connection, frame.request, self._admission, cost)
+            answer = self._answer_to(connection, frame, cost)
             membership.ask_events(request, answer)
 
         return handle

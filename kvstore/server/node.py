@@ -19,53 +19,51 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from kvstore.errors import KVError, Refused, Unavailable
-from kvstore.hlc import revision_at
+from kvstore.errors import KVError, Unavailable
 from kvstore.ids import META_GROUP, NO_REPLICA
 from kvstore.net.limits import NetLimits
 from kvstore.net.peers import PeerCallbacks, PeerPool
 from kvstore.net.server import FrameServer
 from kvstore.net.transport import Lane
-from kvstore.server import fatal, status
+from kvstore.server import fatal
 from kvstore.server.admission import Admission
+from kvstore.server.answers import Answers
 from kvstore.server.checksums import Checksums
 from kvstore.server.clients import ClientRequests, send_error
 from kvstore.server.data_directory import count_start, note_log, open_data_directory
 from kvstore.server.following import Following
 from kvstore.server.handshake import Handshake
 from kvstore.server.membership import MemberCouriers, Membership, make_contacts
+from kvstore.server.pacing import Pace
+from kvstore.server.pinning import Pinning
 from kvstore.server.raft_driver import RaftDriver
+from kvstore.server.signpost import Signpost
 from kvstore.server.snapshot_work import SnapshotTransfers
 from kvstore.server.start import open_stored
 from kvstore.server.upkeep import DiskWatch, LeaderBalance, LogKeeper, hand_over, periodic
-from kvstore.sharding import map_wire
 from kvstore.sharding.shard_map import bootstrap
 from kvstore.storage import membership_file
 from kvstore.storage.files import OsFiles
 from kvstore.storage.identity_file import Pin
 from kvstore.wire.kinds import Kind
 from kvstore.wire.raft_codec import decode_messages
-from kvstore.wire.requests import encode_shard_map_reply, encode_status_reply
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
 
     from kvstore.config import NodeConfig
-    from kvstore.ids import GroupId, NodeId
+    from kvstore.ids import NodeId
     from kvstore.net.connection import FrameConnection
     from kvstore.server.shard_host import ShardHost
     from kvstore.server.start import Stored
     from kvstore.sharding.shard_map import ShardMap
-    from kvstore.storage.identity import Identity
     from kvstore.storage.rocks import RocksEngine
     from kvstore.wire.frames import Frame
-    from kvstore.wire.hello import Begun
 
 log = logging.getLogger(__name__)
 
 HAND_OVER_S_MAX = 1.0
 STOP_S_MAX = 3.5
-PIN_RETRY_S = 5.0
 
 
 class Node:
@@ -75,18 +73,18 @@ class Node:
         self._config = config
         self._clock = time.monotonic
         self._rng = random.Random()
-        self._started_at = self._clock()
         self._founding = bootstrap(config.cluster) if config.cluster.nodes else None
         """The cluster's first shard map; None if this node joins and was not told."""
         self._connected_since: dict[NodeId, float] = {}
         self._driver: RaftDriver | None = None
+        self._answers: Answers
         self._membership: Membership | None = None
         self._requests: ClientRequests | None = None
         self._following: Following | None = None
+        self._refusal = "the node is starting or stopping"
         self._peers: Callable[[], Mapping[NodeId, str]] = dict
         """The addresses of those that share groups with this node."""
         self._snapshot_thread = ThreadPoolExecutor(1, "snapshots")
-        self._pinning: set[asyncio.Task[None]] = set()
         self._resources = contextlib.AsyncExitStack()
 
     @staticmethod
@@ -102,7 +100,7 @@ class Node:
         log.info(
             "serving at %s: %d shards of cluster %s",
             self._config.address.address,
-            len(self._shards()),
+            self._shards_held(),
             self._config.cluster.id,
         )
         # What was made up to here lives as long as the process: never scan it again.
@@ -124,9 +122,17 @@ class Node:
         config, data_dir = self._config, self._config.data_dir
         identity = await asyncio.to_thread(open_data_directory, config)
         undo.callback(identity.release)
-        undo.callback(self._stop_pinning)
+        pinning = Pinning(identity)
+        undo.callback(pinning.stop)
         begun = await asyncio.to_thread(count_start, identity, self._wall_ms())
-        handshake = self._make_handshake(identity, begun)
+        handshake = Handshake(
+            config,
+            own=Pin(identity.data_id, identity.life),
+            begun=begun,
+            pins=lambda: identity.pins,
+            remember=pinning.remember,
+            wall_ms=self._wall_ms,
+        )
         await self._listen(handshake, undo)
         admission = Admission(pending_bytes_max=config.limits.pending_bytes_max)
         disk = DiskWatch(
@@ -147,20 +153,13 @@ class Node:
         await asyncio.to_thread(note_log, identity)
         peers = self._make_peers(handshake)
         self._peers = lambda: peers.peers
-        driver = RaftDriver(
-            stored.hosts,
-            stored.wal,
-            stored.engine,
-            peers,
-            clock=self._clock,
-            wall_ms=self._wall_ms,
-            on_fatal=fatal.die,
-            on_engine_full=disk.engine_full,
+        pace = Pace(config.sharding.move_bytes_per_s_max)
+        self._driver = driver = self._make_driver(stored, peers, pace, disk, admission)
+        self._answers = Answers(
+            config, driver, lambda: self._shard_map, clock=self._clock, wall_ms=self._wall_ms
         )
-        driver.may_lead = lambda: not admission.disk_full
-        self._driver = driver
         membership = await self._join(stored.shard_map, peers, handshake, undo)
-        transfers = self._make_transfers(stored, driver, undo)
+        transfers = self._make_transfers(stored, driver, pace, undo)
         self._following = following = Following(
             config,
             identity,
@@ -178,25 +177,12 @@ class Node:
         )
         undo.push_async_callback(following.administration.close)
         self._start_work(stored, driver, admission, disk, undo)
+        membership.on_expelled = self._fall_silent
         for work in following.begin():
             self._own(work, undo)
         peers.start()
         undo.push_async_callback(peers.close)
         undo.callback(self._answer_all)
-
-    def _make_handshake(self, identity: Identity, begun: Begun) -> Handshake:
-        return Handshake(
-            self._config,
-            own=Pin(identity.data_id, identity.life),
-            begun=begun,
-            pins=lambda: identity.pins,
-            remember=lambda node, pin: self._remember(identity, node, pin),
-            wall_ms=self._wall_ms,
-        )
-
-    def _stop_pinning(self) -> None:
-        for task in tuple(self._pinning):
-            task.cancel()
 
     async def _listen(self, handshake: Handshake, undo: contextlib.AsyncExitStack) -> None:
         """Own the port before the (possibly long) recovery; until then nothing is served."""
@@ -226,6 +212,23 @@ class Node:
             limits=NetLimits.of(config.limits),
             rng=random.Random(self._rng.random()),
         )
+
+    def _make_driver(
+        self, stored: Stored, peers: PeerPool, pace: Pace, disk: DiskWatch, admission: Admission
+    ) -> RaftDriver:
+        driver = RaftDriver(
+            stored.hosts,
+            stored.wal,
+            stored.engine,
+            peers,
+            clock=self._clock,
+            wall_ms=self._wall_ms,
+            on_fatal=fatal.die,
+            on_engine_full=disk.engine_full,
+            pace=pace,
+        )
+        driver.may_lead = lambda: not admission.disk_full
+        return driver
 
     async def _join(
         self,
@@ -276,7 +279,7 @@ class Node:
             self._membership.refused(error)
 
     def _make_transfers(
-        self, stored: Stored, driver: RaftDriver, undo: contextlib.AsyncExitStack
+        self, stored: Stored, driver: RaftDriver, pace: Pace, undo: contextlib.AsyncExitStack
     ) -> SnapshotTransfers:
         thread = self._snapshot_thread
         undo.callback(thread.shutdown, wait=False, cancel_futures=True)
@@ -284,7 +287,7 @@ class Node:
             driver,
             stored.snapshots,
             stored.wal,
-            bytes_per_s_max=self._config.sharding.move_bytes_per_s_max,
+            pace=pace,
             thread=thread,
             clock=self._clock,
             on_fatal=fatal.die,
@@ -313,16 +316,17 @@ class Node:
             admission,
             frame_bytes_max=config.limits.frame_bytes_max,
             scan_threads=scan_threads,
-            shard_map=self._shard_map_reply,
-            status=self._status_reply,
-            where=self._preferred,
+            shard_map=self._answers.shard_map_reply,
+            status=self._answers.status_reply,
+            where=self._answers.preferred,
+            signpost=Signpost(lambda: self._shard_map, config.cluster.addresses),
             checksums=self._make_checksums(driver, engine, undo),
             membership=self._membership,
             administration=self._following.administration,
         )
         balance = LeaderBalance(
             driver,
-            self._preferred,
+            self._answers.preferred,
             steady_since=self._connected_since.get,
             clock=self._clock,
             may_lead=lambda: not admission.disk_full,
@@ -348,21 +352,13 @@ class Node:
         undo.callback(checksums.stop)
         return checksums
 
+    def _shards_held(self) -> int:
+        assert self._driver is not None
+        return sum(not host.is_meta for host in self._driver.hosts.values())
+
     @property
     def _shard_map(self) -> ShardMap | None:
         return self._founding if self._membership is None else self._membership.shard_map
-
-    def _shards(self) -> list[ShardHost]:
-        """The hosts of shards, without that of the meta group."""
-        hosts = () if self._driver is None else self._driver.hosts.values()
-        return [host for host in hosts if not host.is_meta]
-
-    def _preferred(self, group: GroupId) -> NodeId | None:
-        """The node that should lead ``group``; None if that does not matter."""
-        shard_map = self._shard_map
-        if shard_map is None or not 0 < group <= shard_map.shards:
-            return None
-        return shard_map.members(group)[0].node
 
     async def hand_over(self) -> None:
         """Give every shard that this node leads to the replica that has most of its log."""
@@ -390,6 +386,14 @@ class Node:
         for host in self._driver.hosts.values():
             host.fail_all(Unavailable("the node is stopping"))
 
+    def _fall_silent(self) -> None:
+        """The node was removed for good: it holds nothing any more, and serves nobody."""
+        assert self._driver is not None
+        self._requests = None
+        self._refusal = f"{self._config.node_id} was removed from this cluster: ask another node"
+        for group in list(self._driver.hosts):
+            self._driver.remove(group)
+
     # -- what comes in --------------------------------------------------------------------------
 
     def _receive(self, connection: FrameConnection, frames: list[Frame]) -> None:
@@ -407,8 +411,7 @@ class Node:
             if self._requests is not None:
                 self._requests.handle(connection, frame)
             else:
-                error = Unavailable("the node is starting or stopping")
-                send_error(connection, frame.request, error)
+                send_error(connection, frame.request, Unavailable(self._refusal))
 
     def _peer_connected(self, node: NodeId) -> None:
         assert self._driver is not None
@@ -417,7 +420,7 @@ class Node:
             self._membership.driver.greet(node, self._peers()[node])
         self._driver.peer_connected(node)
         for group in self._driver.hosts:
-            if self._preferred(group) == self._config.node_id or group == META_GROUP:
+            if self._answers.preferred(group) == self._config.node_id or group == META_GROUP:
                 self._driver.campaign_if_leaderless(group)
 
     def _peer_gone(self, node: NodeId) -> None:
@@ -433,44 +436,3 @@ class Node:
             self._hint(node, is_gone=False)
         else:
             self._driver.messages_dropped(node)
-
-    def _remember(self, identity: Identity, node: NodeId, pin: Pin) -> None:
-        """Make durable which directory a peer has, off the loop, however long it takes."""
-
-        async def pin_it() -> None:
-            while True:
-                try:
-                    await asyncio.to_thread(identity.pin, node, pin.data_id, pin.life)
-                except Refused:
-                    return  # It was repaired in the meantime, and its later life stands there.
-                except OSError as error:
-                    log.warning("%s could not be remembered yet: %s", node, error)
-                    await asyncio.sleep(PIN_RETRY_S)
-                else:
-                    return
-
-        task = asyncio.get_running_loop().create_task(pin_it())
-        self._pinning.add(task)
-        task.add_done_callback(self._pinning.discard)
-        task.add_done_callback(fatal.report)
-
-    # -- what it says of itself -----------------------------------------------------------------
-
-    def _shard_map_reply(self) -> bytes:
-        shard_map = self._shard_map
-        if shard_map is None:
-            raise Unavailable("the node joins, and has not yet heard which node has which shards")
-        seen = shard_map.seen_from(self._config.cluster.addresses)
-        leaders = status.known_leaders(self._shards())
-        return encode_shard_map_reply(map_wire.encode(seen), leaders, revision_at(self._wall_ms()))
-
-    def _status_reply(self) -> bytes:
-        now = self._clock()
-        return encode_status_reply(
-            status.node_status(
-                self._config.address,
-                () if self._driver is None else self._driver.hosts.values(),
-                uptime_s=now - self._started_at,
-                now=now,
-            )
-        )

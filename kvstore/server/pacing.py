@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Final
+
+PAUSE_S_MIN: Final = 0.001
+"""A shorter one costs more than it spares."""
+
 
 class Pace:
     """So many bytes a second, spread evenly (a leaky bucket that saves up nothing).

@@ -16,20 +16,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from kvstore.errors import Unavailable
 from kvstore.ids import GroupId, LogIndex, NodeId, Term, group_of_shard
-from kvstore.net.transport import Lane
 from kvstore.raft import confchange
 from kvstore.raft.messages import (
     AppendRequest,
-    AppendResponse,
     Message,
-    SnapshotChunk,
-    SnapshotResponse,
     TimeoutNow,
     VoteRequest,
     VoteResponse,
@@ -37,19 +31,18 @@ from kvstore.raft.messages import (
 from kvstore.raft.ready import Role
 from kvstore.server.applying import Applier
 from kvstore.server.peer_messages import check_message
+from kvstore.server.sending import Outbox, Sender
 from kvstore.server.shard_host import ShardHost
 from kvstore.storage import records
-from kvstore.wire.frames import encode_frame
-from kvstore.wire.kinds import Kind
-from kvstore.wire.raft_codec import encode_bodies
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from kvstore.ids import ReplicaId
     from kvstore.kv.engine import Engine
     from kvstore.net.transport import PeerTransport
     from kvstore.raft.ready import Ready
+    from kvstore.server.pacing import Pace
     from kvstore.server.scheduling import Loop
 
 log = logging.getLogger(__name__)
@@ -63,9 +56,6 @@ TICK_ELECTION_S = 0.005
 
 BACKLOG_BYTES_MAX = 32 * 1024 * 1024
 """Committed bytes of one group that wait for the engine, beyond which no more are taken in."""
-
-FRAME_BODY_BYTES = 4 * 1024 * 1024
-"""Messages gathered into one frame, unless a single one is larger."""
 
 
 class Log(Protocol):
@@ -109,31 +99,6 @@ class _LogBatch:
     when_durable: list[_Durable] = field(default_factory=list)
 
 
-@dataclass(slots=True)
-class _Outbox:
-    """Messages of one tick by destination, each list one frame."""
-
-    frames: defaultdict[tuple[NodeId, Lane], list[tuple[GroupId, Message]]] = field(
-        default_factory=lambda: defaultdict(list)
-    )
-
-    def add(self, host: ShardHost, messages: Iterable[Message]) -> None:
-        group = group_of_shard(host.shard)
-        for message in messages:
-            node = host.replicas.get(message.receiver)
-            if node is not None and message.receiver != host.core.replica:
-                self.frames[node, lane_of(message)].append((group, message))
-
-
-def lane_of(message: Message) -> Lane:
-    """Control for what must never wait, data for appends, bulk for snapshots."""
-    if isinstance(message, AppendRequest | AppendResponse):
-        return Lane.DATA
-    if isinstance(message, SnapshotChunk | SnapshotResponse):
-        return Lane.BULK
-    return Lane.CONTROL
-
-
 class RaftDriver:
     """Owns the tick of all groups of one node."""
 
@@ -148,18 +113,18 @@ class RaftDriver:
         wall_ms: Callable[[], int],
         on_fatal: Callable[[BaseException], None],
         on_engine_full: Callable[[bool], None] = lambda full: None,
+        pace: Pace | None = None,
         loop: Loop | None = None,
     ) -> None:
+        """Take over ``hosts``. What is sent to newcomers is held to ``pace``."""
         self.hosts = dict(hosts)
         self._wal = wal
-        self._peers = peers
         self._clock = clock
         self._wall_ms = wall_ms
         self._on_fatal = on_fatal
         self._dirty: dict[ShardHost, None] = {}
         self._flush_scheduled = False
         self._stopped = False
-        self._dropped: set[NodeId] = set()
         self._roles: dict[ShardHost, tuple[Role, Term, ReplicaId]] = {}
         self.loop: Loop = loop or asyncio.get_running_loop()
         """Where everything of this node runs."""
@@ -169,6 +134,13 @@ class RaftDriver:
             guarded=self.guarded,
             on_full=on_engine_full,
             on_resumed=lambda: self._wake_all(),
+        )
+        self._sender = Sender(
+            peers,
+            pace,
+            later=lambda delay_s, work: self.loop.call_later(delay_s, self.guarded, work),
+            clock=clock,
+            on_dropped=self.messages_dropped,
         )
         self.snapshots: SnapshotWork | None = None
         self.may_lead: Callable[[], bool] = lambda: True
@@ -189,8 +161,7 @@ class RaftDriver:
     def remove(self, group: GroupId) -> ShardHost:
         """This node holds ``group`` no more; what is under way for it counts for nothing."""
         host = self.hosts.pop(group)
-        host.has_left = True
-        host.fail_all(Unavailable(f"{host.name} has moved to another node"))
+        host.leave()
         self._dirty.pop(host, None)
         self._roles.pop(host, None)
         return host
@@ -325,7 +296,7 @@ class RaftDriver:
         self._flush_scheduled = False
         now, wall_ms = self._clock(), self._wall_ms()
         dirty, self._dirty = self._dirty, {}
-        outbox, to_log, votes = _Outbox(), _LogBatch(), _LogBatch()
+        outbox, to_log, votes = Outbox(), _LogBatch(), _LogBatch()
         for host in dirty:
             host.collect(now, wall_ms)
             if host.core.has_ready():
@@ -334,7 +305,7 @@ class RaftDriver:
                 self._log(host, ready, votes if is_vote else to_log)
                 self._take(host, ready, outbox)
             self._note_role(host)
-        self._send(outbox)
+        self._sender.send(outbox)
         self._append(votes, urgent=True)
         self._append(to_log)
         self._applier.apply(dirty)
@@ -374,7 +345,7 @@ class RaftDriver:
                 batch.records, lambda: self.guarded(lambda: self._durable(done)), urgent=urgent
             )
 
-    def _take(self, host: ShardHost, ready: Ready, outbox: _Outbox) -> None:
+    def _take(self, host: ShardHost, ready: Ready, outbox: Outbox) -> None:
         """What need not wait for the log."""
         host.observe(ready.entries)
         outbox.add(host, ready.messages)
@@ -383,20 +354,9 @@ class RaftDriver:
         if self.snapshots is not None:
             self.snapshots.handle(host, ready)
 
-    def _send(self, outbox: _Outbox) -> None:
-        for (node, lane), messages in outbox.frames.items():
-            for body in encode_bodies(messages, FRAME_BODY_BYTES):
-                sent = self._peers.send(node, lane, encode_frame(Kind.RAFT, 0, body))
-                if not sent and lane is not Lane.CONTROL:
-                    self._dropped.add(node)
-        if self._dropped:
-            dropped, self._dropped = self._dropped, set()
-            for node in sorted(dropped):
-                self.messages_dropped(node)
-
     def _durable(self, done: list[_Durable]) -> None:
         now = self._clock()
-        outbox = _Outbox()
+        outbox = Outbox()
         for item in done:
             if item.host.has_left:
                 continue
@@ -408,7 +368,7 @@ class RaftDriver:
                 if message.receiver == item.host.core.replica:
                     item.host.core.step(message, now)
                     self.wake(item.host)
-        self._send(outbox)
+        self._sender.send(outbox)
 
     def _note_role(self, host: ShardHost) -> None:
         """Log a change of role or leader, and answer what a deposed leader cannot finish."""

@@ -188,11 +188,11 @@ class Rejoin:
 
 
 def is_caught_up(status: Status, replica: ReplicaId) -> bool:
-    """Whether a learner has nearly all of the log, and is there."""
+    """Whether a learner has nearly all of the log, or keeps up with it, and is there."""
     return any(
         peer.replica == replica
         and peer.recently_active
-        and peer.match_index + CATCH_UP_ENTRIES_MAX >= status.last_index
+        and (peer.keeps_up or peer.match_index + CATCH_UP_ENTRIES_MAX >= status.last_index)
         for peer in status.progress
     )
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import TYPE_CHECKING, Protocol
 
-from kvstore.errors import Internal, KVError, NotLeader, Unavailable
+from kvstore.errors import Internal, KVError, NotLeader, Unavailable, copy_of
 from kvstore.ids import META_SHARD, LogIndex, Term
 from kvstore.kv import commands
 from kvstore.raft.messages import Entry, EntryKind
@@ -326,11 +326,18 @@ class ShardHost:
             )
         self.checkpoints.expire(now, LogIndex(self.machine.applied_index))
 
+    def leave(self) -> None:
+        """This node holds the shard no more: whoever waits here is sent to those who do."""
+        self.has_left = True
+        self.fail_all(self._not_leader())
+
     def fail_all(self, error: KVError) -> None:
-        """The node stops: nothing waits any longer."""
+        """Nothing waits here any longer, for the node stops or the shard leaves it."""
         self.lost_leadership()
+        unknown = copy_of(error)
+        unknown.may_have_applied = True
         for proposal in self._applied:
-            self._fail_writes(proposal, Unavailable(error.message, may_have_applied=True))
+            self._fail_writes(proposal, unknown)
         self._applied.clear()
         for confirming in self._confirming.values():
             self._fail_reads(confirming, error)
@@ -385,8 +392,9 @@ class ShardHost:
     def _not_leader(self, *, may_have_applied: bool = False) -> NotLeader:
         leader = self.leader_node
         here = leader is not None and self.is_leader
+        said = f"is led by {leader}" if leader else "has no leader"
         return NotLeader(
-            f"{self.name} is led by {leader}" if leader else f"{self.name} has no leader",
+            f"{self.name} {'has left this node' if self.has_left else said}",
             leader=None if here else leader,
             may_have_applied=may_have_applied,
         )

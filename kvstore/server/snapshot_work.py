@@ -9,12 +9,12 @@ and the sender begins anew. What is sent is paced, all transfers together.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from kvstore.errors import CorruptionError
 from kvstore.ids import LogIndex, group_of_shard
 from kvstore.raft import confchange
-from kvstore.server.pacing import Pace
+from kvstore.server.pacing import PAUSE_S_MIN
 from kvstore.storage import records
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from kvstore.ids import ShardId
     from kvstore.raft.messages import SnapshotMeta
     from kvstore.raft.ready import Ready, SnapshotRead, SnapshotWrite
+    from kvstore.server.pacing import Pace
     from kvstore.server.raft_driver import Log, RaftDriver
     from kvstore.server.scheduling import Outcome
     from kvstore.server.shard_host import ShardHost
@@ -32,9 +33,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
-
-PAUSE_S_MIN: Final = 0.001
-"""A shorter one costs more than it spares."""
 
 
 class SnapshotTransfers:
@@ -49,7 +47,7 @@ class SnapshotTransfers:
         storage: SnapshotStorage,
         wal: Log,
         *,
-        bytes_per_s_max: int,
+        pace: Pace,
         thread: Executor,
         clock: Callable[[], float],
         on_fatal: Callable[[BaseException], None],
@@ -61,7 +59,7 @@ class SnapshotTransfers:
         self._clock = clock
         self._on_fatal = on_fatal
         self._readers: dict[tuple[ShardId, int], SnapshotReader] = {}
-        self._pace = Pace(bytes_per_s_max)
+        self._pace = pace
 
     def handle(self, host: ShardHost, ready: Ready) -> None:
         """Take up the snapshot instructions of one ``Ready``."""

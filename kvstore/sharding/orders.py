@@ -79,7 +79,10 @@ def weigh(shard_map: ShardMap, known: Known, name: NodeId, weight: float) -> Sha
 
 
 def prefer(shard_map: ShardMap, known: Known, shard: ShardId, name: NodeId) -> ShardMap:
-    """``shard`` should be led by ``name``, unless that makes the leaders uneven.
+    """``shard`` should be led by ``name``.
+
+    If that node then leads too many, another shard goes back in return. Where none can, the
+    leaders are evened out as for any other reason.
 
     Raises:
         InvalidArgument: there is no such shard, or the node has no replica of it.
@@ -93,7 +96,13 @@ def prefer(shard_map: ShardMap, known: Known, shard: ShardId, name: NodeId) -> S
         raise InvalidArgument(
             f"{name} has no replica of shard {shard}; {', '.join(sorted(holders))} have one"
         )
-    leaders[shard] = name
+    former, leaders[shard] = leaders[shard], name
+    if leaders.count(name) > leaders.count(former) + 1:
+        for other, members in enumerate(shard_map.replicas):
+            held = {replica.node for replica in members}
+            if other != shard and leaders[other] == name and former in held:
+                leaders[other] = former
+                break
     return changes.prefer(shard_map, leaders)
 
 

@@ -21,7 +21,7 @@ from kvstore.sharding.rebalance import plan
 from kvstore.sharding.shard_map import NodeState, meta_size
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Sequence
 
     from kvstore.sharding.known import Known, Report
     from kvstore.sharding.shard_map import Change, MapNode, ShardMap
@@ -142,26 +142,52 @@ def _expel(shard_map: ShardMap, known: Known) -> ShardMap:
 
 
 def _begin_in_meta(shard_map: ShardMap, known: Known) -> ShardMap:
-    """The meta group gets as many replicas as it should have, on nodes that stay."""
+    """The meta group gets as many replicas as it should have, on nodes that stay.
+
+    They are in different zones while there are enough.
+    """
     if shard_map.change_of(META_GROUP) is not None:
         return shard_map
-    takers = _takers(shard_map)
-    held = {replica.node for replica in shard_map.meta}
+    takers = {node.id: node for node in _takers(shard_map)}
     size = meta_size(len(takers))
-    stays = [node for node in takers if node.id in held]
-    comes = next((n for n in takers if n.id not in held and known.can_take(n.id)), None)
-    leaving = {node.id for node in shard_map.nodes} - {node.id for node in takers}
-    goes = next((r.node for r in reversed(shard_map.meta) if r.node in leaving), None)
-    if len(stays) >= size or not changes.has_ids_left(shard_map, META_GROUP):
+    members = [replica.node for replica in shard_map.meta]
+    stays = [takers[node] for node in members if node in takers]
+    comes = _who_comes(shard_map, known, stays)
+    goes = next((node for node in reversed(members) if node not in takers), None)
+    if goes is None and len(stays) >= size:
+        surplus = _most_dispensable(stays, known)
+        is_better = comes is not None and _crowd(comes, stays) == 0 and _crowd(surplus, stays) > 1
+        if len(stays) > size or is_better:
+            goes = surplus.id
+        if len(stays) > size or not is_better:
+            comes = None
+    elif len(stays) >= size:
         comes = None
-        if goes is None and len(stays) > size:
-            goes = stays[-1].id
     if comes is not None:
         return changes.begin(shard_map, META_GROUP, comes.id, goes)
     # With nobody to come, one goes all the same if the others suffice.
-    if goes is not None and len(stays) >= min(size, len(shard_map.meta) - 1):
+    if goes is not None and len(stays) >= min(size, len(members) - 1):
         return changes.begin(shard_map, META_GROUP, None, goes)
     return shard_map
+
+
+def _who_comes(shard_map: ShardMap, known: Known, stays: Sequence[MapNode]) -> MapNode | None:
+    """The node that a replica of the meta group should come to next: of the emptiest zone."""
+    held = {replica.node for replica in shard_map.meta}
+    fit = [n for n in _takers(shard_map) if n.id not in held and known.can_take(n.id)]
+    if not fit or not changes.has_ids_left(shard_map, META_GROUP):
+        return None
+    return min(fit, key=lambda node: (_crowd(node, stays), node.number))
+
+
+def _most_dispensable(stays: Sequence[MapNode], known: Known) -> MapNode:
+    """Whoever is dead, else whose zone has most, else the youngest."""
+    return max(stays, key=lambda n: (not known.is_alive(n.id), _crowd(n, stays), n.number))
+
+
+def _crowd(node: MapNode, others: Sequence[MapNode]) -> int:
+    """How many of ``others`` may fail together with ``node``."""
+    return sum(node.id == o.id or (node.zone != "" and node.zone == o.zone) for o in others)
 
 
 def _begin_moves(shard_map: ShardMap, known: Known) -> ShardMap:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from kvstore.errors import InvalidArgument, KVError, NotLeader, ProtocolError, from_wire
 from kvstore.ids import NodeId, Revision, ShardId
+from kvstore.wire import fields
 from kvstore.wire.codec import (
     ARRAY,
     BOOL,
@@ -35,6 +36,12 @@ READ_KEYS_MAX: Final = 4096
 """Keys of one READ request."""
 SCAN_ROWS_MAX: Final = 4096
 """Rows of one SCAN answer; the server gives fewer when asked for more."""
+
+LEADER: Final = "leader"
+"""The details of a ``NotLeader`` on the wire: who leads, where it listens, and how old is the
+map of whoever says so."""
+ADDRESS: Final = "address"
+MAP_VERSION: Final = "map_version"
 
 
 class ReadMode(IntEnum):
@@ -217,8 +224,8 @@ def decode_shard_map_reply(body: bytes) -> ShardMapReply:
     Raises:
         ProtocolError: malformed.
     """
-    fields = check_fields(unpack(body, any_keys=True), "shard map reply", ARRAY | MAP, MAP, UINT)
-    shard_map, leaders, revision_now = fields[:3]
+    reply = check_fields(unpack(body, any_keys=True), "shard map reply", ARRAY | MAP, MAP, UINT)
+    shard_map, leaders, revision_now = reply[:3]
     for shard, node in leaders.items():
         check_fields([shard, node], "shard map reply: a leader", UINT, TEXT)
     return ShardMapReply(shard_map, leaders, Revision(revision_now))
@@ -243,14 +250,17 @@ def decode_status_reply(body: bytes) -> dict[str, Any]:
 
 def encode_error(error: KVError) -> bytes:
     """The body of an ERROR frame: code, message, whether a write may have applied, details."""
-    details = {}
-    if isinstance(error, NotLeader) and error.leader is not None:
-        details["leader"] = error.leader
+    details: dict[str, Any] = {}
+    if isinstance(error, NotLeader):
+        hints = (LEADER, error.leader), (ADDRESS, error.address), (MAP_VERSION, error.map_version)
+        details = {name: hint for name, hint in hints if hint}
     return pack((error.code, error.message, error.may_have_applied, details))
 
 
 def decode_error(body: bytes) -> KVError:
     """The error that another process sent; it is returned, not raised.
+
+    Details that this version does not know are ignored, and none needs to be there.
 
     Raises:
         ProtocolError: malformed.
@@ -258,10 +268,13 @@ def decode_error(body: bytes) -> KVError:
     code, message, may_have_applied, details = check_fields(
         unpack(body), "error", TEXT, TEXT, BOOL, MAP
     )[:4]
-    leader = details.get("leader")
-    if leader is not None and type(leader) is not str:
-        raise ProtocolError("error: the leader must be a text")
-    return from_wire(code, message, may_have_applied=may_have_applied, leader=leader)
+    error = from_wire(code, message, may_have_applied=may_have_applied)
+    if isinstance(error, NotLeader):
+        error.leader = fields.node_id_or_none(details.get(LEADER), "error: the leader")
+        if (address := details.get(ADDRESS)) is not None:
+            error.address = fields.address(address, "error: the leader's address")
+        error.map_version = fields.whole(details.get(MAP_VERSION, 0), "error: the map version")
+    return error
 
 
 def decode_fields(body: bytes, what: str, *allowed: frozenset[type]) -> list[Any]:

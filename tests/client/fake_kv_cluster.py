@@ -35,7 +35,7 @@ from kvstore.wire.hello import Welcome, decode_hello, encode_welcome
 from kvstore.wire.kinds import Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
 CLUSTER_ID = "fake"
 WALL_MS = 1_700_000_000_000
@@ -74,6 +74,8 @@ class FakeShard:
 
     id: ShardId
     leader: NodeId | None
+    holders: list[NodeId]
+    """The nodes that the map gives it to."""
     rows: dict[bytes, tuple[bytes, int]] = field(default_factory=dict)
     sessions: dict[tuple[int, int], dict[int, bytes]] = field(default_factory=dict)
     acked: dict[tuple[int, int], int] = field(default_factory=dict)
@@ -98,7 +100,7 @@ class FakeCluster:
     def __init__(self, nodes: int = 3, shards: int = 4) -> None:
         self.ids = [NodeId(f"n{number}") for number in range(1, nodes + 1)]
         self.shards = [
-            FakeShard(ShardId(shard), self.ids[shard % nodes]) for shard in range(shards)
+            FakeShard(ShardId(shard), self.ids[shard % nodes], self.ids) for shard in range(shards)
         ]
         self.nodes = {node_id: FakeNode(node_id, self) for node_id in self.ids}
         self.version = 1
@@ -134,15 +136,45 @@ class FakeCluster:
         for shard in self.shards if shards is None else shards:
             shard.leader = leader
 
+    async def join(self, count: int) -> list[FakeNode]:
+        """So many nodes more, which hold nothing yet."""
+        first = max(map(number_of, self.nodes)) + 1
+        newcomers = [FakeNode(NodeId(f"n{first + more}"), self) for more in range(count)]
+        for node in newcomers:
+            await node.start()
+            self.nodes[node.id] = node
+        self.version += 1
+        return newcomers
+
+    def move(self, to: Sequence[FakeNode], shards: Iterable[FakeShard] | None = None) -> None:
+        """The next map: ``shards`` are on the nodes ``to`` alone, and led by the first of them."""
+        for shard in self.shards if shards is None else shards:
+            shard.holders = [node.id for node in to]
+            shard.leader = to[0].id
+        self.version += 1
+
+    def leave(self, nodes: Iterable[FakeNode]) -> None:
+        """The next map: it is without these nodes."""
+        for node in nodes:
+            del self.nodes[node.id]
+        self.version += 1
+
+    def total(self, kind: Kind) -> int:
+        """Frames of this kind that any node received."""
+        return sum(node.received[kind] for node in self.nodes.values())
+
     def map_reply(self) -> bytes:
-        replicas = tuple(Replica(ReplicaId(number_of(node)), node) for node in self.ids)
+        replicas = tuple(Replica(ReplicaId(node.number), node.id) for node in self.nodes.values())
         shard_map = ShardMap(
             version=self.version,
             shards=len(self.shards),
             nodes=tuple(
-                MapNode(node.id, number_of(node.id), node.address) for node in self.nodes.values()
+                MapNode(node.id, node.number, node.address) for node in self.nodes.values()
             ),
-            replicas=tuple(replicas for _ in self.shards),
+            replicas=tuple(
+                tuple(Replica(ReplicaId(number_of(node)), node) for node in shard.holders)
+                for shard in self.shards
+            ),
             meta=replicas,
             last_number=max(map(number_of, self.nodes)),
         )
@@ -243,6 +275,14 @@ class FakeNode:
         """Whether a refusal names who leads."""
         self.stale_hint: NodeId | None = None
         """A refusal names this node instead."""
+        self.stale_address: str | None = None
+        """And says that it listens here."""
+        self.own_version: int | None = None
+        """A refusal tells of this version of the map, not of the newest; 0 for none."""
+        self.tells_map = True
+        """Whether it answers when it is asked for the map."""
+        self.refusals = 0
+        """Requests that it answered with ``NotLeader``."""
         self.cluster_id = CLUSTER_ID
         self.is_frozen = False
         self.received: Counter[Kind] = Counter()
@@ -256,6 +296,10 @@ class FakeNode:
     @property
     def address(self) -> str:
         return f"127.0.0.1:{self.port}"
+
+    @property
+    def number(self) -> int:
+        return number_of(self.id)
 
     async def start(self) -> None:
         loop = asyncio.get_running_loop()
@@ -296,6 +340,8 @@ class FakeNode:
                 now = revision_at(WALL_MS)
                 welcome = Welcome(self.cluster_id, self.id, 1, WALL_MS, now, "fake")
                 connection.send(Kind.WELCOME, 0, encode_welcome(welcome))
+            case Kind.SHARD_MAP if not self.tells_map:
+                pass
             case Kind.SHARD_MAP:
                 connection.send(Kind.REPLY, frame.request, self.cluster.map_reply())
             case Kind.STATUS:
@@ -323,8 +369,8 @@ class FakeNode:
     def _serve(self, connection: FakeConnection, frame: Frame) -> bytes | None:
         shard = self.cluster.shards[_shard_of_request(frame)]
         if shard.leader != self.id:
-            hint = self.stale_hint or (shard.leader if self.knows_leader else None)
-            raise NotLeader(f"shard {shard.id} is led by {hint}", leader=hint)
+            self.refusals += 1
+            raise self._refusal(shard)
         if frame.kind == Kind.WRITE:
             self.batch_sizes.append(requests.decode_write(frame.body).count)
         action = self.script.popleft() if self.script else Do.SERVE
@@ -344,6 +390,17 @@ class FakeNode:
         if action is Do.SERVE_LATE and body is not None:
             self._late.append((connection, frame.request, body))
         return body if action is Do.SERVE else None
+
+    def _refusal(self, shard: FakeShard) -> NotLeader:
+        hint = self.stale_hint or (shard.leader if self.knows_leader else None)
+        version = self.cluster.version if self.own_version is None else self.own_version
+        listening = self.cluster.nodes.get(hint) if hint is not None and version else None
+        return NotLeader(
+            f"shard {shard.id} is led by {hint}",
+            leader=hint,
+            address=self.stale_address or (listening and listening.address),
+            map_version=version,
+        )
 
     def answer_late(self) -> None:
         late, self._late = self._late, []

@@ -23,7 +23,7 @@ from kvstore.client.gathering import Gathering
 from kvstore.client.read_window import ReadWindow
 from kvstore.client.route import Contact, Route
 from kvstore.client.session import SEQ_WINDOW, RevisionEstimate, Session
-from kvstore.errors import NotLeader, Unavailable, from_wire
+from kvstore.errors import NotLeader, Unavailable
 from kvstore.hlc import revision_at
 from kvstore.ids import NodeId, ShardId
 
@@ -311,7 +311,7 @@ async def test_callers_get_errors_of_their_own() -> None:
     first, second = operation(1.0), operation(1.0)
     gathering.add(first, 1, 2)
     gathering.add(second, 1, 2)
-    error = from_wire("not_leader", "moved", leader="n2", may_have_applied=True)
+    error = NotLeader("moved", leader="n2", may_have_applied=True)
     gathering.expire(1.0, error)
     errors = [first[1].exception(), second[1].exception()]
     assert errors[0] is not errors[1]

@@ -49,6 +49,10 @@ def pids(lines: list[str]) -> list[int]:
     return [int(row[1]) for row in rows if row]
 
 
+def keys_held(line: str) -> dict[str, int]:
+    return {node: int(keys) for node, keys in re.findall(r"(n\d) has (\d+)", line)}
+
+
 def is_a_node(pid: int) -> bool:
     shown = subprocess.run(
         ["ps", "-ww", "-o", "args=", "-p", str(pid)], capture_output=True, check=False
@@ -60,8 +64,12 @@ def test_the_whole_story(demo: subprocess.Popen[str], tmp_path: Path) -> None:
     lines = read_until(demo, "no acknowledged write was lost")
     assert demo.wait(WAIT_S) == 0
     assert any(re.search(r"came after \d+ ms", line) for line in lines)
-    assert any(re.search(r"all \d+ acknowledged keys are there", line) for line in lines)
-    assert len(pids(lines)) >= 3
+    assert len([line for line in lines if "acknowledged keys are there" in line]) == 2
+    assert any(re.search(r"a copy of shard \d has moved from n\d to n4", line) for line in lines)
+    assert any("writes acknowledged meanwhile, none failed" in line for line in lines)
+    assert [len(keys_held(line)) for line in lines if line.startswith("keys: ")] == [3, 4]
+    assert any("24 replicas: all equal" in line for line in lines)
+    assert len(pids(lines)) >= 4
     assert not any(map(is_a_node, pids(lines)))
     assert list(tmp_path.iterdir()) == []
 

@@ -20,6 +20,7 @@ from kvstore.kv.engine import Space, shard_range, space_prefix
 from kvstore.server import holdings as module
 from kvstore.server.groups import Holding, find_leftovers, load_machines
 from kvstore.server.holdings import Holdings
+from kvstore.server.pacing import Pace
 from kvstore.server.replicas import ReplicaNodes
 from kvstore.server.shard_host import Read, Write
 from kvstore.server.snapshot_work import SnapshotTransfers
@@ -78,7 +79,7 @@ class Held:
             self.rig.driver,
             self.storage,
             self.rig.log,
-            bytes_per_s_max=1 << 30,
+            pace=Pace(1 << 30),
             thread=self.thread,
             clock=lambda: self.rig.now,
             on_fatal=self.rig.fatal.append,

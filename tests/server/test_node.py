@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import pytest
-from server_support import until
 
 import kvstore
 from kvstore.config import MIB, ClusterConfig, NodeAddress, NodeConfig, RaftConfig, WalConfig
@@ -25,10 +24,11 @@ from kvstore.errors import (
     DiskFull,
     Internal,
     KVError,
+    Removed,
     StartupError,
     Unavailable,
 )
-from kvstore.ids import NodeId
+from kvstore.ids import NodeId, Revision, ShardId
 from kvstore.net.peers import PeerPool
 from kvstore.net.server import FrameServer
 from kvstore.server import fatal, process
@@ -38,7 +38,8 @@ from kvstore.server.node import Node
 from kvstore.server.process import EXIT_STARTUP
 from kvstore.server.raft_driver import RaftDriver
 from kvstore.server.upkeep import LogKeeper
-from kvstore.storage.identity import IDENTITY_FILE, LOCK_FILE, Identity, Pin, open_identity
+from kvstore.sharding.shard_map import bootstrap
+from kvstore.storage.identity import IDENTITY_FILE, LOCK_FILE, Identity, open_identity
 from kvstore.storage.map_file import MAP_FILE
 from kvstore.storage.membership_file import MEMBERSHIP_FILE
 from kvstore.storage.renewal import PARTS
@@ -46,7 +47,7 @@ from kvstore.storage.rocks import RocksEngine
 from kvstore.storage.wal import Wal
 from kvstore.wire.frames import Frame, FrameDecoder
 from kvstore.wire.kinds import Kind
-from kvstore.wire.requests import decode_error
+from kvstore.wire.requests import ReadMode, ReadRequest, decode_error, encode_read
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -274,9 +275,9 @@ class Wire:
         return True
 
 
-def ask(node: Node) -> KVError:
+def ask(node: Node, body: bytes = b"") -> KVError:
     wire = Wire()
-    node._receive(cast("FrameConnection", wire), [Frame(Kind.READ, 0, 5, b"")])
+    node._receive(cast("FrameConnection", wire), [Frame(Kind.READ, 0, 5, body)])
     (frame,) = wire.frames
     assert (frame.kind, frame.request) == (Kind.ERROR, 5)
     return decode_error(frame.body)
@@ -292,6 +293,20 @@ async def test_before_the_start_and_after_the_stop_requests_are_refused_as_retry
     assert isinstance(ask(node), Unavailable)
 
 
+async def test_a_node_that_was_removed_serves_nobody_and_stands_for_nothing(
+    config: NodeConfig,
+) -> None:
+    async with Node(config) as node:
+        await put_and_get(config)
+        assert node._membership is not None
+        node._membership.refused(Removed("n1 was removed from this cluster"))
+        refusal = ask(node)
+        assert isinstance(refusal, Unavailable)
+        assert "n1 was removed from this cluster" in refusal.message
+        assert node._driver is not None
+        assert not node._driver.hosts
+
+
 async def test_a_peer_that_speaks_before_the_node_is_ready_is_not_heard(
     config: NodeConfig,
 ) -> None:
@@ -299,31 +314,6 @@ async def test_a_peer_that_speaks_before_the_node_is_ready_is_not_heard(
     wire.hello = type("Hello", (), {"role": "peer", "node_id": "n2"})()
     Node(config)._receive(cast("FrameConnection", wire), [Frame(Kind.RAFT, 0, 0, b"junk")])
     assert wire.frames == []
-
-
-async def test_a_peer_is_remembered_although_the_disk_was_full_at_first(
-    config: NodeConfig, monkeypatch: pytest.MonkeyPatch, deaths: list[BaseException]
-) -> None:
-    monkeypatch.setattr(node_module, "PIN_RETRY_S", 0.001)
-    pinned = asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    class Pins:
-        tries = 0
-
-        def pin(self, node: NodeId, data_id: int, life: int) -> None:
-            assert (node, data_id, life) == ("n2", 7, 5)
-            self.tries += 1
-            if self.tries < 3:
-                raise OSError("no room")
-            loop.call_soon_threadsafe(pinned.set)
-
-    pins = Pins()
-    Node(config)._remember(cast("Identity", pins), NodeId("n2"), Pin(7, 5))
-    async with asyncio.timeout(10):
-        await pinned.wait()
-    await until(lambda: len(asyncio.all_tasks()) == 1)
-    assert (pins.tries, deaths) == (3, [])
 
 
 # -- the process -----------------------------------------------------------------------------------
@@ -433,3 +423,17 @@ async def test_a_stop_that_hangs_is_cut_short_and_said(
             stuck._resources.push_async_callback(hang, stuck)
             await stuck.__aexit__(None, None, None)
     assert "stopping took over" in caplog.text
+
+
+async def test_whoever_asks_for_a_shard_that_is_elsewhere_is_shown_the_way(
+    config: NodeConfig,
+) -> None:
+    other = NodeAddress(NodeId("n2"), "127.0.0.1:9")
+    cluster = replace(config.cluster, nodes=(config.address, other), shards=8)
+    placed = bootstrap(cluster).replicas
+    elsewhere = next(shard for shard, held in enumerate(placed) if held[0].node == other.id)
+    request = ReadRequest(0, ShardId(elsewhere), ReadMode.LINEARIZABLE, [b"k"], Revision(0))
+    async with Node(replace(config, cluster=cluster)) as node:
+        error = ask(node, encode_read(request))
+    assert isinstance(error, kvstore.errors.NotLeader)
+    assert (error.leader, error.address, error.map_version) == ("n2", "127.0.0.1:9", 1)

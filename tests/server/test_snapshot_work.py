@@ -24,6 +24,7 @@ from kvstore.raft.messages import (
     SnapshotResponse,
     VoteResponse,
 )
+from kvstore.server.pacing import Pace
 from kvstore.server.snapshot_work import SnapshotTransfers
 from kvstore.storage import records
 from kvstore.storage.records import RecordType
@@ -68,7 +69,7 @@ def work_on(rig: Rig, path: Path, bytes_per_s_max: int = 1 << 30) -> Work:
         rig.driver,
         storage,
         rig.log,
-        bytes_per_s_max=bytes_per_s_max,
+        pace=Pace(bytes_per_s_max),
         thread=threads,
         clock=lambda: rig.now,
         on_fatal=rig.fatal.append,

@@ -133,6 +133,31 @@ def test_the_meta_group_grows_to_five_and_shrinks_again() -> None:
     it.check()
 
 
+def test_the_meta_group_shrinks_by_whoever_is_dead() -> None:
+    it = Cluster(5)
+    it.settle()
+    it.die(N2)
+    it.map = changes.succeed(it.map, orders.drain(it.map, it.known(), N5))
+    it.settle()
+    assert {replica.node for replica in it.map.meta} == {N1, N3, N4}
+
+
+def test_the_meta_group_is_spread_over_zones_once_there_are_enough() -> None:
+    it = Cluster()
+    it.seen = {}
+    it.map = replace(it.map, nodes=tuple(replace(node, zone="a") for node in it.map.nodes))
+    for node in it.map.nodes:
+        it.seen[node.id] = Seen(node.address, 1.0, "a", True)
+    it.join(N4)
+    it.seen[N4] = replace(it.seen[N4], zone="b")
+    it.settle()
+    assert {replica.node for replica in it.map.meta} == {N1, N2, N4}
+    it.join(N5)
+    it.seen[N5] = replace(it.seen[N5], zone="b")
+    it.settle()
+    assert len(it.map.meta) == 5
+
+
 def test_who_is_removed_is_not_admitted_again() -> None:
     it = Cluster()
     it.join(N4)
@@ -404,24 +429,27 @@ def is_even(leaders: list[NodeId]) -> bool:
     return max(counts) - min(counts) <= 1
 
 
-def test_a_preferred_leader_stays_unless_that_is_uneven() -> None:
+def test_a_preferred_leader_stays_and_the_leaders_stay_even() -> None:
     it = Cluster()
-    shard = ShardId(0)
-    stayed = 0
-    for replica in it.map.replicas_of(shard):
-        it.map = changes.succeed(it.map, orders.prefer(it.map, it.known(), shard, replica.node))
-        ordered = leaders_of(it.map)
-        it.settle()
-        assert is_even(leaders_of(it.map))
-        if is_even(ordered):
-            assert leaders_of(it.map) == ordered, "it stays, and so do all others"
-            stayed += 1
-    assert stayed
+    for shard in map(ShardId, range(8)):
+        for replica in it.map.replicas_of(shard):
+            before = leaders_of(it.map)
+            it.map = changes.succeed(it.map, orders.prefer(it.map, it.known(), shard, replica.node))
+            it.settle()
+            after = leaders_of(it.map)
+            assert after[shard] == replica.node
+            assert is_even(after)
+            assert sum(a != b for a, b in zip(before, after, strict=True)) <= 2
+
+
+def test_an_order_to_lead_that_cannot_be_is_refused() -> None:
+    it = Cluster()
     with pytest.raises(InvalidArgument, match="no shard 8; there are 0 to 7"):
         orders.prefer(it.map, it.known(), ShardId(8), N1)
     it.join(N4)
+    it.step()
     with pytest.raises(InvalidArgument, match="n4 has no replica of shard 0; n1, n2, n3 have one"):
-        orders.prefer(it.map, it.known(), shard, N4)
+        orders.prefer(it.map, it.known(), ShardId(0), N4)
 
 
 def test_a_plan_tells_what_would_move() -> None:

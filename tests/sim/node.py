@@ -18,6 +18,7 @@ from kvstore.server import status
 from kvstore.server.admission import Admission
 from kvstore.server.clients import ClientRequests
 from kvstore.server.groups import Holding, load_machines, recover_hosts
+from kvstore.server.pacing import Pace
 from kvstore.server.raft_driver import TICK_INTERVAL_S, RaftDriver
 from kvstore.server.rejoin import Rejoin
 from kvstore.server.snapshot_work import SnapshotTransfers
@@ -291,6 +292,7 @@ class SimNode:
         self.checks.started(self, logs)
 
     def _connect(self, hosts: dict[GroupId, ShardHost], storage: SnapshotStorage) -> None:
+        pace = Pace(self.rng.choice((100_000, 1 << 30)))
         self.driver = RaftDriver(
             hosts,
             self.wal,
@@ -300,6 +302,7 @@ class SimNode:
             wall_ms=self.wall_ms,
             on_fatal=self.die,
             on_engine_full=self.disk_watch.engine_full,
+            pace=pace,
             loop=self.loop,
         )
         self.driver.may_lead = lambda: not self.admission.disk_full
@@ -307,7 +310,7 @@ class SimNode:
             self.driver,
             storage,
             self.wal,
-            bytes_per_s_max=self.config.sharding.move_bytes_per_s_max,
+            pace=pace,
             thread=Thread(),
             clock=self.clock,
             on_fatal=self.die,

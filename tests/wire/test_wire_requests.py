@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kvstore import errors
 from kvstore.ids import NodeId, Revision, ShardId
@@ -43,6 +45,11 @@ def test_the_formats_are_pinned() -> None:
     assert unpack(requests.encode_error(refusal)) == [
         "not_leader", "not here", True, {"leader": "n2"},
     ]  # fmt: skip
+    refusal = errors.NotLeader("moved", leader="n4", address="[::1]:7404", map_version=9)
+    assert unpack(requests.encode_error(refusal)) == [
+        "not_leader", "moved", False, {"leader": "n4", "address": "[::1]:7404", "map_version": 9},
+    ]  # fmt: skip
+    assert unpack(requests.encode_error(errors.Overloaded("busy")))[3] == {}
 
 
 def test_fields_of_a_later_version_are_ignored() -> None:
@@ -134,7 +141,26 @@ def test_replies_come_back() -> None:
         (requests.decode_shard_map_reply, [[], {"0": "n1"}, 1]),
         (requests.decode_status_reply, []),
         (requests.decode_error, ["code", "message", False]),
-        (requests.decode_error, ["code", "message", False, {"leader": 1}]),
+        *(
+            (requests.decode_error, ["not_leader", "message", False, details])
+            for details in (
+                {"leader": 1},
+                {"leader": ""},
+                {"leader": "n 2"},
+                {"leader": "n" * 65},
+                {"address": 1},
+                {"address": ""},
+                {"address": "n2"},
+                {"address": "n2:0"},
+                {"address": "n" * 300 + ":1"},
+                {"address": "n2\n:1"},
+                {"map_version": None},
+                {"map_version": -1},
+                {"map_version": True},
+                {"map_version": 1.0},
+                {"map_version": 1 << 63},
+            )
+        ),
     ],
 )
 def test_a_malformed_reply_is_a_protocol_error(
@@ -151,6 +177,7 @@ def test_a_malformed_reply_is_a_protocol_error(
         errors.Overloaded("too much", may_have_applied=True),
         errors.NotLeader("elsewhere", leader="n2"),
         errors.NotLeader("nobody knows", leader=None),
+        errors.NotLeader("moved", leader="n4", address="10.0.0.4:7401", map_version=(1 << 63) - 1),
         errors.Refused("wrong cluster"),
         errors.ClockAhead("600 ms"),
     ],
@@ -159,6 +186,35 @@ def test_an_error_comes_back_as_itself(error: errors.KVError) -> None:
     received = requests.decode_error(requests.encode_error(error))
     assert type(received) is type(error)
     assert vars(received) == vars(error)
+
+
+@given(
+    st.none() | st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", fullmatch=True),
+    st.none() | st.builds("10.0.0.{}:{}".format, st.integers(0, 255), st.integers(1, 65535)),
+    st.integers(0, (1 << 63) - 1),
+    st.booleans(),
+)
+def test_whatever_a_refusal_hints_at_arrives(
+    leader: str | None, address: str | None, map_version: int, may_have_applied: bool
+) -> None:
+    sent = errors.NotLeader(
+        "moved",
+        leader=leader,
+        address=address,
+        map_version=map_version,
+        may_have_applied=may_have_applied,
+    )
+    received = requests.decode_error(requests.encode_error(sent))
+    assert type(received) is errors.NotLeader
+    assert vars(received) == vars(sent)
+
+
+def test_hints_are_of_one_error_and_later_ones_are_ignored() -> None:
+    hints = {"leader": 7, "address": 7, "map_version": "x", "since": 1}
+    assert type(requests.decode_error(pack(["overloaded", "m", False, hints]))) is errors.Overloaded
+    hints = {"leader": "n2", "since": [1]}
+    received = requests.decode_error(pack(["not_leader", "m", False, hints, "more"]))
+    assert vars(received) == vars(errors.NotLeader("m", leader="n2"))
 
 
 def test_an_error_of_a_later_version_is_still_an_error() -> None:
