@@ -46,7 +46,7 @@ _KINDS: dict[type[Action], str] = {
 class Workload:
     """Clients at work; ``async with``. Their failures come out at the end, or by ``check``.
 
-    All keys begin with ``prefix``: those of a new history must be new.
+    Each rests for up to ``rest_s_max`` between its rounds. All keys begin with ``prefix``: those of a new history must be new.
     """
 
     def __init__(
@@ -56,7 +56,9 @@ class Workload:
         history: History,
         rng: random.Random,
         prefix: str = "",
+        rest_s_max: float = REST_S_MAX,
     ) -> None:
+        self._rest_s_max = rest_s_max
         self._endpoints = endpoints
         self._prefix = prefix
         self._history = history
@@ -67,7 +69,9 @@ class Workload:
 
     async def __aenter__(self) -> Workload:
         for number, rng in enumerate(self._rngs, start=1):
-            worker = _Worker(f"c{number}", rng, self._history, self._numbers, self._prefix)
+            worker = _Worker(
+                f"c{number}", rng, self._history, self._numbers, self._prefix, self._rest_s_max
+            )
             run = self._run_briefly if number % SHORT_LIVED_EVERY == 0 else self._run
             self._tasks.append(asyncio.create_task(run(worker)))
         return self
@@ -108,7 +112,9 @@ class _Worker:
         history: History,
         numbers: count[int],
         prefix: str,
+        rest_s_max: float,
     ) -> None:
+        self._rest_s_max = rest_s_max
         self._prefix = prefix
         self._name = name
         self._rng = rng
@@ -120,7 +126,7 @@ class _Worker:
         async with asyncio.TaskGroup() as together:
             for _ in range(self._rng.choice(AT_ONCE)):
                 together.create_task(self._one())
-        await asyncio.sleep(REST_S_MAX * self._rng.random())
+        await asyncio.sleep(self._rest_s_max * self._rng.random())
 
     def _one(self) -> Coroutine[Any, Any, object]:
         key = self._key()

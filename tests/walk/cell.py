@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CLIENTS = 4
+REST_S_MAX = 0.08
+"""Enough load for a history, and so little data that snapshots take as long in the last cell."""
 BALLAST_KEYS = 1000
 BALLAST_BYTES = 4000
 """1 MB a shard, so that a snapshot is on its way for about a second."""
@@ -142,7 +144,7 @@ async def run_cell(ground: Ground, cell: Cell) -> Result:
     prefix = f"cell-{ground.number}."
     async with ground.watch() as watch:
         scene = Scene(ground, watch)
-        async with Workload(endpoints, CLIENTS, history, ground.rng, prefix):
+        async with Workload(endpoints, CLIENTS, history, ground.rng, prefix, REST_S_MAX):
             try:
                 await cell.act(scene)
             except DidNotBite as missed:

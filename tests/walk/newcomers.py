@@ -72,10 +72,10 @@ async def newcomer(scene: Scene) -> Node:
 
 
 async def retire_all(scene: Scene) -> None:
-    """Whoever has joined goes again."""
-    for node in scene.cluster.nodes[scene.cluster.founders :]:
-        if node.id not in scene.ground.absent:
-            await retire(scene, node)
+    """The last to join go again, until there are as many as at first."""
+    there = [node for node in scene.cluster.nodes if node.id not in scene.ground.absent]
+    for node in there[scene.cluster.founders :]:
+        await retire(scene, node)
 
 
 async def retire(scene: Scene, node: Node) -> None:

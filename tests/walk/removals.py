@@ -6,12 +6,12 @@ import asyncio
 import sys
 from typing import TYPE_CHECKING, NamedTuple
 
-from chaos.cluster import comes_true
+from chaos.cluster import comes_true, wait_for
 from kvstore.wire.admin import Action
 from walk.cell import Cell, DidNotBite, Scene
 from walk.cluster import WAIT_S, address
 from walk.newcomers import retire_all, until_map
-from walk.stages import row_of
+from walk.stages import leader_row, row_of
 from walk.whole import until_whole
 
 if TYPE_CHECKING:
@@ -163,6 +163,7 @@ async def _returns(scene: Scene, node: Node) -> None:
 async def _is_quiet(scene: Scene, node: Node, come_back: Callable[[], None]) -> None:
     """It is told what it is, and no group has another leader or term for it."""
     await settled(scene)
+    await _leads_who_should(scene)
     before, told = _terms(scene), node.log_text().count(REMOVED)
     scene.hurt()
     come_back()
@@ -177,6 +178,19 @@ async def _is_quiet(scene: Scene, node: Node, come_back: Callable[[], None]) -> 
     assert before == after, f"leaders or terms have changed: {before}, {after}"
     scene.tell(f"{node.id} was told, " + ("and is silent" if node.is_up else "and ended"))
     await asyncio.to_thread(node.end)
+
+
+async def _leads_who_should(scene: Scene) -> None:
+    """Leaders are spread already, so that none is handed over afterwards."""
+
+    async def is_so() -> bool:
+        shard_map, statuses = scene.watch.shard_map, scene.watch.fresh()
+        assert shard_map is not None
+        rows = [leader_row(statuses, group) for group in shard_map.groups()][1:]
+        wanted = [members[0].node for members in shard_map.replicas]
+        return [row and row["leader"] for row in rows] == wanted
+
+    await wait_for(is_so, "each shard is led by its preferred node", 2 * WAIT_S)
 
 
 def _terms(scene: Scene) -> dict[int, tuple[str, int]]:

@@ -88,7 +88,7 @@ def _missing_in(
     if group != META_GROUP and len(holders) != shard_map.replication:
         yield f"{name} has {len(holders)} replicas in the map"
     rows = {node: row_of(status, group) for node, status in statuses.items()}
-    holds = {node for node, row in rows.items() if row is not None}
+    holds = {node for node, row in rows.items() if row is not None} - absent
     if holds - holders:
         yield f"{name} is held by {', '.join(sorted(holds - holders))}, not as the map says"
     leader = leader_row(statuses, group)
