@@ -46,7 +46,8 @@ _KINDS: dict[type[Action], str] = {
 class Workload:
     """Clients at work; ``async with``. Their failures come out at the end, or by ``check``.
 
-    Each rests for up to ``rest_s_max`` between its rounds. All keys begin with ``prefix``: those of a new history must be new.
+    Each rests for up to ``rest_s_max`` between its rounds. All keys begin with ``prefix``: those
+    of a new history must be new.
     """
 
     def __init__(

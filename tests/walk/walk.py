@@ -34,6 +34,11 @@ class Part:
     joiners: int = 1
     """That are members before the first cell."""
 
+    @property
+    def disks(self) -> str:
+        """Under this name is told what was left on disks after all of its cells."""
+        return f"{self.name}-disks"
+
 
 def parts() -> list[Part]:
     cut_off = [*newcomers.partition_cells(), *removals.cut_off_cells()]
@@ -48,9 +53,9 @@ def parts() -> list[Part]:
 
 
 async def walk(
-    directory: Path, seed: int, *, only: str = "", say: Callable[[str], None]
+    directory: Path, seed: int, *, only: str | tuple[str, ...] = "", say: Callable[[str], None]
 ) -> list[Result]:
-    """Try all cells, or those whose names begin with ``only``.
+    """Try all cells, or those whose names begin with ``only``, or with one of these.
 
     Raises:
         Unusable: says why ``directory`` is no place for a walk.
@@ -59,7 +64,8 @@ async def walk(
     await asyncio.to_thread(_make_empty, directory)
     results: list[Result] = []
     for part in parts():
-        cells = [cell for cell in part.cells if cell.name.startswith(only)]
+        is_all = only == part.disks
+        cells = [cell for cell in part.cells if is_all or cell.name.startswith(only)]
         if cells:
             results += await _try_all(
                 directory / part.name, f"{seed}/{part.name}", part, cells, say
@@ -79,7 +85,7 @@ async def _try_all(
             say(table.line(results[-1]))
         problems = await look_at_disks(ground)
     if problems:
-        results.append(Result(f"{part.name}-disks", "", Found(problems=problems), 0.0))
+        results.append(Result(part.disks, "", Found(problems=problems), 0.0))
         say(table.line(results[-1]))
     return results
 
