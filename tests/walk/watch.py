@@ -158,21 +158,27 @@ class Watch:
         seconds: float,
         each: Callable[[Sight], None] = lambda sight: None,
     ) -> Sight | None:
-        """The first move that is seen where it ``is_wanted``; None if none is within ``seconds``.
+        """The first move that is seen where it ``is_wanted``.
 
-        ``each`` is told of every move, wherever it is.
+        None if none is within ``seconds``, or all have ended. ``each`` is told of every move,
+        wherever it is.
         """
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
-            for move in self._moves:
-                sight = self.sight(move)
-                if sight is None:
-                    continue
+            sights = [sight for move in self._moves if (sight := self.sight(move)) is not None]
+            for sight in sights:
                 if is_wanted(sight):
                     return sight
                 each(sight)
+            if self._moves and not sights and self._is_still():
+                return None
             await asyncio.sleep(POLL_S / 3)
         return None
+
+    def _is_still(self) -> bool:
+        """Whether no change is under way or about to be."""
+        newest = self._newest
+        return newest is not None and not newest.changes and not newest.is_rebalancing
 
 
 def leader_of(statuses: dict[NodeId, NodeStatus], move: Move) -> NodeId | None:
