@@ -458,6 +458,7 @@ async def test_a_piece_whose_transfer_ended_while_it_waited_is_not_read(
     await sender.run()
     waits[0]()
     assert not sender.threads.work
+    assert sender.transfers._pace.reserve(1, sender.rig.now) <= 600 / 200, "its turn is given back"
 
 
 async def test_a_voter_that_comes_back_waits_for_nobody(
