@@ -22,7 +22,7 @@ help:  ## show these lines
 
 setup: $(STAMP)  ## make .venv and install everything into it
 
-demo: $(STAMP)  ## start a cluster, kill a leader, show that nothing is lost
+demo: $(STAMP)  ## start a cluster, kill a leader, add a node, show that nothing is lost
 	@$(BIN)/python scripts/demo.py
 
 test: $(STAMP)  ## run the tests (one folder: make test TESTS=tests/raft)

@@ -28,6 +28,7 @@ from kvstore.wire.raft_codec import encode_bodies
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from kvstore.ids import ReplicaId
     from kvstore.net.transport import PeerTransport
     from kvstore.server.pacing import Pace
     from kvstore.server.shard_host import ShardHost
@@ -72,7 +73,10 @@ def lane_of(message: Message) -> Lane:
 
 
 class Sender:
-    """Invariant: what is held back for one replica leaves in the order in which it came."""
+    """Invariant: at most one message is held back for each replica.
+
+    Others that come for it meanwhile are dropped: the core asks again with the next heartbeat.
+    """
 
     def __init__(
         self,
@@ -98,6 +102,7 @@ class Sender:
         self._clock = clock
         self._on_dropped = on_dropped
         self._dropped: set[NodeId] = set()
+        self._held: set[tuple[GroupId, ReplicaId]] = set()
 
     def send(self, outbox: Outbox) -> None:
         """Send everything, the old parts of logs in their time."""
@@ -114,6 +119,9 @@ class Sender:
                 self._dropped.add(node)
 
     def _send_old(self, node: NodeId, group: GroupId, message: AppendRequest) -> None:
+        held = group, message.receiver
+        if held in self._held:
+            return
         wait_s = 0.0
         if self._pace is not None:
             size = LOG_WEIGHT * sum(map(size_of, message.entries))
@@ -123,9 +131,11 @@ class Sender:
             return
 
         def send_now() -> None:
+            self._held.discard(held)
             self._send(node, Lane.BULK, [(group, message)])
             self._tell_dropped()
 
+        self._held.add(held)
         self._later(wait_s, send_now)
 
     def _tell_dropped(self) -> None:

@@ -3,7 +3,7 @@
 The core decides what is read, sent, written and when it is in force (Raft §7); this module
 only moves bytes. A failure on the sending side is told to the core, which tries again later,
 but for damaged data, which stops the node; on the receiving side the staged bytes are dropped
-and the sender begins anew. What is sent is paced, all transfers together.
+and the sender begins anew. What is sent to newcomers is paced, all transfers together.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class SnapshotTransfers:
 
         def done(result: tuple[bytes, bool]) -> None:
             data, is_last = result
-            self._pace.refund(read.bytes_max - len(data))
+            self._pace.refund(max(0, charge - len(data)))
             host.core.snapshot_read(
                 read.peer, read.transfer, meta, data, is_last=is_last, now=self._clock()
             )
@@ -109,12 +109,20 @@ class SnapshotTransfers:
         def begin() -> None:
             if self._readers.get(key) is reader:
                 self._submit(host, lambda: reader.read(read.offset, read.bytes_max), done, failed)
+            else:
+                self._pace.refund(charge)
 
-        wait_s = self._pace.reserve(read.bytes_max, self._clock())
-        if wait_s >= PAUSE_S_MIN:
-            self._driver.loop.call_later(wait_s, begin)
-        else:
+        # A voter that lacks what it has to vote on waits for nobody: its group is in danger.
+        charge = 0 if read.peer in host.core.config.voters else read.bytes_max
+        self._in_turn(charge, begin)
+
+    def _in_turn(self, charge: int, begin: Callable[[], None]) -> None:
+        """Run ``begin`` once so many bytes may be sent."""
+        wait_s = self._pace.reserve(charge, self._clock()) if charge else 0.0
+        if wait_s < PAUSE_S_MIN:
             begin()
+        else:
+            self._driver.loop.call_later(wait_s, begin)
 
     def _close(self, host: ShardHost, transfer: int) -> None:
         reader = self._readers.pop((host.shard, transfer), None)

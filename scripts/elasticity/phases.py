@@ -137,7 +137,7 @@ FIVE = ("n1", "n2", "n3", "n6", "n7")
 PHASES = (
     Phase("3 → 4 nodes", 1 / 4, _add, ("n1", "n2", "n3", "n4"), is_start=True),
     Phase("4 → 5", 1 / 5, _add, ("n1", "n2", "n3", "n4", "n5"), is_start=True),
-    Phase("5 → 4", 1 / 5, _remove("n5"), ("n1", "n2", "n3", "n4"), is_start=True),
+    Phase("5 → 4", 1 / 5, _remove("n5"), ("n1", "n2", "n3", "n4")),
     Phase("4 → 3", 1 / 4, _remove("n4"), ("n1", "n2", "n3")),
     Phase("3 → 5, two at once", 2 / 5, _add_two, FIVE, is_start=True),
     Phase("restart of all, in turn", 0.0, _restart_all, FIVE),

@@ -164,6 +164,78 @@ async def test_replicas_move_on_after_others_are_killed_on_the_way(
         await verify(tmp_path, f"{cluster.endpoints},{n4.address}")
 
 
+def holds(shard_map: ShardMap, node: str) -> bool:
+    return any(r.node == node for members in (shard_map.meta, *shard_map.replicas) for r in members)
+
+
+async def test_a_node_that_stays_dead_is_replaced_and_gets_its_share_again_when_it_is_back(
+    new_cluster: RunningCluster, tmp_path: Path
+) -> None:
+    for node in new_cluster.nodes:
+        with node.files.config_file.open("a", encoding="utf-8") as file:
+            file.write("\n[sharding]\nreplace_after_s = 1.5\n")
+    await new_cluster.start()
+    with joiner(tmp_path, new_cluster) as n4:
+        n4.start()
+        await wait_for(lambda: is_level(new_cluster), "replicas have come to n4")
+        async with Load(new_cluster) as load:
+            await load.go_on(500)
+            victim = new_cluster.node("n2")
+            victim.send(signal.SIGKILL)
+            await wait_for(is_dead(victim), "n2 is dead")
+
+            async def is_replaced() -> bool:
+                shard_map = await map_of(new_cluster)
+                return not holds(shard_map, "n2") and not shard_map.changes
+
+            await wait_for(is_replaced, "nothing is on n2 any more")
+            await load.go_on(200)
+            await new_cluster.restart(victim)
+            await wait_for(lambda: is_level(new_cluster), "n2 has its share again")
+            await load.go_on(200)
+        await load.check()
+        await verify(tmp_path, f"{new_cluster.endpoints},{n4.address}")
+
+
+async def test_no_caller_notices_that_a_node_is_drained_and_removed(
+    cluster: RunningCluster, tmp_path: Path
+) -> None:
+    """Clients read, write and scan all the while; that nothing fails is asserted of each call."""
+    with joiner(tmp_path, cluster) as n4:
+        n4.start()
+        await wait_for(lambda: is_level(cluster), "replicas have come to n4")
+        is_over = False
+
+        async def read() -> int:
+            reads = 0
+            async with cluster.connect() as store:
+                await store.put("read", b"always")
+                while not is_over:
+                    item = await store.get("read")
+                    assert item is not None
+                    assert item.value == b"always"
+                    assert [found.key async for found in store.scan("read")] == [b"read"]
+                    reads += 1
+            return reads
+
+        async with Load(cluster) as load:
+            await load.go_on(500)
+            reading = asyncio.create_task(read())
+            for order in (("drain", "n1"), ("activate", "n1"), ("remove", "n4")):
+                endpoints = f"{cluster.endpoints},{n4.address}"
+                done = await asyncio.to_thread(
+                    kv, "node", *order, "--endpoints", endpoints, "--timeout", "60", cwd=tmp_path
+                )
+                assert done.returncode == 0, done.stderr.decode()
+            await load.go_on(200)
+            is_over = True
+            assert await reading > 50
+            assert load.unknown == 0, "a planned change is no error"
+        await load.check()
+        assert not holds(await map_of(cluster), N4)
+        await verify(tmp_path, cluster.endpoints)
+
+
 def steers(node: Any) -> bool:
     """Whether it leads the meta group, by the last that its own log says of that."""
     said = node.files.log_file.read_text().splitlines()

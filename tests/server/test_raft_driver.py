@@ -429,6 +429,28 @@ async def test_old_log_for_a_newcomer_waits_its_turn_behind_all_else() -> None:
     assert last.prev_index == 1
 
 
+async def test_of_old_log_at_most_one_piece_waits_for_each_newcomer() -> None:
+    rig = Rig()
+    waits: list[Callable[[], None]] = []
+    sender = sending.Sender(
+        rig.peers,
+        Pace(1),
+        later=lambda _, work: waits.append(work),
+        clock=lambda: rig.now,
+        on_dropped=lambda node: None,
+    )
+    for index in range(1, 10):
+        outbox = sending.Outbox()
+        outbox.add(rig.host, [old_log(1000, index)])
+        sender.send(outbox)
+    assert len(rig.peers.frames) == len(waits) == 1
+    waits.pop()()
+    again = sending.Outbox()
+    again.add(rig.host, [old_log(1000, 10)])
+    sender.send(again)
+    assert (len(rig.peers.frames), len(waits)) == (2, 1), "the next waits its turn"
+
+
 async def test_old_log_that_does_not_fit_is_told_to_the_core() -> None:
     rig = Rig()
     dropped: list[NodeId] = []

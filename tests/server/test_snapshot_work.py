@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
-from server_support import OWN, FakeEngine, HeldThreads, Rig, command, settle
+from server_support import NODES, OWN, FakeEngine, HeldThreads, Rig, command, settle
 
 from kvstore.config import RaftConfig
 from kvstore.errors import CorruptionError, DiskFull, Internal
@@ -356,13 +356,27 @@ async def lead_with(rig: Rig, voter: ReplicaId) -> None:
     await rig.acknowledge(by=voter)
 
 
-async def ask_for_snapshot(work: Work) -> None:
-    """Replica 2 is there, and has nothing."""
+async def ask_for_snapshot(
+    work: Work, replica: ReplicaId = TWO, lacks: LogIndex = LogIndex(1)
+) -> None:
+    """``replica`` is there, and has nothing of what was sent behind entry ``lacks``."""
     rig = work.rig
     term = rig.host.core.term
-    rig.hear(HeartbeatResponse(TWO, OWN, term, 0))
-    rig.hear(AppendResponse(TWO, OWN, term, LogIndex(0), True, LogIndex(1), LogIndex(0), Term(0)))
+    rig.hear(HeartbeatResponse(replica, OWN, term, 0))
+    rig.hear(AppendResponse(replica, OWN, term, LogIndex(0), True, lacks, LogIndex(0), Term(0)))
     await settle()
+
+
+async def newcomer_asks(work: Work) -> None:
+    """A learner comes, which has nothing."""
+    rig, learner = work.rig, ReplicaId(4)
+    host = rig.host
+    host.replicas = {**NODES}  # type: ignore[assignment]  a mapping is all that it takes
+    before = host.core.last_index
+    host.core.propose_config(host.core.config.voters, (learner,), rig.now)
+    rig.driver.wake(host)
+    await rig.acknowledge(by=ReplicaId(3))
+    await ask_for_snapshot(work, learner, before)
 
 
 def chunks(work: Work) -> list[SnapshotChunk]:
@@ -417,7 +431,7 @@ async def test_the_second_piece_waits_for_its_turn(
 ) -> None:
     sender = await sending_work(tmp_path, bytes_per_s_max=200)
     waits: list[tuple[float, Callable[[], None]]] = []
-    await ask_for_snapshot(sender)
+    await newcomer_asks(sender)
     with monkeypatch.context() as patched:
         loop = sender.rig.driver.loop
         patched.setattr(loop, "call_later", lambda delay, begin: waits.append((delay, begin)))
@@ -435,7 +449,7 @@ async def test_a_piece_whose_transfer_ended_while_it_waited_is_not_read(
 ) -> None:
     sender = await sending_work(tmp_path, bytes_per_s_max=200)
     waits: list[Callable[[], None]] = []
-    await ask_for_snapshot(sender)
+    await newcomer_asks(sender)
     with monkeypatch.context() as patched:
         loop = sender.rig.driver.loop
         patched.setattr(loop, "call_later", lambda _, begin: waits.append(begin))
@@ -444,6 +458,18 @@ async def test_a_piece_whose_transfer_ended_while_it_waited_is_not_read(
     await sender.run()
     waits[0]()
     assert not sender.threads.work
+    assert sender.transfers._pace.reserve(1, sender.rig.now) <= 600 / 200, "its turn is given back"
+
+
+async def test_a_voter_that_comes_back_waits_for_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sender = await sending_work(tmp_path, bytes_per_s_max=200)
+    await ask_for_snapshot(sender)
+    loop = sender.rig.driver.loop
+    monkeypatch.setattr(loop, "call_later", lambda *_: pytest.fail("it waits"))
+    await sender.run()
+    assert len(chunks(sender)) > 1
 
 
 async def test_a_reader_is_closed_with_its_transfer(sender: Work) -> None:
