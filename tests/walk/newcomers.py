@@ -15,7 +15,6 @@ from walk.cell import Cell, DidNotBite, Scene
 from walk.cluster import WAIT_S, address
 from walk.kills import SLOW_LATE_MS, flip
 from walk.stages import Stage
-from walk.watch import steering
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator
@@ -95,8 +94,13 @@ async def until_map(scene: Scene, holds: Callable[[ShardMap], bool], what: str) 
     await wait_for(is_so, what, GIVEN_UP_S_MAX)
 
 
-async def reached(scene: Scene, node: Node, stage: Stage) -> Sight:
-    """A move to ``node`` at ``stage``; syncs are slow everywhere until then.
+async def reached(
+    scene: Scene,
+    node: Node,
+    stage: Stage,
+    where: Callable[[Sight], bool] = lambda sight: True,
+) -> Sight:
+    """A move to ``node`` at ``stage``; what is to be committed late is slow until then.
 
     Raises:
         DidNotBite: none was seen there.
@@ -108,7 +112,8 @@ async def reached(scene: Scene, node: Node, stage: Stage) -> Sight:
 
     def is_there(sight: Sight) -> bool:
         move = sight.move
-        return move.target == node.id and move.group != META_GROUP and sight.stage is stage
+        is_to_it = move.target == node.id and move.group != META_GROUP
+        return is_to_it and sight.stage is stage and where(sight)
 
     sight = await scene.watch.reach(is_there, WAIT_S, hold)
     if sight is None:
@@ -142,13 +147,12 @@ async def _cut_off(stage: Stage, scene: Scene, *, until_given_up: bool) -> None:
 
 
 async def _cut_off_from_steering(scene: Scene) -> None:
-    """The newcomer and the meta group's leader do not hear each other."""
+    """The newcomer and the meta group's leader, who does not lead the shard, hear no word."""
     node = await newcomer(scene)
-    sight = await reached(scene, node, Stage.SNAPSHOT)
-    name = steering(scene.watch.fresh())
-    if name is None:
+    sight = await reached(scene, node, Stage.SNAPSHOT, lambda s: s.leader != s.steering)
+    if sight.steering is None:
         raise DidNotBite("nobody leads the meta group")
-    await _held_apart(scene, node, name, sight)
+    await _held_apart(scene, node, sight.steering, sight)
 
 
 async def _cut_off_from_leader(scene: Scene) -> None:
