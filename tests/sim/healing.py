@@ -28,7 +28,7 @@ class Healer:
             outsiders: Who stays as it is, dead or alive.
         """
         self.nemesis.is_over = True
-        whole = [node for node in self.nodes if node not in outsiders]
+        whole = [node for node in self.nodes if node not in outsiders and not node.is_spare]
         self.world.note("", f"{' '.join(node.id for node in whole)} are healed")
         self.network.heal()
         self.network.conditions = type(self.network.conditions)()
