@@ -12,7 +12,9 @@ from dataclasses import dataclass, replace
 from kvstore.config import ClusterConfig, NodeAddress, NodeConfig, ShardingConfig
 from kvstore.ids import NodeId
 
-CONTROLLED_SHARE = 1 / 3
+CONTROLLED_SHARE = 0.75
+TIME_SCALE_MAX = 2.0
+"""The controller's own times do not scale: a slower cluster costs too much."""
 FOUNDERS = 3
 
 RATES = {
@@ -54,7 +56,7 @@ class Control:
 def draw(told: str, time_scale: float) -> Control | None:
     """What the seed that ``told`` describes is to be, None for one that is not controlled."""
     rng = random.Random("control of " + told)
-    if rng.random() >= CONTROLLED_SHARE:
+    if time_scale > TIME_SCALE_MAX or rng.random() >= CONTROLLED_SHARE:
         return None
     control = Control(
         shards=rng.choice((1, 2, 4, 4)),

@@ -218,7 +218,7 @@ def draw(rng: random.Random) -> Swarm:
 def _control(swarm: Swarm, drawn: Control) -> None:
     """The cluster is another one than was drawn at first."""
     swarm.nodes, swarm.shards = drawn.nodes, drawn.shards
-    swarm.seconds = max(swarm.seconds, 30.0 * swarm.time_scale)
+    swarm.seconds = min(max(swarm.seconds, 20.0 * swarm.time_scale), 30.0 * swarm.time_scale)
     swarm.membership = True
     swarm.balances_leaders = True
     # Who is a voter is for the controller to say; and nobody's data is lost.
