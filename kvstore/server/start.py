@@ -26,6 +26,7 @@ from kvstore.server.replicas import ReplicaNodes
 from kvstore.server.shard_host import ShardHost
 from kvstore.sharding.shard_map import ShardMap
 from kvstore.storage import map_file, stays
+from kvstore.storage.files import OsFiles
 from kvstore.storage.identity import LOG_DIRECTORY
 from kvstore.storage.rocks import RocksEngine
 from kvstore.storage.snapshots import SnapshotStorage
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
     from kvstore.config import NodeConfig
     from kvstore.kv.state_machine import StateMachine
+    from kvstore.storage.files import Files
     from kvstore.storage.identity import Identity
     from kvstore.storage.wal import RecoveredLog
 
@@ -60,16 +62,22 @@ class Stored:
 
 
 def known_map(
-    config: NodeConfig, founding: ShardMap | None, *, must_exist: bool
+    config: NodeConfig,
+    founding: ShardMap | None,
+    *,
+    must_exist: bool,
+    files: Files | None = None,
 ) -> ShardMap | None:
-    """The map that this node has to act on; blocks.
+    """The map that this node has to act on; blocks. It is on the disk for good.
 
     Raises:
         CorruptionError: it is damaged or lost.
         DataDirectoryError: a newer version wrote it.
+        Internal: the disk fails.
     """
     body = map_file.load(config.data_dir)
     if body is not None:
+        map_file.confirm(files or OsFiles(), config.data_dir)
         return decode_map(body)
     if must_exist:
         raise CorruptionError(

@@ -78,7 +78,7 @@ def _known_map(node: SimNode) -> ShardMap | None:
     if not node.swarm.is_controlled:
         return node.founding
     node.identity = SimIdentity(node)
-    return known_map(node.config, node.founding, must_exist=node.identity.has_map)
+    return known_map(node.config, node.founding, must_exist=node.identity.has_map, files=node.disk)
 
 
 def _holding(node: SimNode, shard_map: ShardMap | None) -> Holding:
