@@ -43,6 +43,7 @@ from sim.group_record import GroupRecord
 from sim.held import HeldRecord
 from sim.leading import LeaderRules
 from sim.maps import MapRecord
+from sim.reshaped import check_step
 from sim.world import Violation
 
 if TYPE_CHECKING:
@@ -175,9 +176,11 @@ class Checks:
             *,
             epoch: int | None = None,
         ) -> LogIndex:
-            pending = state.log.config_index
+            pending, before = state.log.config_index, state.config
             index = propose_config(voters, learners, now, epoch=epoch)
             leading.check_proposal(node.id, state, pending)
+            if epoch is not None:
+                check_step(node.id, group, state, before, self.maps.of(epoch))
             return index
 
         def persisted_and_check(index: LogIndex, term: Term, now: float) -> None:

@@ -36,6 +36,10 @@ class MapRecord:
         """The latest that any node went by."""
         return self._maps[max(self._maps)] if self._maps else None
 
+    def of(self, version: int) -> ShardMap | None:
+        """The map of that version, if any node ever went by it."""
+        return self._maps.get(version)
+
     def node_of(self, number: int) -> NodeId:
         """Whose replicas carry ``number``."""
         return self._nodes.get(number) or NodeId(f"n{number}")
