@@ -24,6 +24,7 @@ RATES = {
     "long_absences": (0.02, 0.15),
     "meta_leaders_lost": (0.05, 0.3),
     "movers_lost": (0.05, 0.4),
+    "deafness": (0.05, 0.3),
 }
 """How often what happens only to a controlled cluster does, from and to, where it does."""
 
@@ -47,6 +48,8 @@ class Control:
     meta_leaders_lost: float = 0.0
     movers_lost: float = 0.0
     """A node dies that a copy comes to or goes from, or that leads its group."""
+    deafness: float = 0.0
+    """Some nodes hear nothing of newer maps for a while, and of all else as before."""
 
     @property
     def nodes(self) -> int:

@@ -35,6 +35,7 @@ class Healer:
         for node in whole:
             node.disk.is_full = False
             node.disk.fault = node.disk.crash_in = None
+            node.deaf_until = 0.0
             node.go_on()
             if node.is_stopping:
                 node.crash("in the middle of stopping")

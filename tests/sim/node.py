@@ -114,6 +114,8 @@ class SimNode:
         """It waits to be added to the cluster."""
         self.away_until = 0.0
         """Until when nobody starts it."""
+        self.deaf_until = 0.0
+        """Until when it hears nothing of newer maps."""
         self.moving: Moving | None = None
         """What makes its groups come and go, in the seeds where they do."""
         self.data_life = 0

@@ -143,6 +143,14 @@ class Orders:
         ]
         return bool(movers) and self._lose(self.rng.choice(movers))
 
+    def _deafness(self) -> bool:
+        deaf_s = self.rng.choice((1.0, 3.0, 8.0))
+        for node in self.nodes:
+            if self.rng.random() < 0.6:
+                node.deaf_until = self.world.now + deaf_s
+                self.world.note(node.id, f"hears of no newer map for {deaf_s:g} s")
+        return True
+
     def _lose(self, node: SimNode) -> bool:
         match self.rng.choice(("crash", "power", "operation", "cut", "pause")):
             case "crash":

@@ -223,8 +223,8 @@ class Run:
         return all(self._is_equal(group) for group in self._groups())
 
     def _groups(self) -> list[GroupId]:
-        if self.checks.maps.newest is not None:
-            return list(self.checks.maps.newest.groups())
+        if self.swarm.is_controlled:
+            return list(self.founding.groups())
         return list(next(node for node in self.nodes if node.is_up).driver.hosts)
 
     def _is_equal(self, group: GroupId) -> bool:
