@@ -15,6 +15,8 @@ from kvstore.ids import NodeId
 CONTROLLED_SHARE = 0.75
 TIME_SCALE_MAX = 2.0
 """The controller's own times do not scale: a slower cluster costs too much."""
+SALT = 32577
+"""By it no seed that was kept before is controlled: each is the run still that it was kept for."""
 FOUNDERS = 3
 
 RATES = {
@@ -58,7 +60,7 @@ class Control:
 
 def draw(told: str, time_scale: float) -> Control | None:
     """What the seed that ``told`` describes is to be, None for one that is not controlled."""
-    rng = random.Random("control of " + told)
+    rng = random.Random(f"control {SALT} of {told}")
     if time_scale > TIME_SCALE_MAX or rng.random() >= CONTROLLED_SHARE:
         return None
     control = Control(
