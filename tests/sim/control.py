@@ -27,6 +27,7 @@ RATES = {
     "meta_leaders_lost": (0.05, 0.3),
     "movers_lost": (0.05, 0.4),
     "deafness": (0.05, 0.3),
+    "cancellations": (0.05, 0.3),
 }
 """How often what happens only to a controlled cluster does, from and to, where it does."""
 
@@ -52,6 +53,8 @@ class Control:
     """A node dies that a copy comes to or goes from, or that leads its group."""
     deafness: float = 0.0
     """Some nodes hear nothing of newer maps for a while, and of all else as before."""
+    cancellations: float = 0.0
+    """A change under way is not wanted any more."""
 
     @property
     def nodes(self) -> int:

@@ -136,17 +136,13 @@ class Moving:
 
     def receive(self, source: NodeId, frame: Frame) -> None:
         """A frame of another node, about maps."""
-        if not self._is_deaf:
+        if not self._node.is_deaf:
             self.maps.receive(source, frame)
 
     def heard(self, source: NodeId, version: int) -> None:
         """Another member goes by that version."""
-        if not self._is_deaf:
+        if not self._node.is_deaf:
             self.maps.heard(source, version)
-
-    @property
-    def _is_deaf(self) -> bool:
-        return self._node.world.now < self._node.deaf_until
 
     def _tell_version(self) -> None:
         if self._node.member is not None:

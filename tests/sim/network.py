@@ -14,6 +14,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
+from kvstore.ids import META_GROUP
 from kvstore.net.transport import Lane
 from kvstore.wire.frames import HEADER_BYTES, Frame, decode_header
 from kvstore.wire.raft_codec import decode_messages
@@ -181,6 +182,8 @@ class Network:
         if self.world.tracing:
             for _, message in messages:
                 self.world.note(node.id, f"<- {source} {message}")
+        if node.is_deaf:
+            messages = [told for told in messages if told[0] != META_GROUP]
         node.driver.receive(source, messages)
 
     def turn_away(self, node: SimNode, source: NodeId) -> None:

@@ -136,6 +136,11 @@ class SimNode:
         self.config = replace(config, data_dir=self.disk.path(f"/{self.id}"))
         self.stored = MemoryEngine()
 
+    @property
+    def is_deaf(self) -> bool:
+        """Whether it hears nothing of newer maps."""
+        return self.world.now < self.deaf_until
+
     # -- clocks -----------------------------------------------------------------------------
 
     def clock(self) -> float:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from kvstore.ids import ShardId
+from kvstore.ids import ShardId, shard_of_group
 from kvstore.sharding import orders
 from sim import control as drawn
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from kvstore.sharding.shard_map import ShardMap
+    from kvstore.sharding.shard_map import Change, ShardMap
     from kvstore.sharding.steering import Known
     from sim.control import Control
     from sim.nemesis import Nemesis
@@ -127,29 +127,51 @@ class Orders:
 
     def _movers_lost(self) -> bool:
         """Somebody who takes part in a change that is under way."""
-        newest = self.nodes[0].checks.maps.newest
-        if newest is None or not newest.changes:
-            return False
-        change = self.rng.choice(newest.changes)
-        ends = {r.node for r in (change.add, change.remove) if r is not None}
-        movers = [
+        movers = self._movers()
+        return bool(movers) and self._lose(self.rng.choice(movers))
+
+    def _movers(self) -> list[SimNode]:
+        """Where a copy comes to or goes from by some change, and who leads its group."""
+        change = self._some_change()
+        if change is None:
+            return []
+        ends = {replica.node for replica in (change.add, change.remove) if replica is not None}
+        shard = shard_of_group(change.group)
+        return [
             node
             for node in self.nodes
             if node.is_up
             and (
                 node.id in ends
-                or any(h.is_leader and h.shard == change.group - 1 for h in node.known_hosts())
+                or any(host.is_leader and host.shard == shard for host in node.known_hosts())
             )
         ]
-        return bool(movers) and self._lose(self.rng.choice(movers))
+
+    def _some_change(self) -> Change | None:
+        newest = self.nodes[0].checks.maps.newest
+        return self.rng.choice(newest.changes) if newest is not None and newest.changes else None
 
     def _deafness(self) -> bool:
+        """Few enough for the others to go on with the map without them."""
         deaf_s = self.rng.choice((1.0, 3.0, 8.0))
-        for node in self.nodes:
-            if self.rng.random() < 0.6:
-                node.deaf_until = self.world.now + deaf_s
-                self.world.note(node.id, f"hears of no newer map for {deaf_s:g} s")
+        most = (len(self.nodes) - 1) // 2
+        candidates = self._movers() or self.nodes
+        for node in self.rng.sample(candidates, min(most, len(candidates))):
+            node.deaf_until = self.world.now + deaf_s
+            self.world.note(node.id, f"hears of no newer map for {deaf_s:g} s")
         return True
+
+    def _cancellations(self) -> bool:
+        """Whoever a copy comes to is to have none, or who it goes from is to keep it."""
+        change = self._some_change()
+        if change is None:
+            return False
+        if self.rng.random() < 0.7:
+            self._deafness()
+        if change.add is not None:
+            return self._order(partial(orders.drain, name=change.add.node))
+        assert change.remove is not None
+        return self._order(partial(orders.activate, name=change.remove.node))
 
     def _lose(self, node: SimNode) -> bool:
         match self.rng.choice(("crash", "power", "operation", "cut", "pause")):

@@ -50,16 +50,6 @@ MOVES: tuple[Mutant, ...] = (
         ),
     ),
     mutant(
-        "takes-an-old-report-for-done",
-        "a change is done by a configuration that follows the map that wanted it",
-        (
-            "sharding/steering.py",
-            "    if report.epoch < (change.cancelled_at or change.begun_at):\n"
-            "        return False\n",
-            "",
-        ),
-    ),
-    mutant(
         "takes-an-old-report-for-undone",
         "a cancelled change is undone once nobody may act by an older map",
         (
