@@ -27,7 +27,6 @@ from typing import TYPE_CHECKING
 
 from kvstore.ids import GroupId, LogIndex, ReplicaId, Term, group_of_shard, number_of
 from kvstore.kv.engine import shard_range
-from kvstore.raft import replication
 from kvstore.raft.messages import (
     AppendResponse,
     GroupConfig,
@@ -331,7 +330,7 @@ class Checks:
                 )
             if core.role is Role.LEADER:
                 self.elections += 1
-                self._lease_is_over(node, group, core.term)
+                leading.check_leases_over(node, group, core.term)
                 self._record(group).lead(node.id, core, state.log)
 
     def _promise_holder(self, node: SimNode, group: GroupId) -> Callable[[ReplicaId], bool]:
@@ -363,26 +362,6 @@ class Checks:
                 f"were {before} and are {after}"
             )
         self._record(group).check_known(node.id, after[2])
-
-    def _lease_is_over(self, elected: SimNode, group: GroupId, term: Term) -> None:
-        """Whoever led before would not answer a read by its lease any more, asked now."""
-        for node in elected.network.nodes.values():
-            if node is elected or not node.is_up or node.world.now < node.paused_until:
-                continue
-            host = node.driver.hosts.get(group)
-            if host is None:
-                continue
-            state = host.core._state
-            if state.leading is None or state.term >= term:
-                continue
-            known, state.now = state.now, max(state.now, node.clock())
-            has_lease = replication.has_lease(state)
-            state.now = known
-            if has_lease:
-                raise Violation(
-                    f"{node.id} still holds a lease on group {group} of term {state.term}, "
-                    f"when {elected.id} leads term {term}"
-                )
 
     # -- commits -----------------------------------------------------------------------------
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from kvstore.storage import map_file
 from kvstore.storage.files import write_file_atomically
+from kvstore.wire.map_codec import decode_map
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,4 +32,6 @@ class SimIdentity:
     def note_map(self) -> None:
         if not self.has_map:
             write_file_atomically(self._node.disk, self._path, b"map")
-        self._node.noted_map()
+        found = map_file.load(self._node.config.data_dir)
+        assert found is not None, "it was written down just now"
+        self._node.checks.maps.acted_on(self._node.id, decode_map(found))

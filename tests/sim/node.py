@@ -15,10 +15,8 @@ from kvstore.errors import DiskFull, Internal, StartupError, Unavailable
 from kvstore.server.admission import Admission
 from kvstore.server.raft_driver import TICK_INTERVAL_S
 from kvstore.server.upkeep import DiskWatch, hand_over
-from kvstore.storage import map_file
 from kvstore.storage.membership_file import Remembered
 from kvstore.storage.memory import MemoryEngine
-from kvstore.wire.map_codec import decode_map
 from sim.assembling import assemble
 from sim.disk import DiskCrash, SimDisk
 from sim.loop import SimLoop, run_coroutine
@@ -290,12 +288,6 @@ class SimNode:
         """Another node says that this one was removed."""
         if self.member is not None:
             self.member.forget([self.id])
-
-    def noted_map(self) -> None:
-        """The map that it carries out is on its disk."""
-        found = map_file.load(self.config.data_dir)
-        assert found is not None
-        self.checks.maps.acted_on(self.id, decode_map(found))
 
     def known_hosts(self) -> list[ShardHost]:
         """Its groups while it runs."""
