@@ -215,15 +215,18 @@ class Membership:
         self._writing = threading.Lock()
         self._measured_at, self._measured_cpu_s = clock(), cpu_s()
         self._load = 0.0
-        self.maps = MapExchange(
-            config.node_id,
+        self.maps = self._exchange(shard_map)
+        """The shard map that this node goes by."""
+        self._tell_vitals()
+
+    def _exchange(self, shard_map: ShardMap | None) -> MapExchange:
+        return MapExchange(
+            self._own,
             shard_map,
             send=self._send,
             tell_version=self._tell_vitals,
-            clock=clock,
+            clock=self._clock,
         )
-        """The shard map that this node goes by."""
-        self._tell_vitals()
 
     @property
     def shard_map(self) -> ShardMap | None:
