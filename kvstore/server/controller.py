@@ -9,7 +9,6 @@ waits for the answer before it proposes again. An administrator's order goes the
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from typing import TYPE_CHECKING, Final
 
@@ -18,6 +17,7 @@ from kvstore.ids import META_GROUP
 from kvstore.kv import commands
 from kvstore.kv.replies import decode_reply
 from kvstore.server.shard_host import Write
+from kvstore.server.waiting import Signal, Turns
 from kvstore.sharding.changes import succeed
 from kvstore.sharding.known import Known, Report, Seen
 from kvstore.sharding.stalls import Stalls
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from kvstore.config import ShardingConfig
     from kvstore.ids import GroupId
     from kvstore.server.raft_driver import RaftDriver
+    from kvstore.server.scheduling import Loop
     from kvstore.server.shard_host import ShardHost
     from kvstore.sharding.shard_map import ShardMap
     from kvstore.swim.ready import MemberStatus
@@ -45,22 +46,40 @@ PROPOSAL_S_MAX: Final = 10.0
 class _Outcome:
     """The one answer of a proposal. Implements :class:`kvstore.server.shard_host.Answer`."""
 
-    def __init__(self) -> None:
-        self.done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+    def __init__(self, loop: Loop) -> None:
+        self._is_told = Signal(loop)
+        self._answer: bool | KVError | None = None
 
     def reply(self, body: bytes) -> None:
         """It was run; whether the map was still the expected one stands in ``body``."""
         answer = decode_reply(body, 1)
         if isinstance(answer, KVError):
             self.fail(answer)
-        elif not self.done.done():
-            self.done.set_result(answer.effects[0])
+        else:
+            self._tell(bool(answer.effects[0]))
 
     def fail(self, error: KVError) -> None:
         """It was not run, or nobody knows."""
-        if not self.done.done():
-            self.done.set_exception(error)
-            self.done.exception()  # Whoever waited may have been cancelled.
+        self._tell(error)
+
+    def _tell(self, answer: bool | KVError) -> None:
+        if self._answer is None:
+            self._answer = answer
+            self._is_told.set()
+
+    async def within(self, seconds: float) -> bool:
+        """Whether the map was the expected one.
+
+        Raises:
+            TimeoutError: nobody has said so in time.
+            KVError: see :meth:`fail`.
+        """
+        await self._is_told.wait_for(seconds)
+        if self._answer is None:
+            raise TimeoutError
+        if isinstance(self._answer, KVError):
+            raise self._answer
+        return self._answer
 
 
 class Controller:
@@ -102,9 +121,9 @@ class Controller:
         self._reports: dict[GroupId, Report] = {}
         self._stalls = Stalls()
         self._led_since: float | None = None
-        self._turn = asyncio.Lock()
+        self._turn = Turns(driver.loop)
         self._seen_revision = 0
-        self._hurry = asyncio.Event()
+        self._hurry = Signal(driver.loop)
 
     # -- what the meta group says ---------------------------------------------------------------
 
@@ -138,11 +157,7 @@ class Controller:
         """Steer whenever this node leads the meta group, until cancelled."""
         while True:
             self._hurry.clear()
-            try:
-                async with asyncio.timeout(STEER_INTERVAL_S):
-                    await self._hurry.wait()
-            except TimeoutError:
-                pass
+            await self._hurry.wait_for(STEER_INTERVAL_S)
             host = self._leading()
             if host is None:
                 self._led_since = None
@@ -182,11 +197,10 @@ class Controller:
     async def _swap(self, host: ShardHost, before: bytes | None, after: ShardMap) -> bool:
         """Put ``after`` in the place of ``before``; False if something else stands there."""
         command = (commands.CAS, MAP_KEY, before, encode_map(after))
-        outcome = _Outcome()
+        outcome = _Outcome(self._driver.loop)
         host.write(Write(1, commands.encode_batch(0, 0, 0, 0, [command]), outcome))
         self._driver.wake(host)
-        async with asyncio.timeout(PROPOSAL_S_MAX):
-            is_swapped = await outcome.done
+        is_swapped = await outcome.within(PROPOSAL_S_MAX)
         if is_swapped:
             log.info("the shard map is of version %d now", after.version)
             self._announce()

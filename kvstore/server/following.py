@@ -83,7 +83,7 @@ class Following:
             policy=config.sharding,
             admit_after_s=2 * config.swim.suspicion_mult * config.swim.probe_interval_s,
             members=membership.members,
-            on_map=membership.take_committed,
+            on_map=membership.maps.take_committed,
             announce=membership.announce,
             clock=clock,
         )
@@ -93,7 +93,7 @@ class Following:
             driver,
             shard_map=lambda: membership.shard_map,
             lives=self._life_of,
-            tell=membership.tell_meta,
+            tell=membership.maps.tell_meta,
             clock=clock,
         )
         self._holdings = Holdings(
@@ -113,8 +113,8 @@ class Following:
         membership = self._membership
         if membership.shard_map is not None:
             self.follow(membership.shard_map)
-        membership.on_map = self.follow
-        membership.on_reports = self.controller.take
+        membership.maps.on_map = self.follow
+        membership.maps.on_reports = self.controller.take
         self._handshake.is_removed = self._is_removed
         for host in self._driver.hosts.values():
             self.controller.attach(host)

@@ -32,7 +32,7 @@ from kvstore.server.recovery import marks_missing, recover_group
 from kvstore.server.replicas import ReplicaNodes
 from kvstore.server.shard_host import ShardHost
 from kvstore.sharding.ring import belongs_to
-from kvstore.storage import stays
+from kvstore.storage import records, stays
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from kvstore.ids import NodeId
     from kvstore.kv.engine import Engine
     from kvstore.sharding.shard_map import ShardMap
+    from kvstore.storage.snapshots import SnapshotStorage
     from kvstore.storage.wal import RecoveredLog
 
 NOBODY = GroupConfig(())
@@ -122,6 +123,11 @@ class Leftovers:
     left: tuple[GroupId, ...]
     """Groups that are here and should not be."""
 
+    def records(self) -> list[bytes]:
+        """What the log has to be told of them, before anything else is done."""
+        begun = [records.encode_replica(group, replica) for group, replica in self.begun.items()]
+        return begun + [records.encode_replica(group, NO_REPLICA) for group in self.left]
+
 
 def find_leftovers(
     holding: Holding, logs: Mapping[GroupId, RecoveredLog], engine: Engine
@@ -152,6 +158,24 @@ def find_leftovers(
             unstamped[group] = replica
     there = {*logs, *stamps, *stays.groups_with_rows(engine)}
     return Leftovers(begun, unstamped, tuple(sorted(there - holding.replicas.keys())))
+
+
+def clear_away(
+    found: Leftovers, shards: int, engine: Engine, snapshots: SnapshotStorage
+) -> dict[GroupId, StateMachine]:
+    """Make void what was ``found``, once the log was told of it; blocks.
+
+    Returns:
+        The state machine of each group that begins anew.
+    """
+    coming = {**found.begun, **found.unstamped}
+    for group in (*coming, *found.left):
+        snapshots.forget(group)
+    for group in found.left:
+        stays.forget(engine, group)
+    for group, replica in coming.items():
+        stays.begin(engine, group, replica)
+    return {group: load_machine(group, shards, engine) for group in coming}
 
 
 def recover_hosts(  # noqa: PLR0913  all that a start has found, each by name

@@ -8,7 +8,6 @@ overtaken while another was carried out is never looked at.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -16,6 +15,7 @@ from kvstore.errors import DiskFull
 from kvstore.ids import NO_REPLICA, GroupId, ReplicaId, in_life
 from kvstore.net.repeats import RepeatFilter
 from kvstore.server.groups import load_machine, make_host, newcomer
+from kvstore.server.waiting import Signal, pause
 from kvstore.storage import map_file, records, stays
 from kvstore.storage.files import OsFiles
 from kvstore.wire.map_codec import encode_map
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from kvstore.server.snapshot_work import SnapshotTransfers
     from kvstore.server.start import Stored
     from kvstore.sharding.shard_map import ShardMap
+    from kvstore.storage.files import Files
     from kvstore.storage.identity import Identity
 
 log = logging.getLogger(__name__)
@@ -56,6 +57,7 @@ class Holdings:
         thread: Executor,
         clock: Callable[[], float],
         rng: random.Random,
+        files: Files | None = None,
         on_come: Callable[[ShardHost], None] = lambda host: None,
     ) -> None:
         """Begin with what is ``stored``, of which the driver has a host each.
@@ -70,6 +72,7 @@ class Holdings:
                 is removed.
             clock: Steady seconds.
             rng: For the cores.
+            files: Where the map is written down; the machine's own if not given.
             on_come: Told of each new host before it runs.
         """
         self._config = config
@@ -85,9 +88,10 @@ class Holdings:
         self._thread = thread
         self._clock = clock
         self._rng = rng
+        self._files = files or OsFiles()
         self._on_come = on_come
         self._map: ShardMap | None = None
-        self._is_new = asyncio.Event()
+        self._is_new = Signal(driver.loop)
         self._no_room = RepeatFilter()
 
     def follow(self, shard_map: ShardMap) -> None:
@@ -106,14 +110,15 @@ class Holdings:
             except (OSError, DiskFull) as error:
                 if self._no_room.is_new(str(error), self._clock()):
                     log.warning("the shard map cannot be followed yet: %s", error)
-                await asyncio.sleep(RETRY_S)
+                await pause(self._driver.loop, RETRY_S)
                 self._is_new.set()
 
     async def _carry_out(self) -> None:
         shard_map = self._map
         assert shard_map is not None
         body = encode_map(shard_map)
-        await asyncio.to_thread(self._write_down, body)
+        loop = self._driver.loop
+        await loop.run_in_executor(None, lambda: self._write_down(body))
         wanted = shard_map.held_by(self._config.node_id)
         for group, replica in list(self._held.items()):
             if wanted.get(group) != replica:
@@ -123,7 +128,7 @@ class Holdings:
                 await self._come(group, replica, shard_map.shards)
 
     def _write_down(self, body: bytes) -> None:
-        map_file.save(OsFiles(), self._config.data_dir, body)
+        map_file.save(self._files, self._config.data_dir, body)
         self._identity.note_map()
 
     async def _leave(self, group: GroupId) -> None:
@@ -168,15 +173,15 @@ class Holdings:
         log.info("%s comes to this node", host.name)
 
     async def _written(self) -> None:
-        done = asyncio.Event()
+        done = Signal(self._driver.loop)
         self._driver.when_written(done.set)
         await done.wait()
 
     async def _logged(self, record: bytes) -> None:
         """Return when ``record`` is durable."""
-        done = asyncio.Event()
+        done = Signal(self._driver.loop)
         self._wal.append([record], done.set)
         await done.wait()
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        return await self._driver.loop.run_in_executor(self._thread, work)

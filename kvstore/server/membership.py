@@ -15,28 +15,25 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from kvstore import __version__
 from kvstore.errors import ProtocolError, Removed, Unavailable
-from kvstore.ids import META_GROUP
 from kvstore.net.contacts import ContactBook, ContactCallbacks
 from kvstore.net.dial import NobodyListens
 from kvstore.net.repeats import RepeatFilter
 from kvstore.net.transport import Lane
 from kvstore.server.event_log import EventLog
+from kvstore.server.map_exchange import MapExchange
 from kvstore.server.swim_driver import SwimDriver
 from kvstore.storage import membership_file
 from kvstore.storage.files import OsFiles
 from kvstore.storage.membership_file import MEMBERSHIP_FILE, Remembered
 from kvstore.swim.claims import Metadata, State
 from kvstore.swim.core import SwimCore
-from kvstore.wire.frames import encode_frame
 from kvstore.wire.kinds import Kind
-from kvstore.wire.map_codec import decode_map, decode_news, encode_map, encode_news
 from kvstore.wire.membership import (
     EVENTS_MAX,
     EventsReply,
     encode_events_reply,
     encode_members_reply,
 )
-from kvstore.wire.report_codec import decode_reports, encode_reports
 from kvstore.wire.swim_codec import decode_message
 
 if TYPE_CHECKING:
@@ -50,7 +47,6 @@ if TYPE_CHECKING:
     from kvstore.net.peers import PeerPool
     from kvstore.server.checksums import Asker
     from kvstore.server.handshake import Handshake
-    from kvstore.sharding.known import Report
     from kvstore.sharding.shard_map import ShardMap
     from kvstore.swim.ready import MemberStatus
     from kvstore.wire.frames import Frame
@@ -61,9 +57,6 @@ log = logging.getLogger(__name__)
 SAVE_INTERVAL_S: Final = 1.0
 STREAM_BITS: Final = 63
 VITALS_INTERVAL_S: Final = 5.0
-MAP_PULL_INTERVAL_S: Final = 0.5
-MAP_PULL_AGAIN_S: Final = 5.0
-"""Before a node that did not send its newer map is asked again: others may have it too."""
 INCARNATIONS_RESERVED: Final = 8
 """On the disk stands an incarnation that this node is yet to reach: so it can refute at once, and
 would still begin in a later one after a crash. Only a proper stop writes down the true one."""
@@ -155,10 +148,9 @@ class MemberCouriers:
 
 
 class Membership:
-    """Invariant: ``shard_map`` only ever gives way to one of a higher version.
+    """Invariant: a node that was removed says nothing more, to members or of them.
 
-    A node that was removed hears of it by gossip, or from whoever it dials. From then on it says
-    nothing, to members or of them, and ``on_expelled`` was called.
+    It hears of it by gossip, or from whoever it dials; then ``on_expelled`` was called.
     """
 
     def __init__(
@@ -185,11 +177,6 @@ class Membership:
             cpu_s: Processor seconds that this process has used.
             rng: For the core.
         """
-        self.on_map: Callable[[ShardMap], None] = lambda shard_map: None
-        """Told of each newer shard map; set by whoever goes by it, as is ``on_reports``."""
-        self.on_reports: Callable[[list[Report]], None] = lambda reports: None
-        """Told what leaders of groups tell the meta group."""
-        self.shard_map = shard_map
         self._own = config.node_id
         self._cluster_id = config.cluster.id
         self._path = config.data_dir / MEMBERSHIP_FILE
@@ -228,14 +215,23 @@ class Membership:
         self._writing = threading.Lock()
         self._measured_at, self._measured_cpu_s = clock(), cpu_s()
         self._load = 0.0
-        self._pulled: dict[NodeId, float] = {}
-        """Who was asked for its map not long ago, and when."""
+        self.maps = self._exchange(shard_map)
+        """The shard map that this node goes by."""
         self._tell_vitals()
 
+    def _exchange(self, shard_map: ShardMap | None) -> MapExchange:
+        return MapExchange(
+            self._own,
+            shard_map,
+            send=self._send,
+            tell_version=self._tell_vitals,
+            clock=self._clock,
+        )
+
     @property
-    def map_version(self) -> int:
-        """Of the shard map that is known; 0 = none yet."""
-        return 0 if self.shard_map is None else self.shard_map.version
+    def shard_map(self) -> ShardMap | None:
+        """The newest that is known; None while there is none."""
+        return self.maps.shard_map
 
     def members(self) -> list[MemberStatus]:
         """The whole view, this node first."""
@@ -288,75 +284,23 @@ class Membership:
                 raise ProtocolError(f"swim: {node} speaks in the name of {sender.node}")
             self._couriers.heard(sender.address)
             self.driver.receive(message)
-            if sender.vitals.map_version > self.map_version:
-                self._pull_map(node, sender.address)
-        elif frame.kind == Kind.MAP_PULL:
-            self._send_map(node)
-        elif frame.kind == Kind.MAP:
-            self._take_map(node, decode_map(frame.body))
-        elif frame.kind == Kind.MAP_NEWS:
-            if decode_news(frame.body) > self.map_version:
-                self._pull_map_of(node)
-        elif frame.kind == Kind.REPORTS:
-            self.on_reports(decode_reports(frame.body))
+            self.maps.heard(node, sender.vitals.map_version, address=sender.address)
+        else:
+            self.maps.receive(node, frame)
 
-    def _pull_map(self, node: NodeId, address: str) -> None:
-        now = self._clock()
-        self._pulled = {n: at for n, at in self._pulled.items() if now - at < MAP_PULL_AGAIN_S}
-        last = max(self._pulled.values(), default=float("-inf"))
-        if node not in self._pulled and now - last >= MAP_PULL_INTERVAL_S:
-            self._pulled[node] = now
-            self._couriers.send(node, address, encode_frame(Kind.MAP_PULL, 0, b""))
-
-    def _pull_map_of(self, node: NodeId) -> None:
-        address = self._address_of(node)
-        if address is not None:
-            self._pull_map(node, address)
-
-    def _send_map(self, node: NodeId) -> None:
-        if self.shard_map is not None:
-            self._send(node, encode_frame(Kind.MAP, 0, encode_map(self.shard_map)))
-
-    def _send(self, node: NodeId, frame: bytes) -> None:
+    def _send(self, node: NodeId, frame: bytes, *, address: str | None = None) -> None:
         """To a member whose address is known."""
-        address = self._address_of(node)
-        if address is not None:
-            self._couriers.send(node, address, frame)
+        at = self._address_of(node) if address is None else address
+        if at is not None:
+            self._couriers.send(node, at, frame)
 
     def _address_of(self, node: NodeId) -> str | None:
         member = self.driver.core.member(node, self._clock())
         return None if member is None or member.metadata is None else member.metadata.address
 
-    def _take_map(self, node: NodeId, shard_map: ShardMap) -> None:
-        if self._pulled.pop(node, None) is not None and shard_map.version > self.map_version:
-            log.info("shard map version %d comes from %s", shard_map.version, node)
-            self.take_committed(shard_map)
-
-    def take_committed(self, shard_map: ShardMap) -> None:
-        """Go by ``shard_map``, which the meta group has committed, if it is newer than ours."""
-        if shard_map.version > self.map_version:
-            self.shard_map = shard_map
-            self._tell_vitals()
-            self.on_map(shard_map)
-
     def announce(self) -> None:
         """Tell everybody that there is a newer shard map."""
-        frame = encode_frame(Kind.MAP_NEWS, 0, encode_news(self.map_version))
-        for member in self.members():
-            if member.node != self._own and member.state.is_active:
-                self._send(member.node, frame)
-
-    def tell_meta(self, reports: list[Report]) -> None:
-        """Tell the members of the meta group how far groups are."""
-        assert self.shard_map is not None
-        frame = encode_frame(Kind.REPORTS, 0, encode_reports(reports))
-        to = {replica.node for replica in self.shard_map.meta}
-        change = self.shard_map.change_of(META_GROUP)
-        if change is not None and change.add is not None:
-            to.add(change.add.node)  # It may lead the group before the map calls it a member.
-        for node in sorted(to - {self._own}):
-            self._send(node, frame)
-        self.on_reports(reports)
+        self.maps.announce(m.node for m in self.members() if m.state.is_active)
 
     def forget_removed(self, shard_map: ShardMap) -> None:
         """Whoever was removed from the cluster is no member any more."""
@@ -384,7 +328,7 @@ class Membership:
             self._tell_vitals()
 
     def _tell_vitals(self) -> None:
-        self.driver.core.set_vitals(self.map_version, self._load)
+        self.driver.core.set_vitals(self.maps.version, self._load)
 
     def _changed(self) -> None:
         self._is_changed = True

@@ -44,6 +44,30 @@ class Pending(Outcome[T_co], Protocol[T_co]):
         ...
 
 
+class Promise(Protocol[T]):
+    """What will be told to whoever waits for it."""
+
+    def done(self) -> bool:
+        """Whether it was told, or is of no use any more."""
+        ...
+
+    def set_result(self, result: T, /) -> None:
+        """Tell it; once."""
+        ...
+
+    def __await__(self) -> Generator[Any, None, T]:
+        """Wait for it in a coroutine."""
+        ...
+
+
+class Timer(Protocol):
+    """What was asked for later."""
+
+    def cancel(self) -> None:
+        """It is not to be done any more."""
+        ...
+
+
 class Loop(Protocol):
     """The part of an event loop that decides when things run."""
 
@@ -53,8 +77,12 @@ class Loop(Protocol):
 
     def call_later(
         self, delay: float, callback: Callable[..., object], /, *arguments: Any
-    ) -> object:
+    ) -> Timer:
         """Run ``callback`` in ``delay`` seconds."""
+        ...
+
+    def create_future(self) -> Promise[Any]:
+        """Something to wait for."""
         ...
 
     def run_in_executor(self, executor: Executor | None, work: Callable[[], T], /) -> Pending[T]:

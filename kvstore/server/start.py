@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from kvstore.errors import CorruptionError
-from kvstore.ids import NO_REPLICA, GroupId, LogIndex
+from kvstore.ids import GroupId, LogIndex
 from kvstore.server.groups import (
     Holding,
+    clear_away,
     find_leftovers,
-    load_machine,
     load_machines,
     recover_hosts,
 )
@@ -25,7 +25,8 @@ from kvstore.server.recovery import RecoveryProgress
 from kvstore.server.replicas import ReplicaNodes
 from kvstore.server.shard_host import ShardHost
 from kvstore.sharding.shard_map import ShardMap
-from kvstore.storage import map_file, records, stays
+from kvstore.storage import map_file, stays
+from kvstore.storage.files import OsFiles
 from kvstore.storage.identity import LOG_DIRECTORY
 from kvstore.storage.rocks import RocksEngine
 from kvstore.storage.snapshots import SnapshotStorage
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
     from kvstore.config import NodeConfig
     from kvstore.kv.state_machine import StateMachine
+    from kvstore.storage.files import Files
     from kvstore.storage.identity import Identity
     from kvstore.storage.wal import RecoveredLog
 
@@ -60,16 +62,22 @@ class Stored:
 
 
 def known_map(
-    config: NodeConfig, founding: ShardMap | None, *, must_exist: bool
+    config: NodeConfig,
+    founding: ShardMap | None,
+    *,
+    must_exist: bool,
+    files: Files | None = None,
 ) -> ShardMap | None:
-    """The map that this node has to act on; blocks.
+    """The map that this node has to act on; blocks. It is on the disk for good.
 
     Raises:
         CorruptionError: it is damaged or lost.
         DataDirectoryError: a newer version wrote it.
+        Internal: the disk fails.
     """
     body = map_file.load(config.data_dir)
     if body is not None:
+        map_file.confirm(files or OsFiles(), config.data_dir)
         return decode_map(body)
     if must_exist:
         raise CorruptionError(
@@ -163,8 +171,7 @@ async def _settle(
 ) -> None:
     """Do what was left undone of groups that came or left: log, snapshots, engine."""
     found = await asyncio.to_thread(find_leftovers, holding, logs, engine)
-    told = [records.encode_replica(group, replica) for group, replica in found.begun.items()]
-    told += [records.encode_replica(group, NO_REPLICA) for group in found.left]
+    told = found.records()
     if told:
         async with asyncio.timeout(SETTLE_S_MAX):
             durable = asyncio.Event()
@@ -172,15 +179,4 @@ async def _settle(
             await durable.wait()
     for group in (*found.begun, *found.left):
         logs.pop(group, None)
-    coming = {**found.begun, **found.unstamped}
-
-    def clear() -> None:
-        for group in (*coming, *found.left):
-            snapshots.forget(group)
-        for group in found.left:
-            stays.forget(engine, group)
-        for group, replica in coming.items():
-            stays.begin(engine, group, replica)
-            machines[group] = load_machine(group, holding.shards, engine)
-
-    await asyncio.to_thread(clear)
+    machines |= await asyncio.to_thread(clear_away, found, holding.shards, engine, snapshots)

@@ -8,8 +8,8 @@ All numbers are big-endian; ``crc`` is the CRC-32C of version and body. What sta
 body stays as it is in every format, so that damage is told from a newer one.
 
 It decides which groups a node has, and as which replica, so it is durable before anything is
-done that it says, and damage is refused. A node without the file acts on the map that its
-configuration gives.
+done that it says, after a start too, and damage is refused. A node without the file acts on the
+map that its configuration gives.
 
 Everything in this module blocks; run it in a thread.
 """
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final
 from crc32c import crc32c
 
 from kvstore.errors import CorruptionError, DataDirectoryError, of_file
-from kvstore.storage.files import is_loss, write_file_atomically
+from kvstore.storage.files import is_loss, sync_directory, write_file_atomically
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,6 +44,19 @@ def save(files: Files, data_dir: Path, body: bytes) -> None:
     """
     head = _HEAD.pack(_MAGIC, FORMAT_VERSION, _checksum(FORMAT_VERSION, body))
     write_file_atomically(files, data_dir / MAP_FILE, head + body)
+
+
+def confirm(files: Files, data_dir: Path) -> None:
+    """What :func:`load` finds stays there, whatever comes.
+
+    A process that was killed in :func:`save` may have left a file whose name the disk does not
+    have yet. Whoever acts by that map and then loses power would come back to an older one, and
+    begin anew as a replica that it was before.
+
+    Raises:
+        Internal: the disk fails.
+    """
+    sync_directory(files, data_dir)
 
 
 def load(data_dir: Path) -> bytes | None:

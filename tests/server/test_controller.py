@@ -262,7 +262,7 @@ async def test_a_plan_tells_what_would_move_and_moves_nothing(meta: Meta) -> Non
 async def test_orders_that_wait_are_answered_when_the_node_stops() -> None:
     meta = Meta(voters=3)
     administration = Administration(meta.controller, meta.rig.driver, clock=lambda: meta.rig.now)
-    await meta.controller._turn.acquire()
+    await meta.controller._turn.__aenter__()
     wires = [Wire() for _ in range(ORDERS_MAX)]
     for wire in wires:
         administration.order(wire, order_frame(Order(Action.WEIGHT, N1, 2.0)))

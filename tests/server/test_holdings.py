@@ -29,6 +29,7 @@ from kvstore.server.upkeep import LogKeeper
 from kvstore.sharding import changes
 from kvstore.sharding.shard_map import ShardMap, bootstrap
 from kvstore.storage import map_file, records, stays
+from kvstore.storage.files import OsFiles
 from kvstore.storage.identity import open_identity
 from kvstore.storage.replay import RecoveredLog
 from kvstore.storage.snapshots import SnapshotStorage
@@ -338,6 +339,22 @@ def test_a_map_that_is_gone_is_missed(tmp_path: Path) -> None:
     assert known_map(config, FIRST, must_exist=False) == FIRST
     with pytest.raises(CorruptionError, match="is gone"):
         known_map(config, FIRST, must_exist=True)
+
+
+def test_a_map_is_not_acted_on_before_the_disk_has_it_for_good(tmp_path: Path) -> None:
+    config = NodeConfig(N4, tmp_path, CLUSTER, joining=NodeAddress(N4, "h:4"))
+    synced: list[Path] = []
+
+    class Noting(OsFiles):
+        def sync_directory(self, path: Path) -> None:
+            synced.append(path)
+
+    files = Noting()
+    assert known_map(config, FIRST, must_exist=False, files=files) == FIRST
+    assert synced == []
+    map_file.save(OsFiles(), tmp_path, encode_map(coming(FIRST)))
+    assert known_map(config, FIRST, must_exist=True, files=files) == coming(FIRST)
+    assert synced == [tmp_path]
 
 
 def test_only_founders_know_whom_they_were_founded_with() -> None:

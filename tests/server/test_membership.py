@@ -31,10 +31,9 @@ from kvstore import __version__
 from kvstore.errors import ProtocolError
 from kvstore.ids import NodeId
 from kvstore.server import membership as membership_module
+from kvstore.server.map_exchange import MAP_PULL_AGAIN_S, MAP_PULL_INTERVAL_S
 from kvstore.server.membership import (
     INCARNATIONS_RESERVED,
-    MAP_PULL_AGAIN_S,
-    MAP_PULL_INTERVAL_S,
     VITALS_INTERVAL_S,
 )
 from kvstore.storage.membership_file import Remembered
@@ -170,12 +169,12 @@ def test_no_map_is_so_new_that_it_could_not_be_told(rig: MembershipRig, version:
     rig.receive(ping(N2, map_version=2))
     with pytest.raises(ProtocolError, match="not a shard map"):
         give(rig, replace(MAP, version=version))
-    assert rig.membership.map_version == MAP.version
+    assert rig.membership.maps.version == MAP.version
 
 
 def test_whoever_joins_has_none_and_takes_any(tmp_path: Path) -> None:
     rig = MembershipRig(tmp_path, shard_map=None)
-    assert rig.membership.map_version == 0
+    assert rig.membership.maps.version == 0
     rig.receive(ping(N2, map_version=MAP.version))
     assert pulled_from(rig) == [(N2, "n2:1")]
     give(rig, MAP)

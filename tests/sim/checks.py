@@ -25,9 +25,8 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from kvstore.ids import GroupId, LogIndex, NodeId, ReplicaId, Term, group_of_shard, number_of
+from kvstore.ids import GroupId, LogIndex, ReplicaId, Term, group_of_shard, number_of
 from kvstore.kv.engine import shard_range
-from kvstore.raft import replication
 from kvstore.raft.messages import (
     AppendResponse,
     GroupConfig,
@@ -40,7 +39,10 @@ from sim import leading
 from sim.durable import Durable
 from sim.elections import ElectionRules, LeaseGiven
 from sim.group_record import GroupRecord
+from sim.held import HeldRecord
 from sim.leading import LeaderRules
+from sim.maps import MapRecord
+from sim.reshaped import check_step
 from sim.world import Violation
 
 if TYPE_CHECKING:
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
     from kvstore.raft.ready import ReadState
     from kvstore.raft.state import RaftState
     from kvstore.server.shard_host import ShardHost
+    from kvstore.sharding.shard_map import ShardMap
     from kvstore.storage.replay import RecoveredLog
     from kvstore.storage.snapshots import SnapshotStorage
     from sim.node import SimNode
@@ -68,6 +71,8 @@ class Checks:
         self._leading: dict[ShardHost, LeaderRules] = {}
         self._roles: dict[ShardHost, tuple[Role, Term]] = {}
         self._latest: dict[ShardHost, tuple[Term, ReplicaId, LogIndex, LogIndex]] = {}
+        self.maps = MapRecord()
+        self.held = HeldRecord(self.committed_config)
         self.elections = 0
         self.installs = 0
 
@@ -78,6 +83,13 @@ class Checks:
         """The newest one that a leader has committed; None while that is the first."""
         configs = self._record(group).configs
         return configs[-1][1] if configs else None
+
+    def founded(self, founding: ShardMap) -> None:
+        """What the cluster begins with."""
+        self.maps.known(founding)
+        for group in founding.groups():
+            voters = tuple(sorted(replica.id for replica in founding.members(group)))
+            self.held.founded(group, GroupConfig(voters))
 
     def _record(self, group: GroupId) -> GroupRecord:
         return self._groups.setdefault(group, GroupRecord(group))
@@ -90,6 +102,8 @@ class Checks:
         prefix, record = shard_range(host.shard)[0][:2], self._record(group)
         self._watch_core(node, group, host)
         self._watch_reads(node, group, host)
+        self.held.runs(node, host)
+        record.state(node.id, host.core.applied_index, engine.fingerprint(prefix))
         observe, apply, written = host.observe, host.apply, host.written
         begin_install, replaced = host.begin_install, host.replaced_by_snapshot
 
@@ -161,9 +175,11 @@ class Checks:
             *,
             epoch: int | None = None,
         ) -> LogIndex:
-            pending = state.log.config_index
+            pending, before = state.log.config_index, state.config
             index = propose_config(voters, learners, now, epoch=epoch)
             leading.check_proposal(node.id, state, pending)
+            if epoch is not None:
+                check_step(node.id, group, state, before, self.maps.of(epoch))
             return index
 
         def persisted_and_check(index: LogIndex, term: Term, now: float) -> None:
@@ -214,10 +230,16 @@ class Checks:
         _replace(host.core, "read_index", read_index_and_note)
         _replace(host, "confirm", confirm_and_check)
 
+    def lost_data(self, node: SimNode) -> None:
+        """All data of ``node`` are gone, and it begins another life with new ones."""
+        self.held.forget(node)
+        self.maps.forget(node.id)
+
     # -- disks --------------------------------------------------------------------------------
 
     def started(self, node: SimNode, logs: Mapping[GroupId, RecoveredLog]) -> None:
         """A process has read its disk: it has what it must, and goes on from just that."""
+        self.held.started(node)
         for group, host in node.driver.hosts.items():
             core, state = host.core, host.core._state
             found = Durable.of(logs.get(group), (state.log.base_index, state.log.base_term))
@@ -233,21 +255,20 @@ class Checks:
                 raise Violation(f"{node.id} does not go on from the term and vote it has read")
             if core.applied_index > core.last_index:
                 raise Violation(f"{node.id} goes on from a log that ends before its state")
-            record, prefix = self._record(group), shard_range(host.shard)[0][:2]
-            record.append(state.log, entries)
-            record.state(node.id, core.applied_index, node.engine.fingerprint(prefix))
+            self._record(group).append(state.log, entries)
 
     def durable(self, node: SimNode, written: Sequence[bytes]) -> None:
         """The writer says that these records are on the disk of ``node``."""
         for record in written:
             group = GroupId(records.peek(record)[1])
-            replica = node.driver.hosts[group].core.replica
-            self._durable[replica, group].take(record)
+            if not self.held.durable(node, record):
+                self._durable[self.held.replica_of(node, group), group].take(record)
 
     def sent(self, node: SimNode, messages: Sequence[tuple[GroupId, Message]]) -> None:
         """Messages leave a node: what they promise is on its disk."""
         for group, message in messages:
             durable = self._durable[message.sender, group]
+            self.held.sent(group, message)
             match message:
                 case VoteResponse(granted=True, pre_vote=False):
                     self._vote(group, message, durable)
@@ -309,7 +330,7 @@ class Checks:
                 )
             if core.role is Role.LEADER:
                 self.elections += 1
-                self._lease_is_over(node, group, core.term)
+                leading.check_leases_over(node, group, core.term)
                 self._record(group).lead(node.id, core, state.log)
 
     def _promise_holder(self, node: SimNode, group: GroupId) -> Callable[[ReplicaId], bool]:
@@ -317,7 +338,7 @@ class Checks:
         timeout_s = node.config.raft.election_timeout_s_min
 
         def holds_promise(replica: ReplicaId) -> bool:
-            voter = node.network.nodes[NodeId(f"n{number_of(replica)}")]
+            voter = node.network.nodes[self.maps.node_of(number_of(replica))]
             return voter.clock() - self._leases[replica, group].at < timeout_s
 
         return holds_promise
@@ -341,23 +362,6 @@ class Checks:
                 f"were {before} and are {after}"
             )
         self._record(group).check_known(node.id, after[2])
-
-    def _lease_is_over(self, elected: SimNode, group: GroupId, term: Term) -> None:
-        """Whoever led before would not answer a read by its lease any more, asked now."""
-        for node in elected.network.nodes.values():
-            if node is elected or not node.is_up or node.world.now < node.paused_until:
-                continue
-            state = node.driver.hosts[group].core._state
-            if state.leading is None or state.term >= term:
-                continue
-            known, state.now = state.now, max(state.now, node.clock())
-            has_lease = replication.has_lease(state)
-            state.now = known
-            if has_lease:
-                raise Violation(
-                    f"{node.id} still holds a lease on group {group} of term {state.term}, "
-                    f"when {elected.id} leads term {term}"
-                )
 
     # -- commits -----------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ from kvstore.sharding.ring import shard_of
 from kvstore.wire import requests
 from kvstore.wire.frames import HEADER_BYTES, Frame, decode_header
 from kvstore.wire.kinds import Kind
+from sim.routes import Route
 from sim.world import Violation
 
 if TYPE_CHECKING:
@@ -98,6 +99,7 @@ class SimClient:
         history: ClientHistory,
         swarm: Swarm,
         sessions: dict[ShardId, Session],
+        route: Route,
     ) -> None:
         self.name = name
         self.network = network
@@ -109,6 +111,7 @@ class SimClient:
         self.call: Call | None = None
         self.answered = 0
         self._sessions = sessions
+        self._route = route
         self._leaders: dict[ShardId, NodeId] = {}
         self._numbers = 0
         self._counters: dict[bytes, int] = {}
@@ -217,7 +220,7 @@ class SimClient:
         self.history.retries += call.attempts > 1
         target = self._leaders.pop(call.shard, None)
         if target is None:
-            target = self.rng.choice(list(self.network.nodes))
+            target = self._route.some_holder(call.shard, self.rng)
         if self.world.tracing:
             self.world.note(self.name, f"-> {target} {call.actions} seq {call.seq}")
         self._send(call, self.network.nodes[target])
@@ -250,6 +253,7 @@ class SimClient:
     def _overdue(self, call: Call, number: int) -> None:
         if call.is_open and call.attempts == number:
             call.may_have_applied = True
+            self._route.refresh(self.rng)
             self._attempt(call)
 
     # -- answers ------------------------------------------------------------------------------
@@ -297,6 +301,8 @@ class SimClient:
         call.may_have_applied |= error.may_have_applied
         if isinstance(error, NotLeader) and error.leader is not None:
             self._leaders[call.shard] = NodeId(error.leader)
+        else:
+            self._route.refresh(self.rng)
         if isinstance(error, SessionExpired):
             if self._sessions.get(call.shard) is call.session:
                 del self._sessions[call.shard]
@@ -370,8 +376,9 @@ class SimClient:
 def callers(name: str, network: Network, history: ClientHistory, swarm: Swarm) -> list[SimClient]:
     """A client: its callers share its sessions, so several batches may be under way in one."""
     sessions: dict[ShardId, Session] = {}
+    route = Route(network, is_needed=swarm.control is not None)
     return [
-        SimClient(f"{name}{letter}", network, history, swarm, sessions)
+        SimClient(f"{name}{letter}", network, history, swarm, sessions, route)
         for letter in "abc"[: swarm.callers]
     ]
 

@@ -28,13 +28,14 @@ class Healer:
             outsiders: Who stays as it is, dead or alive.
         """
         self.nemesis.is_over = True
-        whole = [node for node in self.nodes if node not in outsiders]
+        whole = [node for node in self.nodes if node not in outsiders and not node.is_spare]
         self.world.note("", f"{' '.join(node.id for node in whole)} are healed")
         self.network.heal()
         self.network.conditions = type(self.network.conditions)()
         for node in whole:
             node.disk.is_full = False
             node.disk.fault = node.disk.crash_in = None
+            node.deaf_until = 0.0
             node.go_on()
             if node.is_stopping:
                 node.crash("in the middle of stopping")

@@ -15,8 +15,10 @@ from sim.world import Violation
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from kvstore.ids import GroupId
     from kvstore.raft.messages import Message
     from kvstore.raft.state import RaftState, Receiving
+    from sim.node import SimNode
 
 TRANSFER_TIMEOUTS_MAX = 2.0
 """A transfer ends after one minimum election timeout, noticed by the next tick."""
@@ -106,6 +108,34 @@ def check_proposal(who: str, state: RaftState, pending: LogIndex) -> None:
         raise Violation(f"{who} changes members while the change at {pending} is not committed")
     if state.log.term_at(state.commit_index) != state.term:
         raise Violation(f"{who} changes members before it has committed in term {state.term}")
+
+
+def check_leases_over(elected: SimNode, group: GroupId, term: Term) -> None:
+    """Whoever led before would not answer a read by its lease any more, asked now.
+
+    Args:
+        elected: Has just been elected, for ``term``.
+        group: Its group.
+        term: The new one.
+
+    Raises:
+        Violation: another still holds a lease.
+    """
+    for node in elected.network.nodes.values():
+        if node is elected or not node.is_up or node.world.now < node.paused_until:
+            continue
+        host = node.driver.hosts.get(group)
+        state = None if host is None else host.core._state
+        if state is None or state.leading is None or state.term >= term:
+            continue
+        known, state.now = state.now, max(state.now, node.clock())
+        has_lease = replication.has_lease(state)
+        state.now = known
+        if has_lease:
+            raise Violation(
+                f"{node.id} still holds a lease on group {group} of term {state.term}, "
+                f"when {elected.id} leads term {term}"
+            )
 
 
 class LeaderRules:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kvstore.errors import Internal
+from kvstore.errors import DiskFull, Internal
 from kvstore.storage.records import RecordType, peek
 from kvstore.storage.writer import RETRY_S, Append, Close, LogWriter, Order, Release, Reports
 from sim.world import Violation
@@ -68,6 +68,25 @@ class SimLog:
             done()
 
         self._order(Append(records, sum(map(len, records)), durable, urgent))
+
+    def write_now(self, records: Sequence[bytes]) -> None:
+        """Return once ``records`` are durable: what a start waits for.
+
+        Raises:
+            DiskFull: there is no room for them.
+        """
+        written: list[bool] = []
+        self._in_flight += 1
+
+        def durable() -> None:
+            self._on_durable(records)
+            written.append(True)
+
+        self._writer.orders.put(Append(records, sum(map(len, records)), durable, False))
+        self._writer.step()
+        self._node.loop.drain()
+        if not written:
+            raise DiskFull("the log has no room for what a start has to note")
 
     def release(self, covered: Mapping[GroupId, LogIndex]) -> None:
         self._order(Release(dict[int, int](covered.items())))

@@ -65,6 +65,42 @@ class SimFuture(Generic[T]):
             callback(self)
 
 
+class SimPromise(Generic[T]):
+    """What one coroutine waits for, until somebody tells it."""
+
+    def __init__(self, loop: SimLoop) -> None:
+        self._loop = loop
+        self._callbacks: list[Callable[[Any], object]] = []
+        self._results: list[T] = []
+
+    def __await__(self) -> Generator[Any, None, T]:
+        if not self._results:
+            yield self
+        return self._results[0]
+
+    def done(self) -> bool:
+        return bool(self._results)
+
+    def set_result(self, result: T, /) -> None:
+        assert not self._results, "it was told already"
+        self._results.append(result)
+        for callback in self._callbacks:
+            self._loop.call_soon(callback, self)
+
+    def add_done_callback(self, callback: Callable[[Any], object], /) -> None:
+        self._callbacks.append(callback)
+
+
+class SimTimer:
+    """What was asked for later."""
+
+    def __init__(self) -> None:
+        self.is_cancelled = False
+
+    def cancel(self) -> None:
+        self.is_cancelled = True
+
+
 class SimLoop:
     """Invariant: what is asked for soon runs in the order of asking."""
 
@@ -75,8 +111,20 @@ class SimLoop:
     def call_soon(self, callback: Callable[..., object], /, *arguments: Any) -> None:
         self._soon.append((callback, arguments))
 
-    def call_later(self, delay: float, callback: Callable[..., object], /, *arguments: Any) -> None:
-        self._node.later(delay, lambda: callback(*arguments))
+    def call_later(
+        self, delay: float, callback: Callable[..., object], /, *arguments: Any
+    ) -> SimTimer:
+        timer = SimTimer()
+
+        def ring() -> None:
+            if not timer.is_cancelled:
+                callback(*arguments)
+
+        self._node.later(delay, ring)
+        return timer
+
+    def create_future(self) -> SimPromise[Any]:
+        return SimPromise(self)
 
     def run_in_executor(self, executor: Executor | None, work: Callable[[], T], /) -> SimFuture[T]:
         """In the one thread of ``executor``, or beside all others where that is None."""
@@ -106,7 +154,7 @@ class SimLoop:
         raise Violation(f"{self._node.id}: livelock, always something to be done soon")
 
 
-def run_coroutine(work: Coroutine[SimFuture[Any], None, None]) -> None:
+def run_coroutine(work: Coroutine[SimFuture[Any] | SimPromise[Any], None, None]) -> None:
     """Run ``work`` to its first wait; each future that it waits for takes it on from there."""
 
     def step(_: object = None) -> None:

@@ -101,6 +101,8 @@ class SimMember:
         """From another member."""
         if self._node.life == self._life:
             self.driver.receive(message)
+            if self._node.moving is not None:
+                self._node.moving.heard(message.sender.node, message.sender.vitals.map_version)
             self._look()
             self._arm()
 
@@ -113,6 +115,18 @@ class SimMember:
         """A connection to another member stands."""
         self.driver.greet(peer, address_of(peer))
         self._arm()
+
+    def forget(self, removed: Collection[NodeId]) -> None:
+        """These were removed from the cluster."""
+        for name in removed:
+            if not self.has_removed(name):
+                self.driver.remove(name)
+        self._arm()
+
+    def has_removed(self, name: NodeId) -> bool:
+        """Whether that node was removed, as far as is known here."""
+        member = self.driver.core.member(name, self._node.clock())
+        return member is not None and member.state is State.REMOVED
 
     def leave(self) -> None:
         """The process is about to stop."""

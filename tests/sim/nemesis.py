@@ -47,10 +47,10 @@ class Nemesis:
             return
         for name, share, fault in self._faults:
             if self.rng.random() < share and fault(self.rng.choice(self.nodes)):
-                self._count(name)
+                self.count(name)
         self.world.after(STEP_S, self.act)
 
-    def _count(self, name: str) -> None:
+    def count(self, name: str) -> None:
         """A fault bit. Those that show later whether they did count themselves."""
         self.done[name] = self.done.get(name, 0) + 1
 
@@ -62,7 +62,7 @@ class Nemesis:
     def _kills(self, node: SimNode) -> bool:
         was_up = node.is_up
         node.crash("by kill -9")
-        self._start_later(node)
+        self.start_later(node)
         return was_up
 
     def _graceful_stops(self, node: SimNode) -> bool:
@@ -86,22 +86,27 @@ class Nemesis:
     def _cut_power(self, node: SimNode) -> None:
         if not self.is_over:
             node.crash("by a power cut", power=True)
-            self._start_later(node)
+            self.start_later(node)
 
     def _cluster_power_cuts(self, _: SimNode) -> bool:
         for node in self.nodes:
             node.crash("in a power cut of all", power=True)
-            self._start_later(node)
+            self.start_later(node)
         return True
 
     def _crash_points(self, node: SimNode) -> bool:
         if not node.is_up:
             return False
-        self._arm(node, self.rng.choice((12, 60)))
-        self._watch_over(node)
+        self.kill_in_operation(node, self.rng.choice((12, 60)))
         return True
 
+    def kill_in_operation(self, node: SimNode, operations_max: int) -> None:
+        """It dies within so many operations, and is started again."""
+        self._arm(node, operations_max)
+        self._watch_over(node)
+
     def _arm(self, node: SimNode, operations_max: int) -> None:
+        """It dies within so many operations."""
         node.disk.crash_in = self.rng.randint(0, operations_max)
         node.disk.crash_takes_power = self.rng.random() < 0.5
 
@@ -110,20 +115,23 @@ class Nemesis:
         node.crash("to begin a row of crashes", power=self.rng.random() < 0.5)
         for number in range(1, 4):
             self.world.after(0.05 * number, lambda: self._start_to_die(node))
-        self.world.after(0.3, lambda: self._start(node))
+        self.world.after(0.3, lambda: self.start(node))
         return True
 
     def _start_to_die(self, node: SimNode) -> None:
         if self.is_over:
             return
         self._arm(node, 15)
-        self._start(node)
+        self.start(node)
 
-    def _start_later(self, node: SimNode) -> None:
-        self.world.after(self._soon(0.01, 0.5, 3.0), lambda: self._start(node))
+    def start_later(self, node: SimNode) -> None:
+        self.world.after(self._soon(0.01, 0.5, 3.0), lambda: self.start(node))
 
-    def _start(self, node: SimNode) -> None:
-        if not node.is_up and not node.is_refused and not self.is_over:
+    def start(self, node: SimNode) -> None:
+        """Unless it is up, must stay away, or all is over."""
+        if node.is_spare or node.is_refused or self.world.now < node.away_until:
+            return
+        if not node.is_up and not self.is_over:
             node.start()
             self._watch_over(node)
 
@@ -134,20 +142,23 @@ class Nemesis:
             if not node.is_up:
                 if self.rng.random() < 0.3 and self.swarm.crash_points and not self.is_over:
                     self._arm(node, 15)  # Once more, in the middle of its recovery.
-                self._start(node)
+                self.start(node)
             elif not self.is_over and (node.disk.crash_in is not None or node.is_stopping):
                 self.world.after(0.5, look)
 
         self.world.after(0.5, look)
 
     def _pauses(self, node: SimNode) -> bool:
+        self.pause(node)
+        return node.is_up
+
+    def pause(self, node: SimNode) -> None:
         """It stands still. Where no lease rests on it, its machine may sleep, clock and all."""
         pause_s = self._soon(0.1, 0.7, 3.0)
         if not self.swarm.raft.lease_reads and self.rng.random() < 0.5:
             node.fall_asleep()
         node.stand_still(pause_s)
         self.world.note(node.id, f"stands still until {node.paused_until:.3f}")
-        return node.is_up
 
     # -- network ------------------------------------------------------------------------------
 
@@ -172,7 +183,11 @@ class Nemesis:
         led = [(leader, h) for leader in self.nodes for h in leader.known_hosts() if h.is_leader]
         if not led or len(self.nodes) < 3:
             return False
-        leader = self.rng.choice(led)[0]
+        self.isolate(self.rng.choice(led)[0])
+        return True
+
+    def isolate(self, leader: SimNode) -> None:
+        """It loses some or all of the others for a while."""
         others = [other for other in self.nodes if other is not leader]
         lost = self.rng.sample(others, self.rng.randint(1, len(others)))
         links: set[Link] = {(leader.id, other.id) for other in lost}
@@ -182,12 +197,11 @@ class Nemesis:
         followers = [other for other in others if other not in lost]
         if followers:
             self.world.after(self._soon(0.0, 0.5, 1.0), lambda: self._restart(followers[0]))
-        return True
 
     def _restart(self, node: SimNode) -> None:
         if not self.is_over:
             node.crash("at a bad moment")
-            self.world.after(0.01, lambda: self._start(node))
+            self.world.after(0.01, lambda: self.start(node))
 
     def _cut(self, links: set[Link], kind: str) -> None:
         """Cut for a while; what is sent meanwhile is lost, or held until then."""
@@ -207,7 +221,7 @@ class Nemesis:
         """A node is about to put a snapshot in force: a bad moment for much."""
         if self.is_over or self.rng.random() >= self.swarm.install_faults:
             return
-        self._count("install_faults")
+        self.count("install_faults")
         match self.rng.choice(("crash", "crash", "full disk", "transfer")):
             case "crash":
                 self._arm(node, 8)
@@ -226,10 +240,10 @@ class Nemesis:
 
         def free() -> None:
             if node.disk.refusals > refusals:
-                self._count("full_disks")
+                self.count("full_disks")
             node.disk.is_full = False
             self.world.note(node.id, "has room on its disk")
-            self._start(node)
+            self.start(node)
 
         self.world.after(self._soon(0.5, 3.0), free)
         return False
@@ -247,13 +261,13 @@ class Nemesis:
 
         def look() -> None:
             if node.disk.fault is None:
-                self._count(name)
+                self.count(name)
             node.disk.fault = None
             if not node.is_up and self.rng.random() < 0.5:
                 node.disk.lose_power()
             elif not node.is_up:
                 self.world.after(self.rng.random(), lambda: self._cut_power(node))
-            self._start(node)
+            self.start(node)
 
         self.world.after(1.0, look)
         return False
@@ -273,14 +287,14 @@ class Nemesis:
         node.may_be_damaged = True
         node.disk.flip_a_bit(path, offset, bit)
         self.world.note(node.id, f"bit {bit} of {path} at {offset} is flipped")
-        self._start_later(node)
+        self.start_later(node)
         self.world.after(self._soon(4.0, 8.0), lambda: self._repair(node))
         return True
 
     def _repair(self, node: SimNode) -> None:
         if node.is_refused and not self.is_over:
             node.repair()
-            self._start(node)
+            self.start(node)
 
     def _flushes(self, node: SimNode) -> bool:
         if node.is_up:
@@ -296,7 +310,9 @@ class Nemesis:
 
     def _membership_changes(self, _: SimNode) -> bool:
         """Voters and learners change at will, as long as nobody has lost its data."""
-        everybody = [replica.id for replica in self.nodes[0].shard_map.replicas[0]]
+        founding = self.nodes[0].founding
+        assert founding is not None
+        everybody = [replica.id for replica in founding.replicas[0]]
         voters = self.rng.sample(
             everybody, self.rng.randint(min(2, len(everybody)), len(everybody))
         )
@@ -305,7 +321,7 @@ class Nemesis:
         def change(host: ShardHost, now: float) -> None:
             if all(map(self.wholeness.is_whole, (*everybody, *host.core.config.voters))):
                 host.core.propose_config(voters, learners, now)
-                self._count("membership_changes")
+                self.count("membership_changes")
                 if self.rng.random() < 0.2:
                     self._kill_soon(host)
 
@@ -322,8 +338,11 @@ class Nemesis:
         replica = replica_id(1 + self.nodes.index(node), node.data_life)
 
         def transfer(host: ShardHost, now: float) -> None:
-            host.core.transfer_leadership(replica, now)
-            self._count("transfers")
+            voters = {host.replicas.get(voter): voter for voter in host.core.config.voters}
+            is_fixed = self.swarm.control is None
+            to = replica if is_fixed else voters.get(node.id, replica)
+            host.core.transfer_leadership(to, now)
+            self.count("transfers")
 
         self._as_leader(transfer)
         return False

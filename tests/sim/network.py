@@ -14,8 +14,9 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
+from kvstore.ids import META_GROUP
 from kvstore.net.transport import Lane
-from kvstore.wire.frames import HEADER_BYTES
+from kvstore.wire.frames import HEADER_BYTES, Frame, decode_header
 from kvstore.wire.raft_codec import decode_messages
 from kvstore.wire.swim_codec import decode_message
 
@@ -112,6 +113,19 @@ class Network:
 
         self._carry(source, target, Lane.CONTROL, receive)
 
+    def send_map(self, source: SimNode, target: NodeId, frame: bytes) -> None:
+        """What nodes tell each other about shard maps, on the control lane."""
+        if target not in self.nodes:
+            return
+        kind, request = decode_header(frame)
+        told = Frame(kind, 0, request, frame[HEADER_BYTES:])
+
+        def receive(node: SimNode) -> None:
+            if node.moving is not None:
+                node.moving.receive(source.id, told)
+
+        self._carry(source, target, Lane.CONTROL, receive)
+
     def _carry(
         self, source: SimNode, target: NodeId, lane: Lane, receive: Callable[[SimNode], None]
     ) -> bool:
@@ -120,6 +134,8 @@ class Network:
         is_held = (source.id, target) in self._held
         if (self.is_cut(source.id, target) and not is_held) or rng.random() < conditions.loss:
             self.frames_lost += 1
+            return False
+        if source.has_removed(target):
             return False
         copies = 2 if rng.random() < conditions.duplication else 1
         for copy in range(copies):
@@ -152,7 +168,13 @@ class Network:
                     held.append(arrive)
                 return
             if node.is_up and (not self.conditions.is_stream or life == node.life):
-                node.later(0.0, lambda: receive(node))
+                node.later(0.0, welcome)
+
+        def welcome() -> None:
+            if node.has_removed(source):
+                self.turn_away(node, source)
+            else:
+                receive(node)
 
         return arrive
 
@@ -160,7 +182,15 @@ class Network:
         if self.world.tracing:
             for _, message in messages:
                 self.world.note(node.id, f"<- {source} {message}")
+        if node.is_deaf:
+            messages = [told for told in messages if told[0] != META_GROUP]
         node.driver.receive(source, messages)
+
+    def turn_away(self, node: SimNode, source: NodeId) -> None:
+        """Whoever was removed is told so when it calls."""
+        removed = self.nodes[source]
+        if removed.is_up and removed.member is not None and not self.is_cut(node.id, source):
+            removed.later(self.delay_s(), lambda: removed.be_removed())
 
     # -- news of each other -------------------------------------------------------------------
 

@@ -12,27 +12,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from kvstore.errors import DiskFull, Internal, StartupError, Unavailable
-from kvstore.hlc import revision_at
-from kvstore.ids import META_GROUP, GroupId, LogIndex
-from kvstore.server import status
 from kvstore.server.admission import Admission
-from kvstore.server.clients import ClientRequests
-from kvstore.server.groups import Holding, load_machines, recover_hosts
-from kvstore.server.pacing import Pace
-from kvstore.server.raft_driver import TICK_INTERVAL_S, RaftDriver
-from kvstore.server.rejoin import Rejoin
-from kvstore.server.snapshot_work import SnapshotTransfers
-from kvstore.server.upkeep import DiskWatch, LeaderBalance, LogKeeper, hand_over
-from kvstore.sharding import map_wire
+from kvstore.server.raft_driver import TICK_INTERVAL_S
+from kvstore.server.upkeep import DiskWatch, hand_over
 from kvstore.storage.membership_file import Remembered
 from kvstore.storage.memory import MemoryEngine
-from kvstore.storage.recovery import Recovery
-from kvstore.storage.snapshots import SnapshotStorage
-from kvstore.wire.requests import encode_shard_map_reply
+from sim.assembling import assemble
 from sim.disk import DiskCrash, SimDisk
-from sim.engine import SimEngine
-from sim.log import SimLog
-from sim.loop import SimLoop, Thread, run_coroutine
+from sim.loop import SimLoop, run_coroutine
 from sim.member import SimMember
 from sim.world import Violation, place_of
 
@@ -40,11 +27,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kvstore.config import NodeConfig
-    from kvstore.ids import NodeId
+    from kvstore.ids import GroupId, NodeId
     from kvstore.net.transport import Lane
+    from kvstore.server.clients import ClientRequests
+    from kvstore.server.raft_driver import RaftDriver
+    from kvstore.server.rejoin import Rejoin
     from kvstore.server.shard_host import ShardHost
+    from kvstore.server.upkeep import LeaderBalance, LogKeeper
     from kvstore.sharding.shard_map import ShardMap
     from sim.checks import Checks
+    from sim.engine import SimEngine
+    from sim.identity import SimIdentity
+    from sim.log import SimLog
+    from sim.moving import Moving
     from sim.network import Network
     from sim.swarm import Swarm
 
@@ -70,25 +65,26 @@ class SimNode:
     disk_watch: DiskWatch
     balance: LeaderBalance
     loop: SimLoop
+    identity: SimIdentity
+    config: NodeConfig
 
     def __init__(
         self,
         config: NodeConfig,
-        shard_map: ShardMap,
+        founding: ShardMap | None,
         network: Network,
         checks: Checks,
         swarm: Swarm,
     ) -> None:
         self.id: NodeId = config.node_id
-        self.config = config
-        self.shard_map = shard_map
+        self.founding = founding
+        """The cluster's first map, if it was told."""
         self.network = network
         self.world = network.world
         self.checks = checks
         self.swarm = swarm
         self.rng = random.Random(self.world.rng.random())
-        self.disk = SimDisk(self.rng)
-        self.stored = MemoryEngine()
+        self._new_disk(config)
         self.life = 0
         self.is_up = False
         self.paused_until = 0.0
@@ -112,6 +108,14 @@ class SimNode:
         """Bits of its disk were flipped, or a sync failed: only then may it refuse to start."""
         self.is_refused = False
         self.is_stopping = False
+        self.is_spare = False
+        """It waits to be added to the cluster."""
+        self.away_until = 0.0
+        """Until when nobody starts it."""
+        self.deaf_until = 0.0
+        """Until when it hears nothing of newer maps."""
+        self.moving: Moving | None = None
+        """What makes its groups come and go, in the seeds where they do."""
         self.data_life = 0
         """Which life of its data this is (see :mod:`kvstore.ids`); a repair begins the next."""
 
@@ -124,6 +128,16 @@ class SimNode:
     def is_intact(self) -> bool:
         """Whether it has its data, as far as anybody knows."""
         return not (self.may_be_damaged or self.is_refused)
+
+    def _new_disk(self, config: NodeConfig) -> None:
+        self.disk = SimDisk(self.rng)
+        self.config = replace(config, data_dir=self.disk.path(f"/{self.id}"))
+        self.stored = MemoryEngine()
+
+    @property
+    def is_deaf(self) -> bool:
+        """Whether it hears nothing of newer maps."""
+        return self.world.now < self.deaf_until
 
     # -- clocks -----------------------------------------------------------------------------
 
@@ -215,7 +229,7 @@ class SimNode:
         )
         self.world.note(self.id, f"starts, life {self.life}")
         try:
-            self._assemble()
+            assemble(self)
         except DiskCrash as crash:
             self.crash("while starting", power=crash.is_power_lost)
         except (DiskFull, Internal, OSError) as error:
@@ -247,102 +261,39 @@ class SimNode:
             self.later(BALANCE_S, self._spread)
         if self.swarm.membership:
             self.member = SimMember(self, self.remembered)
+        if self.moving is not None:
+            self.moving.begin()
 
-    def _assemble(self) -> None:
-        data_dir = self.disk.path(f"/{self.id}")
-        self.engine = SimEngine(self.disk, self.stored)
-        storage = SnapshotStorage(self.engine, data_dir / "snapshots", files=self.disk)
-        storage.finish_pending()
-        placed = Holding.of(self.id, self.shard_map, self.shard_map)
-        shards = {g: replica for g, replica in placed.replicas.items() if g != META_GROUP}
-        holding = replace(placed, replicas=shards)
-        machines = load_machines(holding, self.engine)
-        recovery = Recovery(
-            data_dir / "wal",
-            self.disk,
-            self.config.wal,
-            cluster_id=self.config.cluster.id,
-            node_id=self.id,
-            applied={group: LogIndex(m.applied_index) for group, m in machines.items()},
-            random_bits=self.rng.getrandbits,
-        )
-        for number, path in recovery.look():
-            recovery.read(number, path, path.read_bytes())
-        segments, logs = recovery.finish()
-        self.wal = SimLog(
-            self,
-            segments,
-            write_s_max=self.swarm.write_s_max,
-            on_durable=lambda records: self.checks.durable(self, records),
-        )
-        hosts, marks = recover_hosts(
-            self.config,
-            holding,
-            self.engine,
-            machines,
-            logs,
-            rng=self.rng,
-            now=self.clock(),
-            life=self.data_life,
-            installed_index=storage.installed_index,
-        )
-        if marks:
-            self.wal.append(marks, lambda: None)
-        self._connect(hosts, storage)
-        self.checks.started(self, logs)
+    def watch(self, host: ShardHost) -> None:
+        """From now on it is checked what ``host`` does."""
+        self.checks.watch(self, host, on_install=lambda: self.on_install(self))
 
-    def _connect(self, hosts: dict[GroupId, ShardHost], storage: SnapshotStorage) -> None:
-        pace = Pace(self.rng.choice((100_000, 1 << 30)))
-        self.driver = RaftDriver(
-            hosts,
-            self.wal,
-            self.engine,
-            self,
-            clock=self.clock,
-            wall_ms=self.wall_ms,
-            on_fatal=self.die,
-            on_engine_full=self.disk_watch.engine_full,
-            pace=pace,
-            loop=self.loop,
-        )
-        self.driver.may_lead = lambda: not self.admission.disk_full
-        self.driver.snapshots = SnapshotTransfers(
-            self.driver,
-            storage,
-            self.wal,
-            pace=pace,
-            thread=Thread(),
-            clock=self.clock,
-            on_fatal=self.die,
-        )
-        self.keeper = LogKeeper(
-            self.driver, self.wal, self.engine, live_bytes_max=self.config.wal.live_bytes_max
-        )
-        self.requests = ClientRequests(
-            self.driver,
-            self.admission,
-            frame_bytes_max=self.config.limits.frame_bytes_max,
-            scan_threads=Thread(),
-            shard_map=self._shard_map_reply,
-            status=lambda: b"",
-        )
-        self.rejoin = Rejoin(self.driver, lives=self._life_of, clock=self.clock)
-        self.balance = LeaderBalance(
-            self.driver,
-            lambda group: self.shard_map.members(group)[0].node,
-            steady_since=self.connected_since.get,
-            clock=self.clock,
-            may_lead=lambda: not self.admission.disk_full,
-        )
-        self.checks.watch_installs(self, storage)
-        for host in hosts.values():
-            self.checks.watch(self, host, on_install=lambda: self.on_install(self))
+    @property
+    def shard_map(self) -> ShardMap | None:
+        """What it goes by while it runs."""
+        return self.founding if self.moving is None else self.moving.maps.shard_map
+
+    def preferred(self, group: GroupId) -> NodeId | None:
+        """Who should lead a group."""
+        if self.moving is not None:
+            return self.moving.preferred(group)
+        assert self.founding is not None
+        return self.founding.members(group)[0].node
+
+    def has_removed(self, other: NodeId) -> bool:
+        """Whether it will have nothing to do with another node any more."""
+        return self.moving is not None and self.is_up and self.moving.has_removed(other)
+
+    def be_removed(self) -> None:
+        """Another node says that this one was removed."""
+        if self.member is not None:
+            self.member.forget([self.id])
 
     def known_hosts(self) -> list[ShardHost]:
         """Its groups while it runs."""
         return list(self.driver.hosts.values()) if self.is_up else []
 
-    def _life_of(self, name: NodeId) -> int | None:
+    def life_of(self, name: NodeId) -> int | None:
         """What a handshake would tell of a peer that is connected."""
         other = self.network.nodes[name]
         is_cut = self.network.is_cut(self.id, name) or self.network.is_cut(name, self.id)
@@ -352,7 +303,8 @@ class SimNode:
         """What ``kv repair`` does: new data in a later life; none of the old is kept."""
         assert not self.is_up
         self.data_life += 1
-        self.disk, self.stored = SimDisk(self.rng), MemoryEngine()
+        self._new_disk(self.config)
+        self.checks.lost_data(self)
         self.is_refused = self.may_be_damaged = False
         self.world.note(self.id, f"is repaired, its data begin life {self.data_life}")
 
@@ -442,9 +394,3 @@ class SimNode:
     def flush(self) -> None:
         """As if the log had outgrown its bound."""
         run_coroutine(self.keeper.flush())
-
-    def _shard_map_reply(self) -> bytes:
-        leaders = status.known_leaders(self.driver.hosts.values())
-        return encode_shard_map_reply(
-            map_wire.encode(self.shard_map), leaders, revision_at(self.wall_ms())
-        )

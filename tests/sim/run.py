@@ -22,17 +22,23 @@ from sim.member import agree
 from sim.nemesis import Nemesis
 from sim.network import Network
 from sim.node import SimNode
+from sim.orders import Orders
+from sim.settled import what_is_left
 from sim.swarm import Swarm, draw
 from sim.world import Violation, World, place_of
 
 if TYPE_CHECKING:
+    from kvstore.config import NodeConfig
     from kvstore.ids import GroupId
     from kvstore.server.shard_host import ShardHost
+    from kvstore.sharding.shard_map import ShardMap
 
 CALM_S = 8.0
 """Time for elections, retries and catching up before progress is demanded."""
 PROGRESS_S = 15.0
 """The most that any single step of progress may take after that."""
+SETTLE_S = 120.0
+"""The most that all changes of the shard map together may take."""
 QUIET_S = 5.0
 REPEATED_EVERY = 64
 REPEAT_S_MAX = 600.0
@@ -74,11 +80,12 @@ class Run:
         self.network = Network(self.world, self.swarm.conditions)
         self.checks = Checks()
         self.history = ClientHistory()
-        configs = self.swarm.configs()
-        shard_map = bootstrap(configs[0].cluster)
-        for config in configs:
-            node = SimNode(config, shard_map, self.network, self.checks, self.swarm)
+        self.founding = bootstrap(self.swarm.configs()[0].cluster)
+        for config in self.swarm.configs():
+            node = SimNode(config, self._founding_of(config), self.network, self.checks, self.swarm)
+            node.is_spare = config.joining is not None
             self.network.nodes[node.id] = node
+        self.checks.founded(self.founding)
         self.nodes = list(self.network.nodes.values())
         self.clients = [
             client
@@ -86,15 +93,26 @@ class Run:
             for client in callers(f"c{number}", self.network, self.history, self.swarm)
         ]
         self.nemesis = Nemesis(self.network, self.swarm)
+        self.orders: Orders | None = None
+        if self.swarm.control is not None:
+            self.orders = Orders(self.nemesis, self.swarm.control)
         self.healer = Healer(self.nemesis)
         for node in self.nodes:
             node.on_install = self.nemesis.install_begins
 
+    @staticmethod
+    def _founding_of(config: NodeConfig) -> ShardMap | None:
+        """The first map, as far as that node was told."""
+        return bootstrap(config.cluster) if config.cluster.nodes else None
+
     def disturb(self) -> None:
         """The safety phase: whatever happens, nothing that is promised is broken."""
-        self.world.note("", f"{self.swarm}")
+        self.world.note("", f"{self.swarm} {self.swarm.control or ''}")
         for node in self.nodes:
-            node.start()
+            if not node.is_spare:
+                node.start()
+        if self.orders is not None:
+            self.orders.begin()
         for client in self.clients:
             client.think()
         self.world.after(1.0, self.nemesis.act)
@@ -115,6 +133,8 @@ class Run:
             "calls end",
         )
         self._serve_everybody()
+        if self.orders is not None:
+            self._demand_order()
         self.world.run_until(self._are_equal, PROGRESS_S * time_scale, "all members hold the same")
         if self.nemesis.done.get("flipped_bits"):
             what = "everybody votes again, the repaired too"
@@ -125,8 +145,22 @@ class Run:
             )
         if self.swarm.membership:
             what = "all members have all for alive"
-            self.world.run_until(lambda: agree(self.nodes), PROGRESS_S * time_scale, what)
+            self.world.run_until(lambda: agree(self._members()), PROGRESS_S * time_scale, what)
         self._demand_quiet()
+
+    def _demand_order(self) -> None:
+        """Every change ends, and all is held where the map says and nowhere else."""
+        self.world.run_until(
+            lambda: not what_is_left(self.checks, self._members()),
+            SETTLE_S * self.swarm.time_scale,
+            lambda: f"all is where it should be: {what_is_left(self.checks, self._members())}",
+        )
+
+    def _members(self) -> list[SimNode]:
+        """The nodes that are part of the cluster, and were not removed from it."""
+        newest = self.checks.maps.newest
+        removed = () if newest is None else newest.removed
+        return [n for n in self.nodes if not n.is_spare and n.id not in removed]
 
     def _heal_a_core(self) -> bool:
         """In some seeds a majority must do before the rest is healed."""
@@ -150,8 +184,9 @@ class Run:
         time_scale = self.swarm.time_scale
 
         def leaders() -> list[tuple[object, ...]]:
-            hosts = [host for node in self.nodes for host in node.driver.hosts.values()]
-            return [(host.core.term, host.core.leader) for host in hosts]
+            hosts = [host for node in self._members() for host in node.driver.hosts.values()]
+            version = self.checks.maps.newest.version if self.checks.maps.newest else 0
+            return [(version,), *((host.core.term, host.core.leader) for host in hosts)]
 
         for _ in range(QUIET_TRIES):
             before = leaders()
@@ -188,6 +223,8 @@ class Run:
         return all(self._is_equal(group) for group in self._groups())
 
     def _groups(self) -> list[GroupId]:
+        if self.swarm.is_controlled:
+            return list(self.founding.groups())
         return list(next(node for node in self.nodes if node.is_up).driver.hosts)
 
     def _is_equal(self, group: GroupId) -> bool:
@@ -208,7 +245,8 @@ class Run:
         return len(states) == 1 and leader.core.applied_index == leader.core.last_index
 
     def _hosts(self, group: GroupId) -> list[tuple[SimNode, ShardHost]]:
-        return [(node, node.driver.hosts[group]) for node in self.nodes if node.is_up]
+        up = [node for node in self._members() if node.is_up]
+        return [(node, node.driver.hosts[group]) for node in up if group in node.driver.hosts]
 
     def judge(self) -> None:
         """What the clients saw, against the laws.

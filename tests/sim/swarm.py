@@ -20,6 +20,8 @@ from kvstore.config import (
     WalConfig,
 )
 from kvstore.ids import NodeId
+from sim import control
+from sim.control import Control
 from sim.network import Conditions
 
 KIB = 1024
@@ -62,6 +64,8 @@ class Swarm:
     balances_leaders: bool
     heals_a_core_first: bool
     """Progress is demanded first while a minority stays outside, or one link stays cut."""
+    control: Control | None = field(default=None, repr=False)
+    """What changes the shard map, where anything does."""
     membership: bool = False
     """Nodes also keep track of who lives."""
     limits_of: dict[NodeId, LimitsConfig] = field(default_factory=dict)
@@ -96,8 +100,20 @@ class Swarm:
         names = [*RATES, *(n for n in ("loss", "duplication") if getattr(self.conditions, n))]
         return [n for n in names if getattr(self, n, 0.0) or getattr(self.conditions, n, 0.0)]
 
+    @property
+    def is_controlled(self) -> bool:
+        """Whether the shard map changes, and with it who holds what."""
+        return self.control is not None
+
     def configs(self) -> list[NodeConfig]:
         """The configuration of every node."""
+        configs = self._fixed_configs()
+        if self.control is None:
+            return configs
+        changed = control.configs(self.control, configs[0])
+        return [replace(c, limits=self.limits_of.get(c.node_id, self.limits)) for c in changed]
+
+    def _fixed_configs(self) -> list[NodeConfig]:
         names = [NodeId(f"n{number}") for number in range(1, self.nodes + 1)]
         addresses = tuple(
             NodeAddress(name, f"127.0.0.1:{number}") for number, name in enumerate(names, start=1)
@@ -191,9 +207,23 @@ def draw(rng: random.Random) -> Swarm:
             setattr(swarm, name, strength * rng.uniform(low, high))
     if strength and swarm.raft.lease_reads and rng.random() < 0.5:
         swarm.isolated_leaders = 0.5 / time_scale
-    # Drawn aside: without it a seed is the run that it was before there was any.
+    # Drawn aside: without them a seed is the run that it was before there were any.
     swarm.membership = random.Random(repr(swarm)).random() < MEMBERSHIP_SHARE
+    swarm.control = control.draw(repr(swarm), time_scale) if swarm.nodes > 2 else None
+    if swarm.control is not None:
+        _control(swarm, swarm.control)
     return swarm
+
+
+def _control(swarm: Swarm, drawn: Control) -> None:
+    """The cluster is another one than was drawn at first."""
+    swarm.nodes, swarm.shards = drawn.nodes, drawn.shards
+    swarm.seconds = min(max(swarm.seconds, 20.0 * swarm.time_scale), 30.0 * swarm.time_scale)
+    swarm.membership = True
+    swarm.balances_leaders = True
+    # Who is a voter is for the controller to say; and nobody's data is lost.
+    swarm.membership_changes = swarm.flipped_bits = 0.0
+    swarm.heals_a_core_first = False
 
 
 def _conditions(rng: random.Random, time_scale: float) -> Conditions:

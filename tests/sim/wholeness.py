@@ -34,7 +34,8 @@ class Wholeness:
     def config(self, shard: int) -> GroupConfig:
         """The newest one that was committed."""
         node = self._nodes[0]
-        founders = GroupConfig(voters=tuple(r.id for r in node.shard_map.replicas[shard]))
+        assert node.founding is not None
+        founders = GroupConfig(voters=tuple(r.id for r in node.founding.replicas[shard]))
         return node.checks.committed_config(group_of_shard(ShardId(shard))) or founders
 
     def may_lose(self, node: SimNode) -> bool:
@@ -42,7 +43,7 @@ class Wholeness:
 
         While members change, only what all agree on is sure.
         """
-        for group in range(node.shard_map.shards):
+        for group in range(self._swarm.shards):
             config = self.config(group)
             for half in filter(None, (config.voters, config.voters_outgoing)):
                 whole = [r for r in half if number_of(r) != node.number and self.is_whole(r)]

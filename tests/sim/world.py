@@ -66,7 +66,9 @@ class World:
             action()
         self.now = end
 
-    def run_until(self, condition: Callable[[], bool], seconds: float, what: str) -> None:
+    def run_until(
+        self, condition: Callable[[], bool], seconds: float, what: str | Callable[[], str]
+    ) -> None:
         """Let time pass until ``condition`` holds.
 
         Raises:
@@ -75,7 +77,8 @@ class World:
         end = self.now + seconds
         while not condition():
             if self.now >= end:
-                raise Violation(f"no progress: not within {seconds:g} s: {what}")
+                told = what if isinstance(what, str) else what()
+                raise Violation(f"no progress: not within {seconds:g} s: {told}")
             self.run(0.05)
 
     def note(self, who: str, what: str) -> None:

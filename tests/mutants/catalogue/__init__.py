@@ -12,6 +12,7 @@ from mutants.catalogue.gossip import GOSSIP
 from mutants.catalogue.log import LOG
 from mutants.catalogue.membership import MEMBERSHIP
 from mutants.catalogue.model import Edit, Mutant
+from mutants.catalogue.moves import MOVES
 from mutants.catalogue.reads import READS
 from mutants.catalogue.replication import REPLICATION
 from mutants.catalogue.sessions import SESSIONS
@@ -27,6 +28,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *REPLICATION,
     *READS,
     *MEMBERSHIP,
+    *MOVES,
     *SESSIONS,
     *SNAPSHOTS,
     *LOG,

@@ -1,0 +1,222 @@
+"""Groups that come to nodes and leave them, by the shard map (DESIGN section 5)."""
+
+from __future__ import annotations
+
+from mutants.catalogue.model import Mutant, mutant
+
+MOVES: tuple[Mutant, ...] = (
+    mutant(
+        "acts-by-an-old-map",
+        "a leader that knows only an older map than its group follows does nothing",
+        (
+            "server/reshaper.py",
+            "if not host.is_leader or host.core.config.epoch > shard_map.version:",
+            "if not host.is_leader:",
+        ),
+        (
+            "raft/confchange.py",
+            "    if epoch < current.epoch:\n",
+            "    if False:\n",
+        ),
+    ),
+    mutant(
+        "reports-what-is-not-committed",
+        "only a configuration that is committed is told to the meta group",
+        (
+            "server/reshaper.py",
+            "if shard_map.change_of(group) is not None and config == host.core.committed_config:",
+            "if shard_map.change_of(group) is not None:",
+        ),
+    ),
+    mutant(
+        "takes-out-before-it-brings-in",
+        "one joint change brings in who comes and takes out who goes",
+        (
+            "server/reshaping.py",
+            "    coming = {name: _as_it_lives(",
+            "    if voters.keys() - wanted:\n"
+            "        kept = frozenset(real for name, real in voters.items() if name in wanted)\n"
+            "        return Step(kept, frozenset(config.learners))\n"
+            "    coming = {name: _as_it_lives(",
+        ),
+    ),
+    mutant(
+        "brings-in-who-has-not-caught-up",
+        "a learner that has nearly all of the log becomes a voter, and no other",
+        (
+            "server/reshaping.py",
+            "if any(real is None or not is_caught_up(real) for real in coming.values()):",
+            "if None in coming.values():",
+        ),
+    ),
+    mutant(
+        "takes-an-old-report-for-undone",
+        "a cancelled change is undone once nobody may act by an older map",
+        (
+            "sharding/steering.py",
+            "if not change.cancelled_at or report.epoch < change.cancelled_at:",
+            "if not change.cancelled_at:",
+        ),
+    ),
+    mutant(
+        "comes-back-under-its-old-id",
+        "each copy of a shard has an id of its own for all time",
+        (
+            "sharding/changes.py",
+            "        stays[group] += 1\n",
+            "",
+        ),
+    ),
+    mutant(
+        "puts-a-map-in-the-place-of-another",
+        "a map only ever follows the one that it was made from",
+        (
+            "server/controller.py",
+            "command = (commands.CAS, MAP_KEY, before, encode_map(after))",
+            "command = (commands.PUT, MAP_KEY, encode_map(after))",
+        ),
+    ),
+    mutant(
+        "goes-by-an-older-map-again",
+        "the map that a node goes by gives way to a newer one only",
+        (
+            "server/map_exchange.py",
+            "if self._pulled.pop(node, None) is not None and shard_map.version > self.version:",
+            "if self._pulled.pop(node, None) is not None:",
+        ),
+        (
+            "server/map_exchange.py",
+            "        if shard_map.version > self.version:\n",
+            "        if True:\n",
+        ),
+    ),
+    mutant(
+        "acts-before-the-map-is-durable",
+        "a map is on the disk before anything is done that it says",
+        (
+            "server/holdings.py",
+            "        await loop.run_in_executor(None, lambda: self._write_down(body))\n",
+            "",
+        ),
+        (
+            "server/holdings.py",
+            "                await self._come(group, replica, shard_map.shards)\n",
+            "                await self._come(group, replica, shard_map.shards)\n"
+            "        await loop.run_in_executor(None, lambda: self._write_down(body))\n",
+        ),
+    ),
+    mutant(
+        "acts-by-a-map-whose-name-may-go",
+        "what a start acts by is on the disk for good",
+        (
+            "server/start.py",
+            "        map_file.confirm(files or OsFiles(), config.data_dir)\n",
+            "",
+        ),
+    ),
+    mutant(
+        "comes-without-a-word-in-the-log",
+        "the log says whose records come next before there are any",
+        (
+            "server/holdings.py",
+            "        await self._logged(records.encode_replica(group, replica))\n",
+            "",
+        ),
+    ),
+    mutant(
+        "leaves-without-a-word-in-the-log",
+        "the log says that a group has left before its rows go",
+        (
+            "server/holdings.py",
+            "        await self._logged(records.encode_replica(group, NO_REPLICA))\n",
+            "",
+        ),
+    ),
+    mutant(
+        "begins-with-the-rows-of-another",
+        "a replica that comes begins with nothing",
+        (
+            "storage/stays.py",
+            "    batch.delete_range(*shard_range(shard_of_group(group)))\n    batch.put(",
+            "    batch.put(",
+        ),
+    ),
+    mutant(
+        "leaves-its-rows-behind",
+        "of a group that has left the engine keeps nothing",
+        (
+            "storage/stays.py",
+            "    batch.delete_range(*shard_range(shard_of_group(group)))\n    batch.delete(",
+            "    batch.delete(",
+        ),
+    ),
+    mutant(
+        "overlooks-what-a-crash-took-back",
+        "rows whose stamp is another replica's are void",
+        (
+            "server/groups.py",
+            "        elif stamp != replica:\n",
+            "        elif False:\n",
+        ),
+        (
+            "server/groups.py",
+            "if stamps.get(group, replica if stay_of(replica) == 0 else NO_REPLICA) == replica",
+            "if group in holding.replicas",
+        ),
+    ),
+    mutant(
+        "overlooks-what-should-have-left",
+        "a start does the rest of what a crash left undone",
+        (
+            "server/groups.py",
+            "tuple(sorted(there - holding.replicas.keys()))",
+            "()",
+        ),
+    ),
+    mutant(
+        "goes-on-with-the-log-of-another",
+        "a log that says who comes makes void what was before",
+        (
+            "storage/replay.py",
+            "            self.logs[record.group] = RecoveredLog(replica=replica)\n",
+            "            self.logs.setdefault(record.group, RecoveredLog()).replica = replica\n",
+        ),
+        (
+            "storage/replay.py",
+            "        self.logs.pop(record.group, None)\n",
+            "",
+        ),
+    ),
+    mutant(
+        "speaks-on-after-it-has-left",
+        "a replica that has left says nothing more",
+        (
+            "server/raft_driver.py",
+            "        host.has_left = True\n",
+            "",
+        ),
+    ),
+    mutant(
+        "removes-a-node-that-holds-something",
+        "whoever is to be removed goes when it holds nothing",
+        (
+            "sharding/steering.py",
+            "if node.state is NodeState.REMOVING and not shard_map.held_by(node.id):",
+            "if node.state is NodeState.REMOVING:",
+        ),
+        (
+            "sharding/changes.py",
+            "    if shard_map.held_by(node):\n",
+            "    if False:\n",
+        ),
+    ),
+    mutant(
+        "never-gives-up-on-a-newcomer",
+        "a change whose newcomer is gone is cancelled",
+        (
+            "sharding/steering.py",
+            "        return node not in takers or known.gone_s(node) >= GIVE_UP_AFTER_S\n",
+            "        return False\n",
+        ),
+    ),
+)
