@@ -258,6 +258,7 @@ async def _old_replica(stage: Stage, scene: Scene) -> None:
         lambda shard_map: not shard_map.changes and not shard_map.held_by(node.id),
         f"nothing is on {node.id} any more",
     )
+    scene.watch.forget_moves()
     await scene.cluster.order(Action.ACTIVATE, node.id)
     node.start()
 

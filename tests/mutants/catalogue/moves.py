@@ -24,8 +24,8 @@ MOVES: tuple[Mutant, ...] = (
         "only a configuration that is committed is told to the meta group",
         (
             "server/reshaper.py",
-            "if shard_map.change_of(group) is not None and config == host.core.committed_config:",
-            "if shard_map.change_of(group) is not None:",
+            "if change is not None and host.core.config == host.core.committed_config:",
+            "if change is not None:",
         ),
     ),
     mutant(
@@ -191,8 +191,8 @@ MOVES: tuple[Mutant, ...] = (
         "speaks-on-after-it-has-left",
         "a replica that has left says nothing more",
         (
-            "server/raft_driver.py",
-            "        host.has_left = True\n",
+            "server/shard_host.py",
+            "        self.has_left = True\n",
             "",
         ),
     ),
@@ -215,7 +215,7 @@ MOVES: tuple[Mutant, ...] = (
         "a change whose newcomer is gone is cancelled",
         (
             "sharding/steering.py",
-            "        return node not in takers or known.gone_s(node) >= GIVE_UP_AFTER_S\n",
+            "        return node not in takers or is_gone or change.group in known.stalled\n",
             "        return False\n",
         ),
     ),
