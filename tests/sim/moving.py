@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from kvstore.server.groups import Holding
     from kvstore.server.shard_host import ShardHost
     from kvstore.server.snapshot_work import SnapshotTransfers
-    from kvstore.sharding.shard_map import ShardMap
     from kvstore.sharding.known import Known
+    from kvstore.sharding.shard_map import ShardMap
     from kvstore.storage.snapshots import SnapshotStorage
     from kvstore.wire.frames import Frame
     from sim.node import SimNode

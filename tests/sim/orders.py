@@ -12,8 +12,8 @@ from sim import control as drawn
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from kvstore.sharding.shard_map import Change, ShardMap
     from kvstore.sharding.known import Known
+    from kvstore.sharding.shard_map import Change, ShardMap
     from sim.control import Control
     from sim.nemesis import Nemesis
     from sim.node import SimNode
