@@ -107,7 +107,7 @@ class AppendRequest:
     prev_term: Term
     entries: tuple[Entry, ...]
     commit_index: LogIndex
-    is_catch_up: bool = field(default=False, compare=False)
+    is_catch_up: bool = field(default=False, compare=False, repr=False)
     """For the sender's driver, not on the wire: nobody waits for this, so it may be held back."""
 
 

@@ -61,6 +61,11 @@ class Known:
         """Whether a copy may be sent to ``node`` now."""
         return self.is_alive(node) and node not in self.unfit
 
+    def is_settled(self, node: NodeId) -> bool:
+        """Whether ``node`` has been alive for some time: one that comes and goes gets nothing."""
+        seen = self.seen.get(node)
+        return seen is not None and seen.is_alive and seen.is_settled
+
     def is_alive(self, node: NodeId) -> bool:
         """Whether the membership takes ``node`` for alive."""
         seen = self.seen.get(node)

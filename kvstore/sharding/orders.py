@@ -9,11 +9,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from kvstore.errors import InvalidArgument
+from kvstore.ids import META_GROUP, shard_of_group
 from kvstore.sharding import changes, steering
 from kvstore.sharding.shard_map import NodeState
 
 if TYPE_CHECKING:
-    from kvstore.ids import NodeId, ShardId
+    from kvstore.ids import GroupId, NodeId, ShardId
     from kvstore.sharding.known import Known
     from kvstore.sharding.shard_map import MapNode, ShardMap
     from kvstore.sharding.steering import Moving
@@ -26,7 +27,7 @@ def drain(shard_map: ShardMap, known: Known, name: NodeId) -> ShardMap:
         InvalidArgument: there is no such node, or the others are too few.
     """
     node = _node(shard_map, name)
-    _check_enough(shard_map, name, "add one first (kv cluster add)")
+    _check_enough(shard_map, known, name, "add one first (kv cluster add)")
     _check_not_last(shard_map, name)
     _check_majorities(shard_map, known, name)
     if node.state is NodeState.REMOVING:
@@ -38,10 +39,10 @@ def activate(shard_map: ShardMap, known: Known, name: NodeId) -> ShardMap:
     """The node gets its share again.
 
     Raises:
-        InvalidArgument: there is no such node.
+        InvalidArgument: there is no such node, or it is lost: then it is enough to start it.
     """
-    del known
-    _node(shard_map, name)
+    if _node(shard_map, name).state is NodeState.LOST and not known.is_alive(name):
+        raise InvalidArgument(f"{name} is dead: once it is started it gets its share by itself")
     return changes.set_state(shard_map, name, NodeState.ACTIVE)
 
 
@@ -52,12 +53,11 @@ def remove(shard_map: ShardMap, known: Known, name: NodeId, *, is_forced: bool) 
         InvalidArgument: there is no such node, a shard would lose its majority, or it would have
             fewer copies than it should, unless that is forced.
     """
-    if name in shard_map.removed:
-        raise InvalidArgument(f"{name} was removed already")
     _node(shard_map, name)
     if not is_forced:
         _check_enough(
             shard_map,
+            known,
             name,
             "add one first (kv cluster add), or insist (--force): "
             "then shards are left with fewer copies",
@@ -85,9 +85,8 @@ def prefer(shard_map: ShardMap, known: Known, shard: ShardId, name: NodeId) -> S
     leaders are evened out as for any other reason.
 
     Raises:
-        InvalidArgument: there is no such shard, or the node has no replica of it.
+        InvalidArgument: there is no such shard, or the node has no replica of it, or is dead.
     """
-    del known
     if shard >= shard_map.shards:
         raise InvalidArgument(f"there is no shard {shard}; there are 0 to {shard_map.shards - 1}")
     leaders = [members[0].node for members in shard_map.replicas]
@@ -96,6 +95,8 @@ def prefer(shard_map: ShardMap, known: Known, shard: ShardId, name: NodeId) -> S
         raise InvalidArgument(
             f"{name} has no replica of shard {shard}; {', '.join(sorted(holders))} have one"
         )
+    if not known.is_alive(name):
+        raise InvalidArgument(f"{name} does not answer: start it first")
     former, leaders[shard] = leaders[shard], name
     if leaders.count(name) > leaders.count(former) + 1:
         for other, members in enumerate(shard_map.replicas):
@@ -117,6 +118,8 @@ def what_would_move(shard_map: ShardMap, known: Known) -> list[Moving]:
 
 
 def _node(shard_map: ShardMap, name: NodeId) -> MapNode:
+    if name in shard_map.removed:
+        raise InvalidArgument(f"{name} was removed already")
     if not shard_map.has(name):
         names = ", ".join(node.id for node in shard_map.nodes)
         raise InvalidArgument(f"there is no node {name}; there are {names}")
@@ -127,12 +130,21 @@ def _active(shard_map: ShardMap) -> list[MapNode]:
     return [node for node in shard_map.nodes if node.state is NodeState.ACTIVE]
 
 
-def _check_enough(shard_map: ShardMap, name: NodeId, advice: str) -> None:
-    others = [node for node in _active(shard_map) if node.id != name]
-    if shard_map.held_by(name) and len(others) < shard_map.replication:
+def _check_enough(shard_map: ShardMap, known: Known, name: NodeId, advice: str) -> None:
+    if not shard_map.held_by(name):
+        return
+    others = [node.id for node in _active(shard_map) if node.id != name]
+    if len(others) < shard_map.replication:
         raise InvalidArgument(
             f"without {name} there are {len(others)} nodes for the {shard_map.replication} "
             f"copies of each shard: {advice}"
+        )
+    dead = [node for node in others if not known.is_alive(node)]
+    if len(others) - len(dead) < shard_map.replication:
+        raise InvalidArgument(
+            f"{', '.join(dead)} cannot take what {name} holds, and the other "
+            f"{len(others) - len(dead)} nodes are too few for the {shard_map.replication} copies "
+            f"of each shard: start {dead[0]}, or {advice}"
         )
 
 
@@ -148,9 +160,13 @@ def _check_majorities(shard_map: ShardMap, known: Known, name: NodeId) -> None:
         if 2 * len(alive) <= len(nodes) or 2 * left <= len(stay) + has_spare:
             there = ", ".join(alive) or "none"
             raise InvalidArgument(
-                f"group {group} (on {', '.join(nodes)}; alive: {there}) would have no majority: "
-                "start its other nodes first, or remove those that are gone for good"
+                f"{_called(group)} (on {', '.join(nodes)}; alive: {there}) would have no "
+                "majority: start its other nodes first"
             )
+
+
+def _called(group: GroupId) -> str:
+    return "the meta group" if group == META_GROUP else f"shard {shard_of_group(group)}"
 
 
 def _check_not_last(shard_map: ShardMap, name: NodeId) -> None:

@@ -98,7 +98,7 @@ def _note_losses(shard_map: ShardMap, known: Known) -> ShardMap:
     """Whoever is dead for too long is lost where another can take its place."""
     patience_s = known.policy.replace_after_s
     for node in shard_map.nodes:
-        if node.state is NodeState.LOST and known.is_alive(node.id):
+        if node.state is NodeState.LOST and known.is_settled(node.id):
             shard_map = changes.set_state(shard_map, node.id, NodeState.ACTIVE)
         elif node.state is NodeState.ACTIVE and 0 < patience_s <= known.gone_s(node.id):
             spare = [other for other in _takers(shard_map) if known.is_alive(other.id)]

@@ -30,11 +30,13 @@ WAIT_S = 30.0
 """Generous: a machine that runs other tests too may be slow. Nothing asserts a duration."""
 
 
-async def wait_for(condition: Callable[[], Awaitable[bool]], what: str) -> None:
+async def wait_for(
+    condition: Callable[[], Awaitable[bool]], what: str, seconds: float = WAIT_S
+) -> None:
     """Ask until ``condition`` holds, or fail saying ``what`` did not come true."""
-    deadline = time.monotonic() + WAIT_S
+    deadline = time.monotonic() + seconds
     while not await condition():
-        assert time.monotonic() < deadline, f"not within {WAIT_S:.0f} s: {what}"
+        assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what}"
         await asyncio.sleep(0.05)
 
 

@@ -355,6 +355,50 @@ def test_what_leaves_too_few_is_refused() -> None:
     assert it.held() == {N1: 8, N2: 8}
 
 
+def test_what_nobody_alive_could_take_is_not_taken_off_a_node() -> None:
+    it = Cluster(4)
+    it.settle()
+    it.die(N4)
+    for order in (orders.drain, lambda m, k, n: orders.remove(m, k, n, is_forced=False)):
+        with pytest.raises(
+            InvalidArgument, match=r"n4 cannot take what n3 holds.*start n4, or add"
+        ):
+            order(it.map, it.known(), N3)
+
+
+def test_who_was_removed_is_told_so_by_every_order() -> None:
+    it = Cluster(4)
+    it.settle()
+    it.map = changes.set_state(it.map, N4, NodeState.REMOVING)
+    it.settle()
+    for order in (orders.drain, orders.activate, lambda m, k, n: orders.weigh(m, k, n, 2.0)):
+        with pytest.raises(InvalidArgument, match="n4 was removed already"):
+            order(it.map, it.known(), N4)
+
+
+def test_who_is_lost_gets_its_share_by_itself_once_it_has_been_there_for_a_while() -> None:
+    it = Cluster(4)
+    it.settle()
+    it.die(N3, PATIENCE_S)
+    it.settle()
+    with pytest.raises(InvalidArgument, match="once it is started"):
+        orders.activate(it.map, it.known(), N3)
+    it.join(N3)
+    it.seen[N3] = replace(it.seen[N3], is_settled=False)
+    it.settle()
+    assert it.held()[N3] == 0, "it may be gone again in a moment"
+    it.join(N3)
+    it.settle()
+    assert it.held()[N3] == 6
+
+
+def test_who_does_not_answer_is_not_made_a_leader() -> None:
+    it = Cluster()
+    it.die(N1)
+    with pytest.raises(InvalidArgument, match="n1 does not answer"):
+        orders.prefer(it.map, it.known(), ShardId(0), N1)
+
+
 def test_what_has_no_majority_is_not_taken_off_a_node_even_by_force() -> None:
     it = Cluster(4)
     it.settle()
