@@ -54,6 +54,10 @@ class Tracker:
             replica: self.peers.get(replica) or self._begin(replica, next_index)
             for replica in order
         }
+        for replica in wanted:
+            if is_voter(config, replica):
+                # What it still lacks its group may need to commit: that waits for no move.
+                self.peers[replica].catch_up.old_end = LogIndex(0)
 
     def _begin(self, replica: ReplicaId, next_index: LogIndex) -> Progress:
         peer = Progress(replica, next_index, ArrivalWindow(self._heartbeat_interval_s))

@@ -122,7 +122,7 @@ class SnapshotTransfers:
         if wait_s < PAUSE_S_MIN:
             begin()
         else:
-            self._driver.loop.call_later(wait_s, begin)
+            self._driver.loop.call_later(wait_s, lambda: self._driver.guarded(begin))
 
     def _close(self, host: ShardHost, transfer: int) -> None:
         reader = self._readers.pop((host.shard, transfer), None)

@@ -87,6 +87,8 @@ class Stalls:
             return False
         mark.is_blamed = True
         before = self._blames.get(change.add.node)
+        if before is not None and mark.moved_at < before.since:
+            return False  # It stood still beside the one that the blame is for.
         is_again = before is not None and now < before.since + 4 * before.lasts_s
         lasts_s = min(2 * before.lasts_s, UNFIT_S_MAX) if before and is_again else UNFIT_S_MIN
         self._blames[change.add.node] = _Blame(now, lasts_s)

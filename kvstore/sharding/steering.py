@@ -165,10 +165,19 @@ def _begin_in_meta(shard_map: ShardMap, known: Known) -> ShardMap:
         comes = None
     if comes is not None:
         return changes.begin(shard_map, META_GROUP, comes.id, goes)
-    # With nobody to come, one goes all the same if the others suffice.
-    if goes is not None and len(stays) >= min(size, len(members) - 1):
+    if goes is not None and (len(stays) >= size or _is_no_loss(shard_map, known, goes, stays)):
         return changes.begin(shard_map, META_GROUP, None, goes)
     return shard_map
+
+
+def _is_no_loss(shard_map: ShardMap, known: Known, goes: NodeId, stays: Sequence[MapNode]) -> bool:
+    """Whether the meta group is no worse off without ``goes``, with nobody to come now.
+
+    One that lives waits until somebody can: the group keeps as many live voters as it has.
+    """
+    is_only_one = len(stays) >= len(shard_map.meta) - 1
+    nobody_ever = not changes.has_ids_left(shard_map, META_GROUP)
+    return is_only_one and (nobody_ever or not known.is_alive(goes))
 
 
 def _who_comes(shard_map: ShardMap, known: Known, stays: Sequence[MapNode]) -> MapNode | None:

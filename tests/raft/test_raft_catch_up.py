@@ -92,6 +92,17 @@ def test_a_follower_that_is_behind_gets_whole_windows() -> None:
     assert not any(append.is_catch_up for append in sent)
 
 
+def test_a_learner_that_becomes_a_voter_waits_for_nothing_any_more() -> None:
+    solo = leader_with_learner()
+    (first,) = [append for append in to_learner(solo) if append.entries]
+    solo.core.propose_config((R1, R2, R4), (), solo.now)
+    solo.drain()
+    solo.ack(R4, first.entries[-1].index)
+    sent = to_learner(solo)
+    assert sent[-1].entries[-1].index == solo.core.last_index, "all that it lacks"
+    assert not any(append.is_catch_up for append in sent)
+
+
 def test_who_needs_less_than_an_election_timeout_for_what_is_new_keeps_up() -> None:
     solo = leader_with_learner()
 

@@ -461,6 +461,21 @@ async def test_a_piece_whose_transfer_ended_while_it_waited_is_not_read(
     assert sender.transfers._pace.reserve(1, sender.rig.now) <= 600 / 200, "its turn is given back"
 
 
+async def test_a_piece_that_waited_when_the_node_stopped_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sender = await sending_work(tmp_path, bytes_per_s_max=200)
+    waits: list[Callable[[], None]] = []
+    await newcomer_asks(sender)
+    with monkeypatch.context() as patched:
+        loop = sender.rig.driver.loop
+        patched.setattr(loop, "call_later", lambda _, begin: waits.append(begin))
+        await sender.run()
+    sender.rig.driver.stop()
+    waits[0]()
+    assert not sender.threads.work, "the thread is gone by now"
+
+
 async def test_a_voter_that_comes_back_waits_for_nobody(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -96,6 +96,19 @@ def test_the_blame_passes_and_lasts_longer_each_time_in_a_row() -> None:
         stalls.note(replace(REPORT, epoch=shard_map.version), now)
 
 
+def test_changes_that_stand_still_together_are_one_reason_for_blame() -> None:
+    one = moving()
+    other = GroupId(3)
+    shard_map = changes.succeed(one, changes.begin(one, other, N4, None))
+    stalls = Stalls()
+    stalls.look(shard_map, 0.0)
+    stalls.note(REPORT, 0.0)
+    stalls.note(replace(REPORT, group=other), 1.0)
+    assert stalls.look(shard_map, STALLED_AFTER_S) == [N4]
+    assert stalls.look(shard_map, STALLED_AFTER_S + 1) == []
+    assert stalls.unfit(STALLED_AFTER_S + UNFIT_S_MIN) == frozenset()
+
+
 def test_a_blame_of_long_ago_is_forgiven_and_none_lasts_for_ever() -> None:
     stalls, shard_map, now = stalls_at(), moving(), 0.0
     for _ in range(12):

@@ -142,6 +142,31 @@ def test_the_meta_group_shrinks_by_whoever_is_dead() -> None:
     assert {replica.node for replica in it.map.meta} == {N1, N3, N4}
 
 
+@pytest.mark.parametrize("state", [NodeState.DRAINING, NodeState.REMOVING])
+def test_the_meta_group_keeps_its_live_voters_until_somebody_can_come(state: NodeState) -> None:
+    it = Cluster()
+    it.join(N4)
+    it.settle()
+    it.unfit = frozenset({N4})
+    it.map = changes.set_state(it.map, N2, state)
+    it.settle()
+    assert {replica.node for replica in it.map.meta} == {N1, N2, N3}
+    it.unfit = frozenset()
+    it.settle()
+    assert {replica.node for replica in it.map.meta} == {N1, N3, N4}
+
+
+def test_the_meta_group_lets_go_of_the_dead_though_nobody_can_come() -> None:
+    it = Cluster()
+    it.join(N4)
+    it.settle()
+    it.unfit = frozenset({N4})
+    it.die(N2)
+    it.map = changes.set_state(it.map, N2, NodeState.REMOVING)
+    it.settle()
+    assert {replica.node for replica in it.map.meta} == {N1, N3}
+
+
 def test_the_meta_group_is_spread_over_zones_once_there_are_enough() -> None:
     it = Cluster()
     it.seen = {}
