@@ -335,6 +335,11 @@ class Nemesis:
         self.world.after(self.rng.random() * 0.05, lambda: self._restart(node))
 
     def _transfers(self, node: SimNode) -> bool:
+        self.transfer_to(node)
+        return False
+
+    def transfer_to(self, node: SimNode) -> None:
+        """Whoever leads is to hand over to ``node``, if it has a vote."""
         replica = replica_id(1 + self.nodes.index(node), node.data_life)
 
         def transfer(host: ShardHost, now: float) -> None:
@@ -345,7 +350,6 @@ class Nemesis:
             self.count("transfers")
 
         self._as_leader(transfer)
-        return False
 
     def _spurious_suspicions(self, node: SimNode) -> bool:
         about = self.rng.choice(self.nodes)

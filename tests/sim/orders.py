@@ -155,11 +155,19 @@ class Orders:
         """Few enough for the others to go on with the map without them."""
         deaf_s = self.rng.choice((1.0, 3.0, 8.0))
         most = (len(self.nodes) - 1) // 2
-        candidates = self._movers() or self.nodes
-        for node in self.rng.sample(candidates, min(most, len(candidates))):
+        candidates = self._movers() if self.rng.random() < 0.5 else self.nodes
+        deaf = self.rng.sample(candidates, min(most, len(candidates)))
+        for node in deaf:
             node.deaf_until = self.world.now + deaf_s
             self.world.note(node.id, f"hears of no newer map for {deaf_s:g} s")
-        return True
+        if deaf and self.rng.random() < 0.5:
+            self.world.after(0.6 * deaf_s, lambda: self._let_lead(deaf[0]))
+        return bool(deaf)
+
+    def _let_lead(self, node: SimNode) -> None:
+        """Somebody who knows only an older map is to lead what it can."""
+        if not self.nemesis.is_over:
+            self.nemesis.transfer_to(node)
 
     def _cancellations(self) -> bool:
         """Whoever a copy comes to is to have none, or who it goes from is to keep it."""

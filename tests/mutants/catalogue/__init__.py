@@ -1,4 +1,4 @@
-"""The rules of consensus, log, sessions, snapshots and gossip, each broken in turn.
+"""The rules of consensus, log, sessions, snapshots, moves and gossip, each broken in turn.
 
 A mutant replaces text that stands in a file exactly once, so that it fails to apply, rather
 than to bite, when the code has changed. A rule is not here if another one makes up for its

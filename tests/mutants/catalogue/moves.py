@@ -6,20 +6,6 @@ from mutants.catalogue.model import Mutant, mutant
 
 MOVES: tuple[Mutant, ...] = (
     mutant(
-        "acts-by-an-old-map",
-        "a leader that knows only an older map than its group follows does nothing",
-        (
-            "server/reshaper.py",
-            "if not host.is_leader or host.core.config.epoch > shard_map.version:",
-            "if not host.is_leader:",
-        ),
-        (
-            "raft/confchange.py",
-            "    if epoch < current.epoch:\n",
-            "    if False:\n",
-        ),
-    ),
-    mutant(
         "reports-what-is-not-committed",
         "only a configuration that is committed is told to the meta group",
         (
@@ -47,15 +33,6 @@ MOVES: tuple[Mutant, ...] = (
             "server/reshaping.py",
             "if any(real is None or not is_caught_up(real) for real in coming.values()):",
             "if None in coming.values():",
-        ),
-    ),
-    mutant(
-        "takes-an-old-report-for-undone",
-        "a cancelled change is undone once nobody may act by an older map",
-        (
-            "sharding/steering.py",
-            "if not change.cancelled_at or report.epoch < change.cancelled_at:",
-            "if not change.cancelled_at:",
         ),
     ),
     mutant(
@@ -106,15 +83,6 @@ MOVES: tuple[Mutant, ...] = (
         ),
     ),
     mutant(
-        "acts-by-a-map-whose-name-may-go",
-        "what a start acts by is on the disk for good",
-        (
-            "server/start.py",
-            "        map_file.confirm(files or OsFiles(), config.data_dir)\n",
-            "",
-        ),
-    ),
-    mutant(
         "comes-without-a-word-in-the-log",
         "the log says whose records come next before there are any",
         (
@@ -148,20 +116,6 @@ MOVES: tuple[Mutant, ...] = (
             "storage/stays.py",
             "    batch.delete_range(*shard_range(shard_of_group(group)))\n    batch.delete(",
             "    batch.delete(",
-        ),
-    ),
-    mutant(
-        "overlooks-what-a-crash-took-back",
-        "rows whose stamp is another replica's are void",
-        (
-            "server/groups.py",
-            "        elif stamp != replica:\n",
-            "        elif False:\n",
-        ),
-        (
-            "server/groups.py",
-            "if stamps.get(group, replica if stay_of(replica) == 0 else NO_REPLICA) == replica",
-            "if group in holding.replicas",
         ),
     ),
     mutant(
@@ -208,15 +162,6 @@ MOVES: tuple[Mutant, ...] = (
             "sharding/changes.py",
             "    if shard_map.held_by(node):\n",
             "    if False:\n",
-        ),
-    ),
-    mutant(
-        "never-gives-up-on-a-newcomer",
-        "a change whose newcomer is gone is cancelled",
-        (
-            "sharding/steering.py",
-            "        return node not in takers or is_gone or change.group in known.stalled\n",
-            "        return False\n",
         ),
     ),
 )
