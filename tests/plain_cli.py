@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
+import signal
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
     from typing import Any, NoReturn
+
+T = TypeVar("T")
 
 
 class WholeNumber(click.IntRange):
@@ -40,6 +45,14 @@ class _Minutes(click.FloatRange):
 
 MINUTES = _Minutes(0, min_open=True)
 """How long: a finite number above 0."""
+
+
+async def until_terminated(work: Awaitable[T]) -> T:
+    """SIGTERM ends it as Ctrl-C does: every process that was started is ended too."""
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await work
 
 
 def run(command: click.Command) -> NoReturn:

@@ -53,7 +53,7 @@ class CatchUp:
     the log grows.
     """
 
-    old_end: LogIndex
+    old_end: LogIndex = LogIndex(0)
     """Of a learner: the last entry that was there before it, all of which it may lack."""
     round_end: LogIndex = LogIndex(0)
     round_began_at: float = 0.0
@@ -98,7 +98,7 @@ class Progress:
     """``match_index`` at the last heartbeat answer: no progress since means a lost append."""
     farewell_round: int = 0
     """Of a removed peer: an answer to this heartbeat round means that it knows."""
-    catch_up: CatchUp = field(default_factory=lambda: CatchUp(LogIndex(0)))
+    catch_up: CatchUp = field(default_factory=CatchUp)
     transfer: SnapshotTransfer | None = None
     inflight: deque[tuple[LogIndex, int]] = field(default_factory=deque)
     """In REPLICATE: last index and size of each append not yet acknowledged."""

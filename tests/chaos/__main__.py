@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-import signal
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 import uvloop
@@ -16,12 +14,7 @@ import uvloop
 from chaos import report
 from chaos.cluster import DidNotStart
 from chaos.run import Unusable, run_chaos
-from plain_cli import MINUTES, WholeNumber, run
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable
-
-    from chaos.report import Run
+from plain_cli import MINUTES, WholeNumber, run, until_terminated
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -48,7 +41,7 @@ def main(
     began = time.monotonic()
     try:
         made = uvloop.run(
-            _until_terminated(
+            until_terminated(
                 run_chaos(
                     directory.absolute(),
                     seed=seed,
@@ -78,14 +71,6 @@ def main(
     click.echo(f"{time.monotonic() - began:.0f} s in all; in {directory}: report.md, report.json,")
     click.echo("latency.svg, history.jsonl, and of each node its log and data.")
     sys.exit(1 if told["problems"] else 0)
-
-
-async def _until_terminated(work: Awaitable[Run]) -> Run:
-    """SIGTERM ends it as Ctrl-C does: every process that was started is ended too."""
-    task = asyncio.current_task()
-    assert task is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    return await work
 
 
 if __name__ == "__main__":

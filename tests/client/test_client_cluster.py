@@ -41,6 +41,7 @@ async def test_dead_and_frozen_endpoints_among_others(
     endpoints = [dead_address, cluster.node(1).address, cluster.node(3).address]
     async with connect(endpoints, options=QUICK) as kv:
         await kv.put("k", b"v")
+    assert cluster.shard_of(b"k").applied[b"k"] == 1
 
 
 async def test_each_node_is_connected_to_once(cluster: FakeCluster) -> None:
@@ -66,7 +67,9 @@ async def test_a_cluster_that_is_still_starting(cluster: FakeCluster) -> None:
     await asyncio.sleep(0)
     await cluster.start()
     await opening
+    await client.put("k", b"v")
     await client.close()
+    assert cluster.shard_of(b"k").applied[b"k"] == 1
 
 
 async def test_another_cluster(cluster: FakeCluster) -> None:
@@ -87,6 +90,8 @@ async def test_a_node_of_another_cluster_among_the_endpoints(cluster: FakeCluste
         )
         async with client:
             await client.put("k", b"v")
+        assert cluster.shard_of(b"k").applied[b"k"] == 1
+        assert not stranger.shard_of(b"k").applied[b"k"]
     finally:
         await stranger.stop()
 

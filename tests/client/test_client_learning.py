@@ -100,14 +100,20 @@ async def test_the_next_attempt_does_not_wait_for_the_map(kv: Client, cluster: F
     assert newcomers[0].received[Kind.WRITE] == 1
 
 
-@pytest.mark.usefixtures("unhurried")
-async def test_for_a_version_one_node_is_asked_and_another_when_that_fails(
-    kv: Client, cluster: FakeCluster
-) -> None:
+async def one_keeps_its_map_back(kv: Client, cluster: FakeCluster) -> tuple[FakeNode, FakeNode]:
+    """There is a newer map. The first node does not give it away, the second does."""
     await settled(kv, cluster)
     silent, other = cluster.node(1), cluster.node(2)
     silent.tells_map = False
     cluster.version = 9
+    return silent, other
+
+
+@pytest.mark.usefixtures("unhurried")
+async def test_for_a_version_one_node_is_asked_and_another_when_that_fails(
+    kv: Client, cluster: FakeCluster
+) -> None:
+    silent, other = await one_keeps_its_map_back(kv, cluster)
     before = silent.received[Kind.SHARD_MAP], other.received[Kind.SHARD_MAP]
     learner, links = kv._cluster.learner, kv._cluster.links
     learner.heard_of(9, links[silent.id])
@@ -125,10 +131,7 @@ async def test_for_a_version_one_node_is_asked_and_another_when_that_fails(
 async def test_a_version_that_comes_up_meanwhile_is_asked_for_next(
     kv: Client, cluster: FakeCluster
 ) -> None:
-    await settled(kv, cluster)
-    silent, other = cluster.node(1), cluster.node(2)
-    silent.tells_map = False
-    cluster.version = 9
+    silent, other = await one_keeps_its_map_back(kv, cluster)
     links = kv._cluster.links
     kv._cluster.learner.heard_of(8, links[silent.id])
     kv._cluster.learner.heard_of(9, links[other.id])

@@ -87,6 +87,7 @@ async def test_hints_at_a_dead_leader_are_not_followed_for_ever(
         other.stale_hint = leader.id
     elect_later(cluster, others(cluster, leader)[0], 0.05)
     await kv.put(KEY, b"2")
+    assert cluster.shard_of(KEY).applied[KEY] == 2
 
 
 async def test_hints_that_point_in_a_circle(kv: Client, cluster: FakeCluster) -> None:
@@ -96,6 +97,7 @@ async def test_hints_that_point_in_a_circle(kv: Client, cluster: FakeCluster) ->
     cluster.elect(None)
     elect_later(cluster, leader, 0.05)
     await kv.put(KEY, b"v")
+    assert cluster.shard_of(KEY).applied[KEY] == 1
 
 
 async def test_while_nobody_leads_one_request_seeks(kv: Client, cluster: FakeCluster) -> None:
@@ -121,6 +123,7 @@ async def test_frozen_leader(kv: Client, cluster: FakeCluster) -> None:
     leader.freeze()
     elect_later(cluster, others(cluster, leader)[0], 0.05)
     await kv.put(KEY, b"2")
+    assert cluster.shard_of(KEY).applied[KEY] == 2
     leader.thaw()
     await kv.put(KEY, b"3")
     assert cluster.shard_of(KEY).applied[KEY] == 3

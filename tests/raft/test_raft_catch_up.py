@@ -14,14 +14,20 @@ OLD = 20
 """Entries that are there before the learner comes."""
 
 
-def leader_with_learner() -> Solo:
-    """R1 leads R2 and R3; R4 is a learner since now, and has said that its log is empty."""
+def leader_with_old_log() -> Solo:
+    """R1 leads; R2 has all of the log, and R3 has not been heard of."""
     solo = Solo()
     solo.lead(R2)
     for _ in range(OLD):
         solo.core.propose(PAYLOAD, solo.now)
     solo.drain()
     solo.ack(R2)
+    return solo
+
+
+def leader_with_learner() -> Solo:
+    """R4 is a learner since now, and has said that its log is empty."""
+    solo = leader_with_old_log()
     solo.core.propose_config((R1, R2, R3), (R4,), solo.now)
     solo.drain()
     solo.ack(R2)
@@ -79,12 +85,7 @@ def test_what_is_new_does_not_overtake_the_old() -> None:
 
 
 def test_a_follower_that_is_behind_gets_whole_windows() -> None:
-    solo = Solo()
-    solo.lead(R2)
-    for _ in range(OLD):
-        solo.core.propose(PAYLOAD, solo.now)
-    solo.drain()
-    solo.ack(R2)
+    solo = leader_with_old_log()
     solo.take(AppendRequest)
     solo.ack(R3, 1)
     sent = [append for append in solo.take(AppendRequest) if append.receiver == R3]

@@ -426,9 +426,10 @@ async def test_it_holds_the_state_of_its_beginning(sender: Work) -> None:
     assert b"later" not in b"".join(each.data for each in sent)
 
 
-async def test_the_second_piece_waits_for_its_turn(
+async def second_piece_waits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+) -> tuple[Work, float, Callable[[], None]]:
+    """A newcomer's first piece is sent; for how long the next one waits, and how it begins."""
     sender = await sending_work(tmp_path, bytes_per_s_max=200)
     waits: list[tuple[float, Callable[[], None]]] = []
     await newcomer_asks(sender)
@@ -437,6 +438,13 @@ async def test_the_second_piece_waits_for_its_turn(
         patched.setattr(loop, "call_later", lambda delay, begin: waits.append((delay, begin)))
         await sender.run()
     ((delay_s, begin),) = waits
+    return sender, delay_s, begin
+
+
+async def test_the_second_piece_waits_for_its_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sender, delay_s, begin = await second_piece_waits(tmp_path, monkeypatch)
     assert delay_s == 600 / 200
     assert len(chunks(sender)) == 1
     begin()
@@ -447,16 +455,10 @@ async def test_the_second_piece_waits_for_its_turn(
 async def test_a_piece_whose_transfer_ended_while_it_waited_is_not_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sender = await sending_work(tmp_path, bytes_per_s_max=200)
-    waits: list[Callable[[], None]] = []
-    await newcomer_asks(sender)
-    with monkeypatch.context() as patched:
-        loop = sender.rig.driver.loop
-        patched.setattr(loop, "call_later", lambda _, begin: waits.append(begin))
-        await sender.run()
+    sender, _, begin = await second_piece_waits(tmp_path, monkeypatch)
     await sender.rig.depose()
     await sender.run()
-    waits[0]()
+    begin()
     assert not sender.threads.work
     assert sender.transfers._pace.reserve(1, sender.rig.now) <= 600 / 200, "its turn is given back"
 
@@ -464,15 +466,9 @@ async def test_a_piece_whose_transfer_ended_while_it_waited_is_not_read(
 async def test_a_piece_that_waited_when_the_node_stopped_is_not_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sender = await sending_work(tmp_path, bytes_per_s_max=200)
-    waits: list[Callable[[], None]] = []
-    await newcomer_asks(sender)
-    with monkeypatch.context() as patched:
-        loop = sender.rig.driver.loop
-        patched.setattr(loop, "call_later", lambda _, begin: waits.append(begin))
-        await sender.run()
+    sender, _, begin = await second_piece_waits(tmp_path, monkeypatch)
     sender.rig.driver.stop()
-    waits[0]()
+    begin()
     assert not sender.threads.work, "the thread is gone by now"
 
 

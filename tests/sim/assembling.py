@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from kvstore.errors import Unavailable
-from kvstore.hlc import revision_at
 from kvstore.ids import META_GROUP, GroupId, LogIndex
-from kvstore.server import status
+from kvstore.server.answers import Answers
 from kvstore.server.clients import ClientRequests
 from kvstore.server.groups import (
     Holding,
@@ -20,14 +18,13 @@ from kvstore.server.groups import (
 from kvstore.server.pacing import Pace
 from kvstore.server.raft_driver import RaftDriver
 from kvstore.server.rejoin import Rejoin
+from kvstore.server.signpost import Signpost
 from kvstore.server.snapshot_work import SnapshotTransfers
 from kvstore.server.start import holding_of, known_map
 from kvstore.server.upkeep import LeaderBalance, LogKeeper
-from kvstore.sharding import map_wire
 from kvstore.storage import stays
 from kvstore.storage.recovery import Recovery
 from kvstore.storage.snapshots import SnapshotStorage
-from kvstore.wire.requests import encode_shard_map_reply
 from sim.engine import SimEngine
 from sim.identity import SimIdentity
 from sim.log import SimLog
@@ -176,18 +173,22 @@ def _connect(
     node.moving = None
     if node.swarm.is_controlled:
         node.moving = Moving(node, shard_map, holding, storage, transfers, thread)
+    node.answers = Answers(
+        node.config, driver, lambda: node.shard_map, clock=node.clock, wall_ms=node.wall_ms
+    )
     node.requests = ClientRequests(
         driver,
         node.admission,
         frame_bytes_max=node.config.limits.frame_bytes_max,
         scan_threads=Thread(),
-        shard_map=lambda: _shard_map_reply(node),
+        shard_map=node.answers.shard_map_reply,
         status=lambda: b"",
-        where=node.preferred if node.swarm.is_controlled else lambda group: None,
+        where=node.answers.preferred if node.swarm.is_controlled else lambda group: None,
+        signpost=Signpost(lambda: node.shard_map, node.config.cluster.addresses),
     )
     node.balance = LeaderBalance(
         driver,
-        node.preferred,
+        node.answers.preferred,
         steady_since=node.connected_since.get,
         clock=node.clock,
         may_lead=lambda: not node.admission.disk_full,
@@ -195,11 +196,3 @@ def _connect(
     node.checks.watch_installs(node, storage)
     for host in hosts.values():
         node.watch(host)
-
-
-def _shard_map_reply(node: SimNode) -> bytes:
-    leaders = status.known_leaders(host for host in node.driver.hosts.values() if not host.is_meta)
-    shard_map = node.shard_map
-    if shard_map is None:
-        raise Unavailable("the node joins, and has no map yet")
-    return encode_shard_map_reply(map_wire.encode(shard_map), leaders, revision_at(node.wall_ms()))

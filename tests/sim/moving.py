@@ -21,7 +21,7 @@ from sim.member import swim_config
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-    from kvstore.ids import GroupId, NodeId
+    from kvstore.ids import NodeId
     from kvstore.server.groups import Holding
     from kvstore.server.shard_host import ShardHost
     from kvstore.server.snapshot_work import SnapshotTransfers
@@ -161,13 +161,6 @@ class Moving:
         if shard_map is not None and other in shard_map.removed:
             return True
         return member is not None and member.has_removed(other)
-
-    def preferred(self, group: GroupId) -> NodeId | None:
-        """Who should lead a group; None if that does not matter."""
-        shard_map = self.maps.shard_map
-        if shard_map is None or not 0 < group <= shard_map.shards:
-            return None
-        return shard_map.members(group)[0].node
 
     # -- orders ---------------------------------------------------------------------------------
 

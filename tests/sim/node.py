@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kvstore.config import NodeConfig
-    from kvstore.ids import GroupId, NodeId
+    from kvstore.ids import NodeId
     from kvstore.net.transport import Lane
+    from kvstore.server.answers import Answers
     from kvstore.server.clients import ClientRequests
     from kvstore.server.raft_driver import RaftDriver
     from kvstore.server.rejoin import Rejoin
@@ -62,6 +63,7 @@ class SimNode:
     keeper: LogKeeper
     rejoin: Rejoin
     admission: Admission
+    answers: Answers
     disk_watch: DiskWatch
     balance: LeaderBalance
     loop: SimLoop
@@ -272,13 +274,6 @@ class SimNode:
     def shard_map(self) -> ShardMap | None:
         """What it goes by while it runs."""
         return self.founding if self.moving is None else self.moving.maps.shard_map
-
-    def preferred(self, group: GroupId) -> NodeId | None:
-        """Who should lead a group."""
-        if self.moving is not None:
-            return self.moving.preferred(group)
-        assert self.founding is not None
-        return self.founding.members(group)[0].node
 
     def has_removed(self, other: NodeId) -> bool:
         """Whether it will have nothing to do with another node any more."""

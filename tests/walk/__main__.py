@@ -5,24 +5,17 @@ from __future__ import annotations
 import asyncio
 import random
 import shutil
-import signal
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 import uvloop
 
 from chaos.shim import NoCompiler
-from plain_cli import WholeNumber, run
+from plain_cli import WholeNumber, run, until_terminated
 from walk import table
 from walk.walk import Unusable, walk
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable
-
-    from walk.cell import Result
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -47,7 +40,7 @@ def main(only: str, seed: int | None, directory: Path) -> None:
     began = time.monotonic()
     try:
         results = uvloop.run(
-            _until_terminated(walk(directory.absolute(), seed, only=only, say=click.echo))
+            until_terminated(walk(directory.absolute(), seed, only=only, say=click.echo))
         )
     except (Unusable, NoCompiler) as refused:
         raise click.ClickException(str(refused)) from None
@@ -62,14 +55,6 @@ def main(only: str, seed: int | None, directory: Path) -> None:
     if not failed:
         shutil.rmtree(directory)
     sys.exit(1 if failed or not results else 0)
-
-
-async def _until_terminated(work: Awaitable[list[Result]]) -> list[Result]:
-    """SIGTERM ends it as Ctrl-C does: every process that was started is ended too."""
-    task = asyncio.current_task()
-    assert task is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    return await work
 
 
 if __name__ == "__main__":
