@@ -69,8 +69,9 @@ class Stalls:
         marks: dict[GroupId, _Mark] = {}
         for change in shard_map.changes:
             mark = self._marks.get(change.group)
-            is_known = mark is not None and mark.begun_at == change.begun_at
-            marks[change.group] = mark if is_known and mark else _Mark(change.begun_at, now)
+            if mark is None or mark.begun_at != change.begun_at:
+                mark = _Mark(change.begun_at, now)
+            marks[change.group] = mark
         self._marks = marks
         return [
             change.add.node
