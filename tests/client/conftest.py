@@ -5,22 +5,12 @@ import threading
 from typing import TYPE_CHECKING
 
 import pytest
-from fake_kv_cluster import FakeCluster
+from fake_kv_cluster import QUICK, FakeCluster
 
-from kvstore.client import Client, ClientOptions, connect
+from kvstore.client import Client, connect
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
-
-QUICK = ClientOptions(
-    timeout_s=5.0,
-    dial_timeout_s=0.2,
-    attempt_timeout_s=0.1,
-    attempt_timeout_s_max=0.4,
-    breaker_open_s_min=0.01,
-    breaker_open_s_max=0.05,
-)
-"""Short waits, so that a test of what happens after them is quick."""
 
 
 @pytest.fixture

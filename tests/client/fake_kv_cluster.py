@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, cast
 
+from kvstore.client import ClientOptions
 from kvstore.errors import (
     DiskFull,
     Internal,
@@ -36,6 +37,17 @@ from kvstore.wire.kinds import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+
+QUICK = ClientOptions(
+    timeout_s=5.0,
+    dial_timeout_s=0.2,
+    attempt_timeout_s=0.1,
+    attempt_timeout_s_max=0.4,
+    breaker_open_s_min=0.01,
+    breaker_open_s_max=0.05,
+)
+"""Short waits, so that a test of what happens after them is quick."""
+
 
 CLUSTER_ID = "fake"
 WALL_MS = 1_700_000_000_000

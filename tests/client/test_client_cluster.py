@@ -8,8 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from conftest import QUICK
-from fake_kv_cluster import FakeCluster, FakeNode, until
+from fake_kv_cluster import QUICK, FakeCluster, FakeNode, until
 
 from kvstore import connect
 from kvstore.errors import DeadlineExceeded, Overloaded, Refused, Unavailable

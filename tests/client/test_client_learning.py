@@ -7,8 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from conftest import QUICK
-from fake_kv_cluster import Do, FakeNode, until
+from fake_kv_cluster import QUICK, Do, FakeNode, until
 
 from kvstore import connect
 from kvstore.client import link

@@ -14,8 +14,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
-from conftest import QUICK
-from fake_kv_cluster import Do, until
+from fake_kv_cluster import QUICK, Do, until
 
 import kvstore
 from kvstore.client.call import Call

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
-from conftest import QUICK
+from fake_kv_cluster import QUICK
 
 import kvstore
 from kvstore.errors import DeadlineExceeded, InvalidArgument, Unavailable
