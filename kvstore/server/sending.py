@@ -21,6 +21,7 @@ from kvstore.raft.messages import (
     SnapshotResponse,
 )
 from kvstore.server.pacing import PAUSE_S_MIN
+from kvstore.server.shard_host import ShardHost
 from kvstore.wire.frames import encode_frame
 from kvstore.wire.kinds import Kind
 from kvstore.wire.raft_codec import encode_bodies
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from kvstore.ids import ReplicaId
     from kvstore.net.transport import PeerTransport
     from kvstore.server.pacing import Pace
-    from kvstore.server.shard_host import ShardHost
 
 FRAME_BODY_BYTES: Final = 4 * 1024 * 1024
 """Messages gathered into one frame, unless a single one is larger."""
@@ -47,7 +47,7 @@ class Outbox:
     frames: defaultdict[tuple[NodeId, Lane], list[tuple[GroupId, Message]]] = field(
         default_factory=lambda: defaultdict(list)
     )
-    old: list[tuple[NodeId, GroupId, AppendRequest]] = field(default_factory=list)
+    old: list[tuple[NodeId, ShardHost, AppendRequest]] = field(default_factory=list)
     """Old parts of logs, for newcomers."""
 
     def add(self, host: ShardHost, messages: Iterable[Message]) -> None:
@@ -58,7 +58,7 @@ class Outbox:
             if node is None or message.receiver == host.core.replica:
                 continue
             if isinstance(message, AppendRequest) and message.is_catch_up:
-                self.old.append((node, group, message))
+                self.old.append((node, host, message))
             else:
                 self.frames[node, lane_of(message)].append((group, message))
 
@@ -76,6 +76,7 @@ class Sender:
     """Invariant: at most one message is held back for each replica.
 
     Others that come for it meanwhile are dropped: the core asks again with the next heartbeat.
+    What is held back for a group that leaves this node is never sent.
     """
 
     def __init__(
@@ -108,8 +109,8 @@ class Sender:
         """Send everything, the old parts of logs in their time."""
         for (node, lane), messages in outbox.frames.items():
             self._send(node, lane, messages)
-        for node, group, message in outbox.old:
-            self._send_old(node, group, message)
+        for node, host, message in outbox.old:
+            self._send_old(node, host, message)
         self._tell_dropped()
 
     def _send(self, node: NodeId, lane: Lane, messages: list[tuple[GroupId, Message]]) -> None:
@@ -118,7 +119,8 @@ class Sender:
             if not sent and lane is not Lane.CONTROL:
                 self._dropped.add(node)
 
-    def _send_old(self, node: NodeId, group: GroupId, message: AppendRequest) -> None:
+    def _send_old(self, node: NodeId, host: ShardHost, message: AppendRequest) -> None:
+        group = group_of_shard(host.shard)
         held = group, message.receiver
         if held in self._held:
             return
@@ -132,6 +134,8 @@ class Sender:
 
         def send_now() -> None:
             self._held.discard(held)
+            if host.has_left:
+                return
             self._send(node, Lane.BULK, [(group, message)])
             self._tell_dropped()
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import pytest
 from server_support import NODES, OWN, FakeLog, Rig, command, settle
@@ -21,13 +19,9 @@ from kvstore.raft.messages import (
     VoteRequest,
     VoteResponse,
 )
-from kvstore.server import applying, raft_driver, sending
-from kvstore.server.pacing import Pace
+from kvstore.server import applying, raft_driver
 from kvstore.storage import records
 from kvstore.storage.records import RecordType
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 TWO, THREE = ReplicaId(2), ReplicaId(3)
 
@@ -397,77 +391,3 @@ async def test_only_a_leaderless_group_is_campaigned_for() -> None:
     rig.driver.campaign_if_leaderless(GroupId(1))
     await settle()
     assert len(rig.peers.messages(VoteRequest)) == 2
-
-
-def old_log(size: int, index: int = 1) -> AppendRequest:
-    entry = Entry(LogIndex(index), Term(1), EntryKind.COMMAND, bytes(size))
-    behind = LogIndex(index - 1)
-    return AppendRequest(OWN, TWO, Term(1), behind, Term(1), (entry,), behind, is_catch_up=True)
-
-
-async def test_old_log_for_a_newcomer_waits_its_turn_behind_all_else() -> None:
-    rig = Rig()
-    waits: list[tuple[float, Callable[[], None]]] = []
-    sender = sending.Sender(
-        rig.peers,
-        Pace(sending.LOG_WEIGHT * 1000),
-        later=lambda delay_s, work: waits.append((delay_s, work)),
-        clock=lambda: rig.now,
-        on_dropped=lambda node: None,
-    )
-    outbox = sending.Outbox()
-    outbox.add(
-        rig.host, [old_log(1000), old_log(1000, 2), replace(append(), sender=OWN, receiver=TWO)]
-    )
-    sender.send(outbox)
-    assert [lane for _, lane, _ in rig.peers.frames] == [Lane.DATA, Lane.BULK]
-    ((delay_s, work),) = waits
-    assert delay_s >= 1.0
-    work()
-    last = rig.peers.messages(AppendRequest)[-1]
-    assert isinstance(last, AppendRequest)
-    assert last.prev_index == 1
-
-
-async def test_of_old_log_at_most_one_piece_waits_for_each_newcomer() -> None:
-    rig = Rig()
-    waits: list[Callable[[], None]] = []
-    sender = sending.Sender(
-        rig.peers,
-        Pace(1),
-        later=lambda _, work: waits.append(work),
-        clock=lambda: rig.now,
-        on_dropped=lambda node: None,
-    )
-    for index in range(1, 10):
-        outbox = sending.Outbox()
-        outbox.add(rig.host, [old_log(1000, index)])
-        sender.send(outbox)
-    assert len(rig.peers.frames) == len(waits) == 1
-    waits.pop()()
-    again = sending.Outbox()
-    again.add(rig.host, [old_log(1000, 10)])
-    sender.send(again)
-    assert (len(rig.peers.frames), len(waits)) == (2, 1), "the next waits its turn"
-
-
-async def test_old_log_that_does_not_fit_is_told_to_the_core() -> None:
-    rig = Rig()
-    dropped: list[NodeId] = []
-    sender = sending.Sender(
-        rig.peers,
-        None,
-        later=lambda *_: pytest.fail("there is nothing to wait for"),
-        clock=lambda: rig.now,
-        on_dropped=dropped.append,
-    )
-    rig.peers.is_up = False
-    outbox = sending.Outbox()
-    outbox.add(rig.host, [old_log(10)])
-    sender.send(outbox)
-    assert len(dropped) == 1
-
-
-def test_lanes() -> None:
-    assert sending.lane_of(append()) is Lane.DATA
-    assert sending.lane_of(Heartbeat(TWO, OWN, Term(1), LogIndex(0), 1)) is Lane.CONTROL
