@@ -227,7 +227,9 @@ class Channel:
 
     def refused(self, node: NodeId, error: NotLeader) -> None:
         """``node`` does not lead the shard."""
-        self.route.refused(node, self._cluster.directed(node, self.shard, error))
+        hint = self._cluster.directed(node, self.shard, error)
+        is_open = hint is not None and self._cluster.contact(hint) is Contact.OPEN
+        self.route.refused(node, hint, is_open=is_open)
 
     def busy(self, node: NodeId) -> None:
         """``node`` refuses for the moment."""

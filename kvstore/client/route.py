@@ -1,10 +1,11 @@
 """Who leads one shard, and whom to ask while nobody knows.
 
-While a leader is known, everything goes there. Once it is lost, or says that it does not
-lead, *one* request seeks: it asks the replicas, each at most once a round, those first that
-were hinted at, and pauses a few milliseconds between rounds. The answer that serves it
-names the leader to all the others that wait. So an election costs a shard one small request
-every few milliseconds, however many calls are waiting.
+While a leader is known, everything goes there. One that hands over names its successor, and is
+believed: that costs a round trip. Once the leader is lost, or knows no other, *one* request
+seeks: it asks the replicas, each at most once a round, those first that were hinted at, and
+pauses a few milliseconds between rounds. The answer that serves it names the leader to all the
+others that wait. So an election costs a shard one small request every few milliseconds, however
+many calls are waiting.
 
 Pure: connections are seen through ``contact``.
 """
@@ -38,7 +39,8 @@ class Route:
         self._asked: set[NodeId] = set()
         self._first = 0
         self.leader: NodeId | None = None
-        """The node that last served a request of this shard; None while seeking."""
+        """The node that last served a request of this shard, or whom that has named as its
+        successor; None while seeking."""
 
     @property
     def believed(self) -> NodeId | None:
@@ -77,17 +79,21 @@ class Route:
 
     def served(self, node: NodeId) -> None:
         """``node`` answered as a leader does."""
-        if self.leader != node:
+        if self.leader != node or self._asked:
             self.leader = self._hint = node
             self._asked.clear()
 
-    def refused(self, node: NodeId, hint: NodeId | None) -> None:
-        """``node`` does not lead; ``hint`` is its guess who does."""
+    def refused(self, node: NodeId, hint: NodeId | None, *, is_open: bool) -> None:
+        """``node`` does not lead; ``hint`` is its guess who does, connected to if ``is_open``."""
         if self.leader is not None and self.leader != node:
             return  # an answer from before the present leader was found
+        led_until_now = self.leader == node
         self._doubt(node)
-        if hint is not None and hint != node:
-            self._hint = hint
+        if hint is None or hint == node:
+            return
+        self._hint = hint
+        if led_until_now and is_open and hint not in self._asked:
+            self.leader = hint
 
     def busy(self, node: NodeId) -> None:
         """``node`` refuses for the moment: if it is believed to lead, ask it again."""

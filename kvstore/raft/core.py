@@ -91,6 +91,12 @@ class RaftCore:
         return has_leader or not state.is_promotable
 
     @property
+    def is_handing_over(self) -> bool:
+        """Whether this leader takes no proposals, for another is about to lead."""
+        leading = self._state.leading
+        return leading is not None and leading.transferring_to != NO_REPLICA
+
+    @property
     def applied_index(self) -> LogIndex:
         """What the driver has reported as applied."""
         return self._state.applied_index
@@ -240,6 +246,8 @@ class RaftCore:
         """The connection to ``peer`` dropped and a new one was refused: its process is dead."""
         self._advance(now)
         election.peer_gone(self._state, peer)
+        if self._state.leading is not None:
+            leader.peer_gone(self._state, peer)
         self.peer_unreachable(peer, now)
 
     def peer_connected(self, peer: ReplicaId, now: float) -> None:

@@ -148,6 +148,13 @@ def transfer(state: RaftState, to: ReplicaId) -> None:
     replication.send_timeout_now(state, peer)
 
 
+def peer_gone(state: RaftState, peer: ReplicaId) -> None:
+    """Nobody takes over whose process is dead: go on leading."""
+    lead = replication.leading(state)
+    if lead.transferring_to == peer:
+        lead.transferring_to = NO_REPLICA
+
+
 def _heard(
     state: RaftState,
     response: AppendResponse | HeartbeatResponse | SnapshotResponse,

@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from kvstore.errors import KVError, Unavailable
-from kvstore.ids import META_GROUP, NO_REPLICA
+from kvstore.ids import META_GROUP
 from kvstore.net.limits import NetLimits
 from kvstore.net.peers import PeerCallbacks, PeerPool
 from kvstore.net.server import FrameServer
@@ -54,7 +54,6 @@ if TYPE_CHECKING:
     from kvstore.config import NodeConfig
     from kvstore.ids import NodeId
     from kvstore.net.connection import FrameConnection
-    from kvstore.server.shard_host import ShardHost
     from kvstore.server.start import Stored
     from kvstore.sharding.shard_map import ShardMap
     from kvstore.storage.rocks import RocksEngine
@@ -366,7 +365,10 @@ class Node:
         hand_over(self._driver, self._clock())
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(HAND_OVER_S_MAX):
-                while any(self._is_handing_over(host) for host in self._driver.hosts.values()):
+                while any(
+                    host.core.is_handing_over or host.is_holding
+                    for host in self._driver.hosts.values()
+                ):
                     self._driver.role_changed.clear()
                     await self._driver.role_changed.wait()
 
@@ -374,10 +376,6 @@ class Node:
         """Tell the others that this node leaves, so that they do not take it for dead."""
         assert self._membership is not None
         await self._membership.leave()
-
-    def _is_handing_over(self, host: ShardHost) -> bool:
-        status = host.core.status(self._clock())
-        return host.is_leader and status.transferring_to != NO_REPLICA
 
     def _answer_all(self) -> None:
         """From now on every request is refused; those that wait are answered."""

@@ -304,7 +304,7 @@ class RaftDriver:
                 is_vote = self._wal.disk_full and _may_overtake(ready)
                 self._log(host, ready, votes if is_vote else to_log)
                 self._take(host, ready, outbox)
-            self._note_role(host)
+            self._note_role(host, now)
         self._sender.send(outbox)
         self._append(votes, urgent=True)
         self._append(to_log)
@@ -370,7 +370,7 @@ class RaftDriver:
                     self.wake(item.host)
         self._sender.send(outbox)
 
-    def _note_role(self, host: ShardHost) -> None:
+    def _note_role(self, host: ShardHost, now: float) -> None:
         """Log a change of role or leader, and answer what a deposed leader cannot finish."""
         before, after = self._roles.get(host), _role_of(host)
         if before == after:
@@ -378,7 +378,9 @@ class RaftDriver:
         self._roles[host] = after
         self.role_changed.set()
         if before is not None and before[0] is Role.LEADER and before[:2] != after[:2]:
-            host.lost_leadership()
+            host.lost_leadership(now)
+        else:
+            host.leader_changed()
         log.info(
             "%s: %s in term %d, leader %s",
             host.name,

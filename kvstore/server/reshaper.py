@@ -1,5 +1,8 @@
 """Looks after the members of all groups that this node leads: see :mod:`kvstore.server.reshaping`.
 
+A leader that is to go hands over before the change that takes it out (thesis §4.2.2): so it hears
+who leads next, and can send its clients there. It tries that once a term; then it goes as it is.
+
 It also tells the meta group's members what has become of the changes that are under way.
 """
 
@@ -13,12 +16,14 @@ from kvstore.errors import InvalidArgument, NotLeader, Overloaded
 from kvstore.ids import ReplicaId, number_of
 from kvstore.server.rejoin import LEARNERS_MAX, is_caught_up
 from kvstore.server.reshaping import must_confirm, next_step, report_of, wanted_members
+from kvstore.server.upkeep import successors
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from kvstore.ids import GroupId, NodeId
+    from kvstore.ids import GroupId, NodeId, Term
     from kvstore.server.raft_driver import RaftDriver
+    from kvstore.server.reshaping import Step
     from kvstore.server.shard_host import ShardHost
     from kvstore.sharding.known import Report
     from kvstore.sharding.shard_map import ShardMap
@@ -55,6 +60,8 @@ class Reshaper:
         self._lives = lives
         self._tell = tell
         self._clock = clock
+        self._handed_over: dict[GroupId, Term] = {}
+        """In which term we last tried to, because we are to go."""
 
     async def run(self) -> None:
         """Check until cancelled, more often while something is to be done."""
@@ -97,6 +104,8 @@ class Reshaper:
         )
         if step is None or not _has_majority(host, step.voters, now):
             return
+        if host.core.replica not in step.voters and self._hands_over(group, host, step, now):
+            return
         try:
             host.core.propose_config(step.voters, step.learners, now, epoch=shard_map.version)
         except (NotLeader, Overloaded, InvalidArgument) as error:
@@ -110,6 +119,19 @@ class Reshaper:
             f", learning: {self._names(host, step.learners)}" if step.learners else "",
         )
         self._driver.wake(host)
+
+    def _hands_over(self, group: GroupId, host: ShardHost, step: Step, now: float) -> bool:
+        """Whether somebody who stays is about to lead instead of us."""
+        if host.core.is_handing_over:
+            return True
+        stays = [peer for peer in successors(host, now) if peer in step.voters]
+        if not stays or self._handed_over.get(group) == host.core.term:
+            return False
+        self._handed_over[group] = host.core.term
+        log.info("%s: we are to go, so leadership goes to %s", host.name, host.replicas[stays[0]])
+        host.core.transfer_leadership(stays[0], now)
+        self._driver.wake(host)
+        return True
 
     def _life(self, host: ShardHost, replica: ReplicaId) -> int | None:
         node = host.replicas.get(replica)

@@ -11,6 +11,9 @@ one answer:
 ``_applied``    run, waiting for the engine's write;
 ``_reads``      arrived in this tick, no read index asked for yet;
 ``_confirming`` waiting for a read index or for the state to reach it.
+
+A leader that hands over proposes nothing, and one that has lost its role soon hears who has it:
+until then, at most ``HOLD_S``, requests wait here, so that a client that is sent on knows where to.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from kvstore.errors import Internal, KVError, NotLeader, Unavailable, copy_of
 from kvstore.ids import META_SHARD, LogIndex, Term
@@ -38,6 +41,10 @@ if TYPE_CHECKING:
     from kvstore.kv.state_machine import StateMachine
     from kvstore.raft.core import RaftCore
     from kvstore.raft.ready import ReadState
+
+
+HOLD_S: Final = 0.1
+"""An election in which nobody is missing takes a tenth of that."""
 
 
 class Answer(Protocol):
@@ -141,6 +148,8 @@ class ShardHost:
         self._reads: list[Read] = []
         self._confirming: dict[int, _Confirming] = {}
         self._next_context = 1
+        self._hold_until: float | None = None
+        """While set, who led until now waits to hear who leads."""
         self.to_apply: deque[Entry] = deque()
         self.to_apply_bytes = 0
         """Payload bytes in ``to_apply``."""
@@ -168,22 +177,24 @@ class ShardHost:
     # -- requests come in ---------------------------------------------------------------
 
     def write(self, write: Write) -> None:
-        """Queue a batch for this tick's entry, or answer at once that we do not lead."""
-        if self.is_leader:
+        """Queue a batch for this tick's entry, or answer that we do not lead."""
+        if self.is_leader or self.is_holding:
             self._writes.append(write)
         else:
             write.answer.fail(self._not_leader())
 
     def read(self, read: Read) -> None:
         """Queue a linearizable read for this tick's read index."""
-        if self.is_leader and not self.installing:
+        if (self.is_leader or self.is_holding) and not self.installing:
             self._reads.append(read)
         else:
             read.answer.fail(self._not_leader())
 
     def collect(self, now: float, wall_ms: int) -> None:
         """Propose everything that arrived in this tick; ask one read index for its reads."""
-        while self._writes:
+        if not self.is_leader:
+            return
+        while self._writes and not self.core.is_handing_over:
             self._propose(self._next_entry(), now, wall_ms)
         if self._reads:
             context, self._next_context = self._next_context, self._next_context + 1
@@ -284,7 +295,7 @@ class ShardHost:
         for context in failed:
             confirming = self._confirming.pop(context, None)
             if confirming is not None:
-                self._fail_reads(confirming, self._not_leader())
+                self._reads += confirming.reads  # for the next leader
 
     def serve_reads(self) -> None:
         """Serve every read whose index the applied state has reached, oldest first."""
@@ -300,8 +311,28 @@ class ShardHost:
             for read in self._confirming.pop(context).reads:
                 read.serve()
 
-    def lost_leadership(self) -> None:
+    # -- somebody else leads ------------------------------------------------------------------
+
+    @property
+    def is_holding(self) -> bool:
+        """Whether requests wait here until it is known who leads."""
+        return self._hold_until is not None
+
+    def lost_leadership(self, now: float) -> None:
+        """Send what waits to the next leader, as soon as that is known."""
+        self._hold_until = now + HOLD_S
+        self.leader_changed()
+
+    def leader_changed(self) -> None:
+        """See whether what is held can go on."""
+        if self.is_leader:
+            self._hold_until = None
+        elif self.is_holding and self.leader_node is not None:
+            self._send_on()
+
+    def _send_on(self) -> None:
         """Answer what waits: entries in the log may still commit under the next leader."""
+        self._hold_until = None
         for proposal in self._proposed:
             self._fail_writes(proposal, self._not_leader(may_have_applied=True))
         self._proposed.clear()
@@ -313,6 +344,8 @@ class ShardHost:
 
     def expire(self, now: float) -> None:
         """Give up on requests that waited longer than the node's own bound."""
+        if self._hold_until is not None and now >= self._hold_until:
+            self._send_on()
         for proposal in chain(self._applied, self._proposed):
             if proposal.deadline > now:
                 break
@@ -333,7 +366,7 @@ class ShardHost:
 
     def fail_all(self, error: KVError) -> None:
         """Nothing waits here any longer, for the node stops or the shard leaves it."""
-        self.lost_leadership()
+        self._send_on()
         unknown = copy_of(error)
         unknown.may_have_applied = True
         for proposal in self._applied:

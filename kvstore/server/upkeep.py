@@ -212,7 +212,7 @@ class LeaderBalance:
                 continue
             if not self._is_steady(self._leading_since(group, host.core.term, now), now):
                 continue
-            for peer in self._targets(host, now):
+            for peer in successors(host, now):
                 if host.replicas.get(peer) == node:
                     self._transfer(host, peer, now)
 
@@ -223,21 +223,9 @@ class LeaderBalance:
         """
         self._refuges += 1
         for host in self._driver.hosts.values():
-            targets = self._targets(host, now) if host.is_leader else []
+            targets = successors(host, now) if host.is_leader else []
             if targets:
                 self._transfer(host, targets[self._refuges % len(targets)], now)
-
-    @staticmethod
-    def _targets(host: ShardHost, now: float) -> list[ReplicaId]:
-        """Voters that are there and caught up, in the order of their ids."""
-        status = host.core.status(now)
-        return [
-            peer.replica
-            for peer in status.progress
-            if peer.recently_active
-            and peer.replica in status.config.voters
-            and peer.match_index + CATCH_UP_ENTRIES_MAX >= status.last_index
-        ]
 
     def _transfer(self, host: ShardHost, to: ReplicaId, now: float) -> None:
         log.info("%s: leadership goes to %s", host.name, host.replicas[to])
@@ -256,6 +244,18 @@ class LeaderBalance:
     @staticmethod
     def _is_steady(since: float | None, now: float) -> bool:
         return since is not None and now - since >= STEADY_S
+
+
+def successors(host: ShardHost, now: float) -> list[ReplicaId]:
+    """Who could take over at once: voters that are there and caught up, in the order of ids."""
+    status = host.core.status(now)
+    return [
+        peer.replica
+        for peer in status.progress
+        if peer.recently_active
+        and peer.replica in status.config.voters
+        and peer.match_index + CATCH_UP_ENTRIES_MAX >= status.last_index
+    ]
 
 
 def hand_over(driver: RaftDriver, now: float) -> None:

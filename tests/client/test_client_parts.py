@@ -178,7 +178,7 @@ def test_route_follows_a_hint_first_and_stays_with_who_serves() -> None:
     route = Route([N1, N2, N3])
     route.suggest(N3)
     assert route.pick(EVERYBODY) == N3
-    route.refused(N3, hint=N2)
+    route.refused(N3, hint=N2, is_open=True)
     assert route.pick(EVERYBODY) == N2
     route.served(N2)
     assert route.leader == N2
@@ -192,10 +192,40 @@ def test_route_leaves_a_lost_leader_even_if_others_name_it() -> None:
     route.lost(N1)
     contact = Contacts(n1=Contact.DOWN)
     assert route.pick(contact) == N2
-    route.refused(N2, hint=N1)
+    route.refused(N2, hint=N1, is_open=False)
     assert route.pick(contact) == N3
-    route.refused(N3, hint=N1)
+    route.refused(N3, hint=N1, is_open=False)
     assert route.pick(contact) is None
+
+
+def test_route_believes_a_leader_that_names_its_successor() -> None:
+    route = Route([N1, N2, N3])
+    route.served(N1)
+    route.refused(N1, hint=N2, is_open=True)
+    assert route.leader == N2
+    route.refused(N2, hint=N1, is_open=True)
+    assert route.leader is None, "two that name each other are asked once a round"
+    assert route.pick(EVERYBODY) == N3
+    route.next_round()
+    assert route.pick(EVERYBODY) == N1, "the last hint"
+
+
+def test_route_believes_nobody_else_and_no_name_that_it_cannot_reach() -> None:
+    route = Route([N1, N2, N3])
+    route.refused(N1, hint=N2, is_open=True)
+    assert route.leader is None
+    route.served(N1)
+    route.refused(N1, hint=N2, is_open=False)
+    assert route.leader is None
+
+
+def test_route_begins_anew_once_a_successor_has_served() -> None:
+    route = Route([N1, N2, N3])
+    route.served(N1)
+    route.refused(N1, hint=N2, is_open=True)
+    route.served(N2)
+    route.refused(N2, hint=N1, is_open=True)
+    assert route.leader == N1, "it was handed back"
 
 
 def test_route_waits_for_a_hinted_node_whose_connection_is_being_made() -> None:
@@ -208,7 +238,7 @@ def test_route_waits_for_a_hinted_node_whose_connection_is_being_made() -> None:
 def test_route_ignores_refusals_from_before_the_present_leader() -> None:
     route = Route([N1, N2, N3])
     route.served(N2)
-    route.refused(N1, hint=N3)
+    route.refused(N1, hint=N3, is_open=True)
     route.lost(N3)
     assert route.leader == N2
 

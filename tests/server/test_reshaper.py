@@ -9,7 +9,7 @@ from server_support import NODES, OWN, Rig, settle
 
 from kvstore.config import ClusterConfig, NodeAddress
 from kvstore.ids import GroupId, NodeId, ReplicaId
-from kvstore.raft.messages import AppendRequest, AppendResponse, HeartbeatResponse
+from kvstore.raft.messages import AppendRequest, AppendResponse, HeartbeatResponse, TimeoutNow
 from kvstore.server.replicas import ReplicaNodes
 from kvstore.server.reshaper import BUSY_INTERVAL_S, IDLE_INTERVAL_S, Reshaper
 from kvstore.sharding import changes
@@ -23,15 +23,15 @@ GROUP = GroupId(1)
 
 
 class Reshaped:
-    """The leader of one group, whose replica on n2 is to give way to one on n4."""
+    """The leader of one group, one of whose replicas is to give way to one on n4."""
 
-    def __init__(self) -> None:
+    def __init__(self, goes: NodeId = N2) -> None:
         self.rig = Rig()
         nodes = tuple(NodeAddress(NODES[ReplicaId(n)], f"h:{n}") for n in (1, 2, 3))
         founded = bootstrap(ClusterConfig(id="c", nodes=nodes, shards=1))
         admitted = changes.admit(founded, N4, "h:4", 1.0, "")
         self.resting = changes.succeed(founded, admitted)
-        self.moving = changes.succeed(self.resting, changes.begin(self.resting, GROUP, N4, N2))
+        self.moving = changes.succeed(self.resting, changes.begin(self.resting, GROUP, N4, goes))
         self.map: ShardMap | None = self.moving
         self.lives: dict[NodeId, int] = {N4: 0}
         self.reports: list[Report] = []
@@ -60,6 +60,14 @@ class Reshaped:
     async def commit(self) -> None:
         for voter in (TWO, ReplicaId(3)):
             await self.rig.acknowledge(by=voter)
+
+    async def until_caught_up(self) -> None:
+        """Who is to come is a learner and has the whole log."""
+        await self.check()
+        await self.commit()
+        core = self.rig.host.core
+        has_all = AppendResponse(self.comes, OWN, core.term, core.last_index)
+        self.rig.driver.receive(N4, [(GROUP, has_all)])
 
     @property
     def learners(self) -> tuple[ReplicaId, ...]:
@@ -98,6 +106,34 @@ async def test_who_has_caught_up_takes_the_place_of_who_is_to_go(it: Reshaped) -
     config = it.rig.host.core.config
     assert set(config.voters) == {OWN, ReplicaId(3), it.comes}
     assert TWO in config.voters_outgoing
+
+
+async def test_a_leader_that_is_to_go_hands_over_to_one_that_stays() -> None:
+    it = Reshaped(goes=NODES[OWN])
+    await it.rig.lead()
+    await it.until_caught_up()
+    await it.check()
+    core = it.rig.host.core
+    assert core.is_handing_over
+    assert [told.receiver for told in it.rig.peers.messages(TimeoutNow)] == [TWO]
+    assert OWN in core.config.voters
+    assert not core.config.voters_outgoing
+
+
+async def test_a_leader_that_nobody_relieves_goes_as_it_is() -> None:
+    it = Reshaped(goes=NODES[OWN])
+    await it.rig.lead()
+    await it.until_caught_up()
+    await it.check()
+    it.rig.now += 10.0
+    it.rig.driver.tick()
+    await settle()
+    core = it.rig.host.core
+    assert not core.is_handing_over
+    await it.until_caught_up()
+    await it.check()
+    assert OWN not in core.config.voters
+    assert len(it.rig.peers.messages(TimeoutNow)) == 1, "once a term"
 
 
 async def test_who_is_not_connected_is_waited_for(it: Reshaped) -> None:
