@@ -5,7 +5,8 @@ The states are those of etcd's raft:
 ``PROBE``      the peer's log is not known to match at ``next_index - 1``: one message at a
                time, then wait for the answer (or a heartbeat's);
 ``REPLICATE``  it matches: send on without waiting, as far as the window allows;
-``SNAPSHOT``   what it needs is compacted away: it gets a snapshot, and no entries meanwhile.
+``SNAPSHOT``   what it needs is compacted away, or longer than the state: it gets a snapshot, and
+               no entries meanwhile.
 """
 
 from __future__ import annotations

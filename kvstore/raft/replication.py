@@ -88,7 +88,7 @@ def send_append(state: RaftState, peer: Progress, *, even_if_empty: bool = False
     while not peer.is_paused(options.inflight_messages_max, options.inflight_bytes_max):
         prev_index = LogIndex(peer.next_index - 1)
         prev_term = state.log.term_at(prev_index)
-        if prev_term is None:
+        if prev_term is None or snapshots.is_better(state, peer):
             snapshots.begin(state, peer)
             return
         entries = state.log.following(peer.next_index, _bytes_max(state, peer))

@@ -27,11 +27,23 @@ CHUNK_TIMEOUT_S = 3.0
 """How long a chunk may stay unacknowledged."""
 
 
+NEWCOMER_SHARE = 32
+"""A newcomer that has nothing gets the state rather than a log of over 1/32 of what is kept:
+to run a command costs it about ten times what it costs to store a row."""
+
+
 # -- the leader's side --------------------------------------------------------------------------
 
 
+def is_better(state: RaftState, peer: Progress) -> bool:
+    """Whether ``peer`` should get a snapshot although the log reaches back far enough."""
+    has_nothing = peer.is_catching_up and peer.next_index == 1
+    is_long = state.log.bytes > state.options.log_bytes_max // NEWCOMER_SHARE
+    return has_nothing and is_long and state.applied_index > 0
+
+
 def begin(state: RaftState, peer: Progress) -> None:
-    """What ``peer`` needs is compacted away; its next entries follow once it has the state."""
+    """Send the state; the entries behind it follow once ``peer`` has that."""
     if not peer.recently_active:
         return
     state.transfers_begun += 1

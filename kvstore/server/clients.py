@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from kvstore.server.raft_driver import RaftDriver
     from kvstore.server.scheduling import Outcome
     from kvstore.server.shard_host import ShardHost
+    from kvstore.server.throttle import LatencyMeter
     from kvstore.wire.frames import Frame
 
 log = logging.getLogger(__name__)
@@ -69,7 +70,9 @@ class Connection(Protocol):
 class ReplyTo:
     """The one answer of one request: a frame on its connection, and its charge given back."""
 
-    __slots__ = ("_admission", "_connection", "_cost", "_request", "_signpost")
+    __slots__ = (
+        "_admission", "_began_at", "_connection", "_cost", "_meter", "_request", "_signpost",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -78,12 +81,15 @@ class ReplyTo:
         admission: Admission,
         cost: int,
         signpost: Signpost,
+        meter: LatencyMeter | None = None,
     ) -> None:
         self._connection = connection
         self._request = request
         self._admission = admission
         self._cost = cost
         self._signpost = signpost
+        self._meter = meter
+        self._began_at = 0.0 if meter is None else meter.now()
 
     @property
     def is_wanted(self) -> bool:
@@ -93,6 +99,8 @@ class ReplyTo:
     def reply(self, body: bytes) -> None:
         """Send ``body`` as the answer."""
         self._admission.release(self._cost)
+        if self._meter is not None:
+            self._meter.answered(self._began_at)
         self._connection.send(encode_frame(Kind.REPLY, self._request, body))
 
     def fail(self, error: KVError) -> None:
@@ -123,10 +131,12 @@ class ClientRequests:
         checksums: Checksums | None = None,
         membership: Membership | None = None,
         administration: Administration | None = None,
+        meter: LatencyMeter | None = None,
     ) -> None:
         self._driver = driver
         self._admission = admission
         self._where = where
+        self._meter = meter
         self._signpost = signpost or Signpost(lambda: None, {})
         self._frame_bytes_max = frame_bytes_max
         self._batch_bytes_max = frame_bytes_max - PEER_OVERHEAD_BYTES
@@ -168,8 +178,10 @@ class ClientRequests:
         leader = self._where(group_of_shard(ShardId(shard)))
         return NotLeader(f"shard {shard} has no replica on this node", leader=leader)
 
-    def _answer_to(self, connection: Connection, frame: Frame, cost: int) -> ReplyTo:
-        return ReplyTo(connection, frame.request, self._admission, cost, self._signpost)
+    def _answer_to(
+        self, connection: Connection, frame: Frame, cost: int, meter: LatencyMeter | None = None
+    ) -> ReplyTo:
+        return ReplyTo(connection, frame.request, self._admission, cost, self._signpost, meter)
 
     def _write(self, connection: Connection, frame: Frame) -> None:
         request = requests.decode_write(frame.body)
@@ -184,14 +196,15 @@ class ClientRequests:
             )
         host = self._host(request.shard)
         cost = self._admission.admit_write(len(frame.body))
-        answer = self._answer_to(connection, frame, cost)
+        answer = self._answer_to(connection, frame, cost, self._meter)
         host.write(Write(request.count, request.batch, answer))
         self._driver.wake(host)
 
     def _read(self, connection: Connection, frame: Frame) -> None:
         request = requests.decode_read(frame.body)
         host = self._host(request.shard)
-        answer = self._answer_to(connection, frame, self._admission.admit(len(frame.body)))
+        cost = self._admission.admit(len(frame.body))
+        answer = self._answer_to(connection, frame, cost, self._meter)
 
         def serve() -> None:
             if not answer.is_wanted:

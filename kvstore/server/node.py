@@ -34,12 +34,12 @@ from kvstore.server.data_directory import count_start, note_log, open_data_direc
 from kvstore.server.following import Following
 from kvstore.server.handshake import Handshake
 from kvstore.server.membership import MemberCouriers, Membership, make_contacts
-from kvstore.server.pacing import Pace
 from kvstore.server.pinning import Pinning
 from kvstore.server.raft_driver import RaftDriver
 from kvstore.server.signpost import Signpost
 from kvstore.server.snapshot_work import SnapshotTransfers
 from kvstore.server.start import open_stored
+from kvstore.server.throttle import Throttle
 from kvstore.server.upkeep import DiskWatch, LeaderBalance, LogKeeper, hand_over, periodic
 from kvstore.sharding.shard_map import bootstrap
 from kvstore.storage import membership_file
@@ -84,6 +84,9 @@ class Node:
         self._peers: Callable[[], Mapping[NodeId, str]] = dict
         """The addresses of those that share groups with this node."""
         self._snapshot_thread = ThreadPoolExecutor(1, "snapshots")
+        self._throttle = Throttle(
+            bytes_per_s_max=config.sharding.move_bytes_per_s_max, clock=self._clock
+        )
         self._resources = contextlib.AsyncExitStack()
 
     @staticmethod
@@ -152,13 +155,12 @@ class Node:
         await asyncio.to_thread(note_log, identity)
         peers = self._make_peers(handshake)
         self._peers = lambda: peers.peers
-        pace = Pace(config.sharding.move_bytes_per_s_max)
-        self._driver = driver = self._make_driver(stored, peers, pace, disk, admission)
+        self._driver = driver = self._make_driver(stored, peers, disk, admission)
         self._answers = Answers(
             config, driver, lambda: self._shard_map, clock=self._clock, wall_ms=self._wall_ms
         )
         membership = await self._join(stored.shard_map, peers, handshake, undo)
-        transfers = self._make_transfers(stored, driver, pace, undo)
+        transfers = self._make_transfers(stored, driver, undo)
         self._following = following = Following(
             config,
             identity,
@@ -213,7 +215,7 @@ class Node:
         )
 
     def _make_driver(
-        self, stored: Stored, peers: PeerPool, pace: Pace, disk: DiskWatch, admission: Admission
+        self, stored: Stored, peers: PeerPool, disk: DiskWatch, admission: Admission
     ) -> RaftDriver:
         driver = RaftDriver(
             stored.hosts,
@@ -224,7 +226,7 @@ class Node:
             wall_ms=self._wall_ms,
             on_fatal=fatal.die,
             on_engine_full=disk.engine_full,
-            pace=pace,
+            pace=self._throttle.pace,
         )
         driver.may_lead = lambda: not admission.disk_full
         return driver
@@ -278,7 +280,7 @@ class Node:
             self._membership.refused(error)
 
     def _make_transfers(
-        self, stored: Stored, driver: RaftDriver, pace: Pace, undo: contextlib.AsyncExitStack
+        self, stored: Stored, driver: RaftDriver, undo: contextlib.AsyncExitStack
     ) -> SnapshotTransfers:
         thread = self._snapshot_thread
         undo.callback(thread.shutdown, wait=False, cancel_futures=True)
@@ -286,7 +288,8 @@ class Node:
             driver,
             stored.snapshots,
             stored.wal,
-            pace=pace,
+            pace=self._throttle.pace,
+            rest_s=self._throttle.rest_s,
             thread=thread,
             clock=self._clock,
             on_fatal=fatal.die,
@@ -322,6 +325,7 @@ class Node:
             checksums=self._make_checksums(driver, engine, undo),
             membership=self._membership,
             administration=self._following.administration,
+            meter=self._throttle.meter,
         )
         balance = LeaderBalance(
             driver,
@@ -330,7 +334,7 @@ class Node:
             clock=self._clock,
             may_lead=lambda: not admission.disk_full,
         )
-        for work in (driver.run(), *periodic(keeper, disk, balance)):
+        for work in (driver.run(), *periodic(keeper, disk, balance, self._throttle_moves)):
             self._own(work, undo)
 
     @staticmethod
@@ -350,6 +354,13 @@ class Node:
         undo.callback(thread.shutdown, wait=False, cancel_futures=True)
         undo.callback(checksums.stop)
         return checksums
+
+    def _throttle_moves(self) -> None:
+        assert self._driver is not None
+        shard_map = self._shard_map
+        is_learning = any(host.core.config.learners for host in self._driver.hosts.values())
+        is_changing = shard_map is not None and bool(shard_map.changes)
+        self._throttle.check(is_moving=is_learning or is_changing)
 
     def _shards_held(self) -> int:
         assert self._driver is not None

@@ -15,16 +15,17 @@ class Pace:
     end of what was reserved before it.
     """
 
-    def __init__(self, bytes_per_s: int) -> None:
-        self._bytes_per_s = bytes_per_s
+    def __init__(self, bytes_per_s: float) -> None:
+        self.bytes_per_s = bytes_per_s
+        """For what is reserved from now on."""
         self._free_at = 0.0
 
     def reserve(self, size_bytes: int, now: float) -> float:
         """Put ``size_bytes`` behind all that is reserved; returns how many seconds to wait."""
         begins_at = max(now, self._free_at)
-        self._free_at = begins_at + size_bytes / self._bytes_per_s
+        self._free_at = begins_at + size_bytes / self.bytes_per_s
         return begins_at - now
 
     def refund(self, size_bytes: int) -> None:
         """Of what was reserved so much was not needed."""
-        self._free_at -= size_bytes / self._bytes_per_s
+        self._free_at -= size_bytes / self.bytes_per_s

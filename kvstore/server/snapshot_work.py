@@ -48,10 +48,23 @@ class SnapshotTransfers:
         wal: Log,
         *,
         pace: Pace,
+        rest_s: Callable[[int], float],
         thread: Executor,
         clock: Callable[[], float],
         on_fatal: Callable[[BaseException], None],
     ) -> None:
+        """Send from ``storage`` and receive into it.
+
+        Args:
+            driver: Runs the groups.
+            storage: Has the snapshots.
+            wal: Notes where the log begins behind one that was installed.
+            pace: Of what is sent to newcomers.
+            rest_s: How long to wait after so many bytes of an installation.
+            thread: For all I/O on snapshots.
+            clock: Steady seconds.
+            on_fatal: Ends the node.
+        """
         self._driver = driver
         self._storage = storage
         self._wal = wal
@@ -60,6 +73,7 @@ class SnapshotTransfers:
         self._on_fatal = on_fatal
         self._readers: dict[tuple[ShardId, int], SnapshotReader] = {}
         self._pace = pace
+        self._rest_s = rest_s
 
     def handle(self, host: ShardHost, ready: Ready) -> None:
         """Take up the snapshot instructions of one ``Ready``."""
@@ -155,12 +169,16 @@ class SnapshotTransfers:
         self._submit(host, work, done, failed)
 
     def _install(self, host: ShardHost, meta: SnapshotMeta) -> None:
-        """Put the staged state in force: engine first, then the log, then the core."""
+        """Put the staged state in force: engine first, then the log, then the core.
+
+        The engine's part goes in steps, with a rest after each: between them others have a turn
+        in the thread, and clients on the machine.
+        """
         if host.has_left:
             return
         group = group_of_shard(host.shard)
 
-        def done(_: None) -> None:
+        def done() -> None:
             # What the old log holds behind the snapshot conflicts with it: gone first.
             truncation = records.encode_truncation(group, LogIndex(meta.index + 1))
             mark = records.encode_mark(group, meta.index, meta.term, confchange.encode(meta.config))
@@ -169,11 +187,25 @@ class SnapshotTransfers:
                 lambda: self._driver.guarded(lambda: self._installed(host, meta)),
             )
 
-        def work() -> None:
-            self._storage.install(group, host.shard)
-            host.machine.upgrade()
+        steps = self._storage.installation(group, host.shard)
 
-        self._submit(host, work, done, self._on_fatal)
+        def step() -> int | None:
+            size = next(steps, None)
+            if size is None:
+                host.machine.upgrade()
+            return size
+
+        def stepped(size: int | None) -> None:
+            if size is None:
+                done()
+            else:
+                self._driver.loop.call_later(self._rest_s(size), self._driver.guarded, go_on)
+
+        def go_on() -> None:
+            if not host.has_left:
+                self._submit(host, step, stepped, self._on_fatal)
+
+        go_on()
 
     def _installed(self, host: ShardHost, meta: SnapshotMeta) -> None:
         if host.has_left:

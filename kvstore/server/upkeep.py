@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 from kvstore.errors import DiskFull
 from kvstore.raft import confchange
 from kvstore.server.raft_driver import Log
+from kvstore.server.throttle import WINDOW_S
 from kvstore.storage import records
 
 if TYPE_CHECKING:
@@ -273,7 +274,7 @@ def hand_over(driver: RaftDriver, now: float) -> None:
 
 
 def periodic(
-    keeper: LogKeeper, disk: DiskWatch, balance: LeaderBalance
+    keeper: LogKeeper, disk: DiskWatch, balance: LeaderBalance, pace: Callable[[], None]
 ) -> list[Coroutine[None, None, None]]:
     """The loops that run all of it, to be owned by the node."""
 
@@ -292,4 +293,9 @@ def periodic(
             await asyncio.sleep(BALANCE_INTERVAL_S)
             balance.check()
 
-    return [keep(), watch(), spread()]
+    async def watch_clients() -> None:
+        while True:
+            await asyncio.sleep(WINDOW_S)
+            pace()
+
+    return [keep(), watch(), spread(), watch_clients()]

@@ -49,8 +49,9 @@ if TYPE_CHECKING:
 SHARD_PREFIX_BYTES = 2
 """With which every key of a shard begins; left out of the stream."""
 
-INSTALL_BATCH_BYTES = 1024 * 1024
-"""Rows of one engine write while installing: memory stays bounded, however large the shard."""
+INSTALL_BATCH_BYTES = 64 * 1024
+"""Rows of one engine write while installing: a millisecond's work, after which others have a
+turn."""
 
 SYNC_BYTES = 8 * 1024 * 1024
 """Staged bytes are synced that often, so that no sync has much to do and delays the log's."""
@@ -168,7 +169,16 @@ class SnapshotStorage:
     def install(self, group: GroupId, shard: ShardId) -> None:
         """Replace the state of ``shard`` by the complete staged snapshot of ``group``, durably.
 
-        If this fails the shard may be half replaced: stop the node, its next start goes on.
+        Raises as :meth:`installation`.
+        """
+        for _ in self.installation(group, shard):
+            pass
+
+    def installation(self, group: GroupId, shard: ShardId) -> Iterator[int]:
+        """The same in short steps, each of which gives how many bytes it has put in force.
+
+        It is done when the steps have ended. If one fails the shard may be half replaced: stop
+        the node, its next start goes on. It may be left off if the group leaves the node.
 
         Raises:
             CorruptionError: the file was damaged since it was staged.
@@ -179,7 +189,7 @@ class SnapshotStorage:
         try:
             if not manifest.exists():
                 self._promise(group)
-            self._write_rows(shard, staging)
+            yield from self._write_rows(shard, staging)
             self._engine.flush()
             self._files.rename(manifest, self._installed_path(group))
             self._files.sync_directory(self._directory)
@@ -311,7 +321,7 @@ class SnapshotStorage:
         manifest = Manifest(arriving.meta, arriving.size)
         write_file_atomically(self._files, self._manifest_path(group), manifest.encode())
 
-    def _write_rows(self, shard: ShardId, staging: Path) -> None:
+    def _write_rows(self, shard: ShardId, staging: Path) -> Iterator[int]:
         start, end = shard_range(shard)
         batch, size = self._engine.batch(), 0
         batch.delete_range(start, end)
@@ -322,6 +332,7 @@ class SnapshotStorage:
                     size += len(key) + len(value)
                     if size >= INSTALL_BATCH_BYTES:
                         self._engine.write(batch)
+                        yield size
                         batch, size = self._engine.batch(), 0
         self._engine.write(batch)
 

@@ -10,24 +10,24 @@ from kvstore.raft.messages import AppendRequest, AppendResponse
 from kvstore.raft.replication import CATCH_UP_BYTES
 
 PAYLOAD = bytes(CATCH_UP_BYTES // 4)
-OLD = 20
+OLD = 14
 """Entries that are there before the learner comes."""
 
 
-def leader_with_old_log() -> Solo:
+def leader_with_old_log(entries: int = OLD) -> Solo:
     """R1 leads; R2 has all of the log, and R3 has not been heard of."""
     solo = Solo()
     solo.lead(R2)
-    for _ in range(OLD):
+    for _ in range(entries):
         solo.core.propose(PAYLOAD, solo.now)
     solo.drain()
     solo.ack(R2)
     return solo
 
 
-def leader_with_learner() -> Solo:
+def leader_with_learner(entries: int = OLD) -> Solo:
     """R4 is a learner since now, and has said that its log is empty."""
-    solo = leader_with_old_log()
+    solo = leader_with_old_log(entries)
     solo.core.propose_config((R1, R2, R3), (R4,), solo.now)
     solo.drain()
     solo.ack(R2)
@@ -59,6 +59,24 @@ def test_old_log_comes_in_small_pieces_one_at_a_time() -> None:
         solo.ack(R4, had)
         pieces += 1
     assert pieces > 4
+
+
+def test_a_newcomer_gets_the_state_rather_than_a_long_log() -> None:
+    solo = leader_with_learner(2 * OLD)
+    assert [append for append in to_learner(solo) if append.entries] == []
+    (read,) = [read for ready in solo.readies for read in ready.snapshot_reads]
+    assert (read.peer, read.offset) == (R4, 0)
+
+
+def test_one_that_has_the_beginning_gets_the_rest_of_a_long_log() -> None:
+    solo = leader_with_old_log(2 * OLD)
+    solo.core.propose_config((R1, R2, R3), (R4,), solo.now)
+    solo.drain()
+    solo.ack(R2)
+    (probe,) = [append for append in to_learner(solo) if append.entries][-1:]
+    has_one = LogIndex(1), Term(1)
+    solo.step(AppendResponse(R4, R1, Term(1), LogIndex(0), True, probe.prev_index, *has_one))
+    assert [append.prev_index for append in to_learner(solo) if append.entries] == [1]
 
 
 def test_what_is_new_waits_for_nothing_once_the_old_is_there() -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from server_support import NODES, OWN, FakeEngine, HeldThreads, Rig, command, settle
+from server_support import NODES, OWN, FakeEngine, Rig, command, settle
+from snapshot_rig import TWO, Work, chunk, engine_at_50, streamed, work_on
 
 from kvstore.config import RaftConfig
 from kvstore.errors import CorruptionError, DiskFull, Internal
@@ -17,44 +18,18 @@ from kvstore.kv.state_machine import StateMachine
 from kvstore.raft.messages import (
     AppendRequest,
     AppendResponse,
-    GroupConfig,
     HeartbeatResponse,
     SnapshotChunk,
-    SnapshotMeta,
     SnapshotResponse,
     VoteResponse,
 )
-from kvstore.server.pacing import Pace
-from kvstore.server.snapshot_work import SnapshotTransfers
 from kvstore.storage import records
 from kvstore.storage.records import RecordType
 from kvstore.storage.snapshots import SnapshotStorage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
-
-TWO = ReplicaId(2)
-META = SnapshotMeta(LogIndex(50), Term(1), GroupConfig((OWN, TWO, ReplicaId(3))))
-
-
-class Work(NamedTuple):
-    rig: Rig
-    threads: HeldThreads
-    storage: SnapshotStorage
-    transfers: SnapshotTransfers
-
-    async def run(self) -> None:
-        """Let the thread do all that there is, and what follows from it."""
-        await settle()
-        while self.threads.work:
-            self.threads.run()
-            await settle()
-
-    def responses(self) -> list[tuple[int, bool, bool]]:
-        """Offset, installed, rejected of each."""
-        sent = self.rig.peers.messages(SnapshotResponse)
-        return [(r.next_offset, r.installed, r.rejected) for r in sent]
 
 
 @pytest.fixture
@@ -62,48 +37,10 @@ async def work(tmp_path: Path) -> Work:
     return work_on(Rig(), tmp_path)
 
 
-def work_on(rig: Rig, path: Path, bytes_per_s_max: int = 1 << 30) -> Work:
-    threads = HeldThreads()
-    storage = SnapshotStorage(rig.engine, path / "snapshots")
-    transfers = SnapshotTransfers(
-        rig.driver,
-        storage,
-        rig.log,
-        pace=Pace(bytes_per_s_max),
-        thread=threads,
-        clock=lambda: rig.now,
-        on_fatal=rig.fatal.append,
-    )
-    rig.driver.snapshots = transfers
-    return Work(rig, threads, storage, transfers)
-
-
 @pytest.fixture(scope="module")
 def stream() -> bytes:
     """A shard after 50 entries, as it is sent."""
     return streamed(engine_at_50())
-
-
-def engine_at_50() -> FakeEngine:
-    engine = FakeEngine()
-    machine = StateMachine(ShardId(0), engine, owns=lambda key: True)
-    into = engine.batch()
-    for index in range(1, 51):
-        machine.apply(index, 1, command(index, value=b"%d" % index).payload, into)
-    machine.flush(into)
-    engine.write(into)
-    return engine
-
-
-def streamed(engine: FakeEngine) -> bytes:
-    reader = SnapshotStorage(engine, None).open(ShardId(0))  # type: ignore[arg-type]
-    data, is_last = reader.read(0, 1 << 20)
-    assert is_last
-    return data
-
-
-def chunk(data: bytes, offset: int = 0, *, is_last: bool = True, transfer: int = 7, term: int = 1):
-    return SnapshotChunk(TWO, OWN, Term(term), META, transfer, offset, data, is_last)
 
 
 # -- receiving -----------------------------------------------------------------------------------
@@ -239,10 +176,11 @@ async def test_an_installation_that_fails_ends_the_node(
 ) -> None:
     error = CorruptionError("damaged", file="f", offset=0)
 
-    def broken(*_: object) -> None:
+    def broken(*_: object) -> Iterator[int]:
+        yield 10
         raise error
 
-    monkeypatch.setattr(work.storage, "install", broken)
+    monkeypatch.setattr(work.storage, "installation", broken)
     work.rig.hear(chunk(stream))
     await work.run()
     assert work.rig.fatal == [error]

@@ -280,8 +280,9 @@ async def test_not_to_a_replica_without_a_vote() -> None:
 async def test_the_loops_run_each_of_them(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(upkeep, "UPKEEP_INTERVAL_S", 0.001)
     monkeypatch.setattr(upkeep, "BALANCE_INTERVAL_S", 0.001)
+    monkeypatch.setattr(upkeep, "WINDOW_S", 0.001)
     rig = await written()
-    ran = {name: asyncio.Event() for name in ("keep", "watch", "spread")}
+    ran = {name: asyncio.Event() for name in ("keep", "watch", "spread", "pace")}
 
     async def check() -> None:
         ran["keep"].set()
@@ -290,7 +291,8 @@ async def test_the_loops_run_each_of_them(disk: Disk, monkeypatch: pytest.Monkey
     monkeypatch.setattr(keeper, "check", check)
     monkeypatch.setattr(disk.watch, "check", ran["watch"].set)
     monkeypatch.setattr(balance, "check", ran["spread"].set)
-    tasks = [asyncio.create_task(w) for w in upkeep.periodic(keeper, disk.watch, balance)]
+    loops = upkeep.periodic(keeper, disk.watch, balance, ran["pace"].set)
+    tasks = [asyncio.create_task(work) for work in loops]
     async with asyncio.timeout(10):
         for event in ran.values():
             await event.wait()
