@@ -88,9 +88,11 @@ class MapLearner:
                     await self.fetch(seed)
             except (Refused, ProtocolError):
                 raise
-            except KVError:
+            except KVError as error:
+                seed.error = copy_of(error)  # also what a node that was reached has against us
                 await asyncio.sleep(full_jitter_s(attempt, self._cluster.rng))
             else:
+                seed.error = None
                 return
 
     async def close(self) -> None:

@@ -297,6 +297,8 @@ class FakeNode:
         """Whether it answers when it is asked for the map."""
         self.old_map: bytes | None = None
         """What it then answers instead of the newest map."""
+        self.map_error: KVError | None = None
+        """And why it has none to give."""
         self.refusals = 0
         """Requests that it answered with ``NotLeader``."""
         self.cluster_id = CLUSTER_ID
@@ -358,6 +360,9 @@ class FakeNode:
                 connection.send(Kind.WELCOME, 0, encode_welcome(welcome))
             case Kind.SHARD_MAP if not self.tells_map:
                 pass
+            case Kind.SHARD_MAP if self.map_error is not None:
+                error = requests.encode_error(self.map_error)
+                connection.send(Kind.ERROR, frame.request, error)
             case Kind.SHARD_MAP:
                 body = self.old_map or self.cluster.map_reply()
                 connection.send(Kind.REPLY, frame.request, body)
