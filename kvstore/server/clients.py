@@ -71,7 +71,7 @@ class ReplyTo:
     """The one answer of one request: a frame on its connection, and its charge given back."""
 
     __slots__ = (
-        "_admission", "_began_at", "_connection", "_cost", "_meter", "_request", "_signpost",
+        "_admission", "_came_at", "_connection", "_cost", "_meter", "_request", "_signpost",
     )  # fmt: skip
 
     def __init__(
@@ -89,7 +89,7 @@ class ReplyTo:
         self._cost = cost
         self._signpost = signpost
         self._meter = meter
-        self._began_at = 0.0 if meter is None else meter.now()
+        self._came_at = 0.0 if meter is None else meter.came()
 
     @property
     def is_wanted(self) -> bool:
@@ -98,15 +98,18 @@ class ReplyTo:
 
     def reply(self, body: bytes) -> None:
         """Send ``body`` as the answer."""
-        self._admission.release(self._cost)
-        if self._meter is not None:
-            self._meter.answered(self._began_at)
+        self._is_over()
         self._connection.send(encode_frame(Kind.REPLY, self._request, body))
 
     def fail(self, error: KVError) -> None:
         """Send ``error`` as the answer."""
-        self._admission.release(self._cost)
+        self._is_over()
         send_error(self._connection, self._request, self._signpost.complete(error))
+
+    def _is_over(self) -> None:
+        self._admission.release(self._cost)
+        if self._meter is not None:
+            self._meter.answered(self._came_at)
 
 
 def send_error(connection: Connection, request: int, error: KVError) -> None:

@@ -36,6 +36,7 @@ from kvstore.server.handshake import Handshake
 from kvstore.server.membership import MemberCouriers, Membership, make_contacts
 from kvstore.server.pinning import Pinning
 from kvstore.server.raft_driver import RaftDriver
+from kvstore.server.shard_host import HOLD_S
 from kvstore.server.signpost import Signpost
 from kvstore.server.snapshot_work import SnapshotTransfers
 from kvstore.server.start import open_stored
@@ -177,7 +178,7 @@ class Node:
             rng=self._rng,
         )
         undo.push_async_callback(following.administration.close)
-        self._start_work(stored, driver, admission, disk, undo)
+        self._start_work(stored, driver, transfers, admission, disk, undo)
         membership.on_expelled = lambda: self._fall_silent(transfers)
         for work in following.begin():
             self._own(work, undo)
@@ -301,6 +302,7 @@ class Node:
         self,
         stored: Stored,
         driver: RaftDriver,
+        transfers: SnapshotTransfers,
         admission: Admission,
         disk: DiskWatch,
         undo: contextlib.AsyncExitStack,
@@ -334,7 +336,8 @@ class Node:
             clock=self._clock,
             may_lead=lambda: not admission.disk_full,
         )
-        for work in (driver.run(), *periodic(keeper, disk, balance, self._throttle_moves)):
+        upkeep = periodic(keeper, disk, balance, lambda: self._throttle_moves(transfers))
+        for work in (driver.run(), *upkeep):
             self._own(work, undo)
 
     @staticmethod
@@ -355,12 +358,12 @@ class Node:
         undo.callback(checksums.stop)
         return checksums
 
-    def _throttle_moves(self) -> None:
+    def _throttle_moves(self, transfers: SnapshotTransfers) -> None:
         assert self._driver is not None
         shard_map = self._shard_map
         is_learning = any(host.core.config.learners for host in self._driver.hosts.values())
         is_changing = shard_map is not None and bool(shard_map.changes)
-        self._throttle.check(is_moving=is_learning or is_changing)
+        self._throttle.check(is_moving=is_learning or is_changing, oldest_s=transfers.oldest_s())
 
     def _shards_held(self) -> int:
         assert self._driver is not None
@@ -381,7 +384,10 @@ class Node:
                     for host in self._driver.hosts.values()
                 ):
                     self._driver.role_changed.clear()
-                    await self._driver.role_changed.wait()
+                    # A hand-over that was given up changes no role.
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(HOLD_S):
+                            await self._driver.role_changed.wait()
 
     async def leave(self) -> None:
         """Tell the others that this node leaves, so that they do not take it for dead."""

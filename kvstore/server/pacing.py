@@ -26,6 +26,6 @@ class Pace:
         self._free_at = begins_at + size_bytes / self.bytes_per_s
         return begins_at - now
 
-    def refund(self, size_bytes: int) -> None:
-        """Of what was reserved so much was not needed."""
-        self._free_at -= size_bytes / self.bytes_per_s
+    def refund(self, size_bytes: int, bytes_per_s: float) -> None:
+        """Of what was reserved at that rate so much was not needed."""
+        self._free_at -= size_bytes / bytes_per_s

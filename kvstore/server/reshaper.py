@@ -13,7 +13,7 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from kvstore.errors import InvalidArgument, NotLeader, Overloaded
-from kvstore.ids import ReplicaId, number_of
+from kvstore.ids import ReplicaId, in_life, number_of
 from kvstore.server.rejoin import LEARNERS_MAX, is_caught_up
 from kvstore.server.reshaping import must_confirm, next_step, report_of, wanted_members
 from kvstore.server.upkeep import successors
@@ -104,7 +104,9 @@ class Reshaper:
         )
         if step is None or not _has_majority(host, step.voters, now):
             return
-        if host.core.replica not in step.voters and self._hands_over(group, host, step, now):
+        if host.core.replica not in step.voters and self._hands_over(
+            group, host, step, shard_map, now
+        ):
             return
         try:
             host.core.propose_config(step.voters, step.learners, now, epoch=shard_map.version)
@@ -120,11 +122,15 @@ class Reshaper:
         )
         self._driver.wake(host)
 
-    def _hands_over(self, group: GroupId, host: ShardHost, step: Step, now: float) -> bool:
-        """Whether somebody who stays is about to lead instead of us."""
+    def _hands_over(
+        self, group: GroupId, host: ShardHost, step: Step, shard_map: ShardMap, now: float
+    ) -> bool:
+        """Whether somebody who stays is about to lead instead of us: if it can, the preferred."""
         if host.core.is_handing_over:
             return True
+        preferred = shard_map.members(group)[0].id
         stays = [peer for peer in successors(host, now) if peer in step.voters]
+        stays.sort(key=lambda peer: in_life(peer, 0) != preferred)
         if not stays or self._handed_over.get(group) == host.core.term:
             return False
         self._handed_over[group] = host.core.term

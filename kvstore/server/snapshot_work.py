@@ -9,7 +9,7 @@ and the sender begins anew. What is sent to newcomers is paced, all transfers to
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from kvstore.errors import CorruptionError
 from kvstore.ids import LogIndex, group_of_shard
@@ -33,6 +33,17 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
+
+RESTS_S_MAX: Final = 20.0
+"""An installation rests between its steps for so long; then it hurries."""
+
+
+class OpenReader(NamedTuple):
+    """A snapshot that is being sent."""
+
+    reader: SnapshotReader
+    at: float
+    """When that began, in steady seconds."""
 
 
 class SnapshotTransfers:
@@ -71,7 +82,7 @@ class SnapshotTransfers:
         self._thread = thread
         self._clock = clock
         self._on_fatal = on_fatal
-        self._readers: dict[tuple[ShardId, int], SnapshotReader] = {}
+        self._readers: dict[tuple[ShardId, int], OpenReader] = {}
         self._pace = pace
         self._rest_s = rest_s
 
@@ -91,6 +102,11 @@ class SnapshotTransfers:
             if shard == host.shard:
                 self._close(host, transfer)
 
+    def oldest_s(self) -> float:
+        """For how long the snapshot that was begun first has been on its way."""
+        now = self._clock()
+        return max((now - opened.at for opened in self._readers.values()), default=0.0)
+
     # -- sending side -------------------------------------------------------------------------
 
     def _read(self, host: ShardHost, read: SnapshotRead) -> None:
@@ -98,16 +114,16 @@ class SnapshotTransfers:
         meta: SnapshotMeta | None = None
         if read.offset == 0:
             meta = host.core.snapshot_meta(host.core.applied_index)
-            self._readers[key] = self._storage.open(host.shard)
+            self._readers[key] = OpenReader(self._storage.open(host.shard), self._clock())
             log.info("%s: snapshot at %d to replica %d", host.name, meta.index, read.peer)
-        reader = self._readers.get(key)
-        if reader is None:
+        opened = self._readers.get(key)
+        if opened is None:
             host.core.snapshot_failed(read.peer, read.transfer, self._clock())
             return
 
         def done(result: tuple[bytes, bool]) -> None:
             data, is_last = result
-            self._pace.refund(max(0, charge - len(data)))
+            self._pace.refund(max(0, charge - len(data)), rate)
             host.core.snapshot_read(
                 read.peer, read.transfer, meta, data, is_last=is_last, now=self._clock()
             )
@@ -121,13 +137,15 @@ class SnapshotTransfers:
             host.core.snapshot_failed(read.peer, read.transfer, self._clock())
 
         def begin() -> None:
-            if self._readers.get(key) is reader:
+            if self._readers.get(key) is opened:
+                reader = opened.reader
                 self._submit(host, lambda: reader.read(read.offset, read.bytes_max), done, failed)
             else:
-                self._pace.refund(charge)
+                self._pace.refund(charge, rate)
 
         # A voter that lacks what it has to vote on waits for nobody: its group is in danger.
         charge = 0 if read.peer in host.core.config.voters else read.bytes_max
+        rate = self._pace.bytes_per_s
         self._in_turn(charge, begin)
 
     def _in_turn(self, charge: int, begin: Callable[[], None]) -> None:
@@ -139,9 +157,9 @@ class SnapshotTransfers:
             self._driver.loop.call_later(wait_s, lambda: self._driver.guarded(begin))
 
     def _close(self, host: ShardHost, transfer: int) -> None:
-        reader = self._readers.pop((host.shard, transfer), None)
-        if reader is not None:
-            self._in_background(reader.close, "a snapshot could not be closed")
+        opened = self._readers.pop((host.shard, transfer), None)
+        if opened is not None:
+            self._in_background(opened.reader.close, "a snapshot could not be closed")
 
     # -- receiving side -----------------------------------------------------------------------
 
@@ -172,7 +190,8 @@ class SnapshotTransfers:
         """Put the staged state in force: engine first, then the log, then the core.
 
         The engine's part goes in steps, with a rest after each: between them others have a turn
-        in the thread, and clients on the machine.
+        in the thread, and clients on the machine. But the leader does not wait for ever, and no
+        voter rests, without which its group is in danger.
         """
         if host.has_left:
             return
@@ -188,6 +207,9 @@ class SnapshotTransfers:
             )
 
         steps = self._storage.installation(group, host.shard)
+        rest_until = self._clock()
+        if host.core.replica not in meta.config.voters:
+            rest_until += RESTS_S_MAX
 
         def step() -> int | None:
             size = next(steps, None)
@@ -199,7 +221,8 @@ class SnapshotTransfers:
             if size is None:
                 done()
             else:
-                self._driver.loop.call_later(self._rest_s(size), self._driver.guarded, go_on)
+                rest_s = self._rest_s(size) if self._clock() < rest_until else 0.0
+                self._driver.loop.call_later(rest_s, self._driver.guarded, go_on)
 
         def go_on() -> None:
             if not host.has_left:

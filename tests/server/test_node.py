@@ -37,7 +37,7 @@ from kvstore.server import start as start_module
 from kvstore.server.node import Node
 from kvstore.server.process import EXIT_STARTUP
 from kvstore.server.raft_driver import RaftDriver
-from kvstore.server.snapshot_work import SnapshotTransfers
+from kvstore.server.snapshot_work import OpenReader, SnapshotTransfers
 from kvstore.server.upkeep import LogKeeper
 from kvstore.sharding.shard_map import bootstrap
 from kvstore.storage.identity import IDENTITY_FILE, LOCK_FILE, Identity, open_identity
@@ -316,7 +316,9 @@ async def test_a_node_that_was_removed_keeps_no_snapshot_open(config: NodeConfig
         transfers = node._driver.snapshots
         assert isinstance(transfers, SnapshotTransfers)
         readers = [transfers._storage.open(shard) for shard in map(ShardId, range(2))]
-        transfers._readers.update({(ShardId(n), 1): each for n, each in enumerate(readers)})
+        transfers._readers.update(
+            {(ShardId(n), 1): OpenReader(each, 0.0) for n, each in enumerate(readers)}
+        )
         node._membership.refused(Removed("n1 was removed from this cluster"))
         assert not transfers._readers
         node._snapshot_thread.submit(lambda: None).result()

@@ -24,8 +24,16 @@ def test_what_comes_too_soon_waits_until_the_bytes_before_it_are_over() -> None:
 def test_what_was_not_needed_is_given_back() -> None:
     pace = Pace(1000)
     pace.reserve(500, now=8.0)
-    pace.refund(400)
+    pace.refund(400, 1000)
     assert abs(pace.reserve(500, now=8.0) - 0.1) < 1e-9
+
+
+def test_what_is_given_back_counts_at_the_rate_at_which_it_was_taken() -> None:
+    pace = Pace(1000)
+    pace.reserve(500, now=8.0)
+    pace.bytes_per_s = 100
+    pace.refund(500, 1000)
+    assert pace.reserve(500, now=8.0) == 0.0
 
 
 @given(st.lists(st.tuples(st.integers(1, 1 << 20), st.floats(0, 2)), min_size=1))

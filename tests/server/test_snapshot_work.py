@@ -425,10 +425,13 @@ async def test_a_reader_is_closed_with_its_transfer(sender: Work) -> None:
     await ask_for_snapshot(sender)
     await sender.run()
     assert len(sender.transfers._readers) == 1
-    (reader,) = sender.transfers._readers.values()
+    ((reader, _),) = sender.transfers._readers.values()
+    sender.rig.now += 7.0
+    assert sender.transfers.oldest_s() == 7.0
     await sender.rig.depose()
     await sender.run()
     assert not sender.transfers._readers
+    assert sender.transfers.oldest_s() == 0.0
     with pytest.raises(Internal):
         reader.read(0, 1)
 
@@ -438,7 +441,7 @@ async def read_fails(sender: Work, error: Exception, monkeypatch: pytest.MonkeyP
         raise error
 
     await ask_for_snapshot(sender)
-    for reader in sender.transfers._readers.values():
+    for reader, _ in sender.transfers._readers.values():
         monkeypatch.setattr(reader, "read", broken)
     await sender.run()
 

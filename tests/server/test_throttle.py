@@ -31,13 +31,20 @@ class Node:
     def rate(self) -> float:
         return self.throttle.pace.bytes_per_s
 
-    def window(self, latency_s: float, *, requests: int = 100, is_moving: bool = True) -> float:
+    def window(
+        self,
+        latency_s: float,
+        *,
+        requests: int = 100,
+        is_moving: bool = True,
+        oldest_s: float = 0.0,
+    ) -> float:
         """Each of so many requests took so long; what the rate is then."""
         for _ in range(requests):
-            came_at = self.now
+            came_at = self.throttle.meter.came()
             self.now += latency_s
             self.throttle.meter.answered(came_at)
-        self.throttle.check(is_moving=is_moving)
+        self.throttle.check(is_moving=is_moving, oldest_s=oldest_s)
         return self.rate
 
 
@@ -90,16 +97,55 @@ def test_the_usual_follows_the_load_between_moves(node: Node) -> None:
     assert node.window(USUAL_S * 10) > BYTES_PER_S_FIRST
 
 
-def test_without_clients_it_is_soon_at_its_fastest(node: Node) -> None:
-    rates = [node.window(1.0, requests=REQUESTS_MIN - 1) for _ in range(6)]
+@pytest.mark.parametrize("requests", [0, 1, REQUESTS_MIN - 1])
+def test_with_few_clients_it_is_soon_at_its_fastest(node: Node, requests: int) -> None:
+    rates = [node.window(USUAL_S, requests=requests) for _ in range(6)]
     assert rates[-1] == MAX
+
+
+def test_that_clients_are_answered_more_seldom_is_no_reason_to_hurry(node: Node) -> None:
+    rates = [node.window(0.5, requests=16) for _ in range(6)]
+    assert max(rates) <= BYTES_PER_S_FIRST
+
+
+def test_who_waits_and_is_not_answered_counts_as_well(node: Node) -> None:
+    for _ in range(16):
+        node.throttle.meter.came()
+    rates = []
+    for _ in range(6):
+        node.now += throttle.WINDOW_S
+        rates.append(node.window(USUAL_S, requests=0))
+    assert max(rates) <= BYTES_PER_S_FIRST
 
 
 def test_who_knows_nothing_of_clients_begins_by_looking_at_them() -> None:
     node = Node()
-    assert node.window(USUAL_S) == BYTES_PER_S_FIRST
-    assert node.window(USUAL_S) > BYTES_PER_S_FIRST
-    assert node.window(USUAL_S * 2) == BYTES_PER_S_FIRST * throttle.FASTER * throttle.SLOWER
+    first = node.window(USUAL_S)
+    assert first == BYTES_PER_S_FIRST * throttle.FASTER
+    assert node.window(USUAL_S) > first
+    assert node.window(USUAL_S * 2) == first * throttle.FASTER * throttle.SLOWER
+
+
+def test_a_spike_is_not_what_is_usual_for_long(node: Node) -> None:
+    for _ in range(200):
+        node.window(USUAL_S * 20)
+    for _ in range(100):
+        node.window(USUAL_S)
+    before = node.rate
+    assert node.window(USUAL_S * 2) < before
+
+
+@pytest.mark.parametrize("is_moving", [True, False])
+def test_a_snapshot_that_is_long_on_its_way_is_slowed_less_and_less(
+    node: Node, *, is_moving: bool
+) -> None:
+    for _ in range(20):
+        node.window(1.0)
+    ages = range(0, 140, int(throttle.DOUBLED_AFTER_S))
+    rates = [node.window(1.0, oldest_s=float(age), is_moving=is_moving) for age in ages]
+    assert rates[-1] == MAX
+    if is_moving:
+        assert rates == [BYTES_PER_S_MIN << doublings for doublings in range(len(ages))]
 
 
 def test_each_move_begins_slowly_again(node: Node) -> None:
@@ -115,6 +161,7 @@ def test_what_is_configured_is_never_exceeded(bound: int) -> None:
     rates = [node.window(USUAL_S) for _ in range(20)] + [node.window(9.0) for _ in range(20)]
     assert max(rates) == bound
     assert min(rates) == min(bound, BYTES_PER_S_MIN)
+    assert node.window(9.0, oldest_s=1000.0) == bound
 
 
 def test_installing_is_faster_than_sending_and_follows_its_rate(node: Node) -> None:
@@ -128,10 +175,12 @@ def test_installing_is_faster_than_sending_and_follows_its_rate(node: Node) -> N
 def test_a_meter_gives_the_mean_and_begins_anew() -> None:
     now = 0.0
     meter = LatencyMeter(lambda: now)
-    came_at = meter.now()
+    first, second = meter.came(), meter.came()
     now = 1.0
-    meter.answered(came_at)
+    meter.answered(first)
     now = 3.0
-    meter.answered(came_at)
-    assert meter.take() == (2, 2.0)
+    assert meter.take() == (2, 2.0), "the second waits still"
+    assert meter.take() == (1, 3.0)
+    meter.answered(second)
+    assert meter.take() == (1, 3.0)
     assert meter.take() == (0, 0.0)
