@@ -53,7 +53,7 @@ def cluster() -> None:
     "--replicas",
     type=whole_number(),
     metavar="N",
-    help="Copies of each shard.  [default: 3, or --nodes]",
+    help="Replicas of each shard.  [default: 3, or --nodes]",
 )
 @click.option(
     "--base-port",

@@ -56,7 +56,7 @@ def drain(settings: Settings, node: NodeId, no_wait: bool) -> int:
 
 @click.command(cls=Command)
 @_node
-@click.option("--force", is_flag=True, help="Also if shards are left with fewer copies.")
+@click.option("--force", is_flag=True, help="Also if shards are left with fewer replicas.")
 @_no_wait
 @click.pass_obj
 def remove(settings: Settings, node: NodeId, force: bool, no_wait: bool) -> int:
