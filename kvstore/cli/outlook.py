@@ -46,7 +46,7 @@ class Outlook:
         """All moves that are under way, then those that are wanted, the most urgent first."""
         under_way = movements(self._map, self._statuses)
         ends = zip(under_way, self._map.changes, strict=True)
-        now = [replace(move, why=self._obstacle_of(change)) for move, change in ends]
+        now = [replace(move, why=self._silence_in(change)) for move, change in ends]
         return now + [self._waiting(move) for move in self._wanted()]
 
     def held_up(self, node: NodeId) -> str:
@@ -159,20 +159,25 @@ class Outlook:
         change = self._map.change_of(move.group)
         if change is not None:
             return self._obstacle_of(change)
-        return self._leaderless or self._silence(move.group, move.add)
+        return self._silence(move.group, move.add, move.remove) or self._leaderless
 
     def _obstacle_of(self, change: Change) -> str:
-        """To one that is under way."""
-        is_wanted = change.add is not None and not change.cancelled_at
-        add = change.add.node if change.add is not None and is_wanted else None
-        return self._silence(change.group, add) or self._leaderless
+        """To the end of one that is under way, which only a leader of the meta group settles."""
+        return self._silence_in(change) or self._leaderless
 
-    def _silence(self, group: GroupId, add: NodeId | None) -> str:
-        """Who would have to answer and does not."""
-        members = [replica.node for replica in self._map.members(group)]
-        silent = sorted(node for node in members if node not in self._answering)
-        if 2 * len(silent) >= len(members):
-            return f"no majority while {_do_not_answer(silent)}"
+    def _silence_in(self, change: Change) -> str:
+        ends = (None,) * 2 if change.cancelled_at else (change.add, change.remove)
+        add, remove = (None if end is None else end.node for end in ends)
+        return self._silence(change.group, add, remove)
+
+    def _silence(self, group: GroupId, add: NodeId | None, remove: NodeId | None) -> str:
+        """Who would have to answer and does not: a change needs a majority before and after it."""
+        before = [replica.node for replica in self._map.members(group)]
+        after = [node for node in before if node != remove] + ([] if add is None else [add])
+        for members in (before, after):
+            silent = sorted(node for node in members if node not in self._answering)
+            if 2 * len(silent) >= len(members) and silent != [add]:
+                return f"no majority while {_do_not_answer(silent)}"
         return _do_not_answer([add]) if add is not None and add not in self._answering else ""
 
     def _lack_of_meta_leader(self) -> str:
@@ -181,7 +186,9 @@ class Outlook:
             return ""  # A node of an older version does not tell.
         if leader_row(META_GROUP, self._statuses) is not None:
             return ""
-        return "no leader of the meta group answers"
+        silent = sorted(r.node for r in self._map.meta if r.node not in self._answering)
+        nor = f", nor {'do' if len(silent) > 1 else 'does'} {', '.join(silent)} of it"
+        return "no leader of the meta group answers" + (nor if silent else "")
 
 
 def _do_not_answer(nodes: Sequence[str]) -> str:

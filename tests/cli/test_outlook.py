@@ -10,11 +10,12 @@ import pytest
 from kvstore.cli.movement import Movement
 from kvstore.cli.outlook import Outlook
 from kvstore.config import ClusterConfig, NodeAddress
-from kvstore.ids import META_GROUP, STAY_MAX, GroupId, NodeId
+from kvstore.ids import META_GROUP, STAY_MAX, GroupId, NodeId, ReplicaId
 from kvstore.sharding import changes
-from kvstore.sharding.shard_map import NodeState, ShardMap, bootstrap
+from kvstore.sharding.shard_map import NodeState, Replica, ShardMap, bootstrap
 
-N1, N2, N3, N4, N5, N6 = (NodeId(f"n{number}") for number in range(1, 7))
+N1, N2, N3, N4, N5 = (NodeId(f"n{number}") for number in range(1, 6))
+NODES = (N1, N2, N3, N4, N5)
 G1, G2 = GroupId(1), GroupId(2)
 
 
@@ -106,7 +107,14 @@ def test_a_majority_does_not_answer() -> None:
 def test_no_leader_of_the_meta_group_answers() -> None:
     seen = outlook(draining(N1), "n1", "n2", "n4", leader="n3")
     why = "no leader of the meta group answers"
-    assert seen.held_up(N1) == f"meta and shards 0, 1: {why}"
+    assert seen.held_up(N1) == f"meta and shards 0, 1: {why}, nor does n3 of it"
+    assert {move.why for move in seen.moves()} == {f"{why}, nor does n3 of it"}
+    begun = draining(N1)
+    for group in (META_GROUP, G1, G2):
+        begun = changes.begin(begun, group, N4, N1)
+    assert {move.why for move in outlook(begun, "n1", "n2", "n4").moves()} == {""}, "they go on"
+    unsettled = outlook(begun, "n1", "n3", "n4", leader="n2").held_up(N1)
+    assert unsettled == f"meta and shards 0, 1: {why}, nor does n2 of it"
     removed = changes.set_state(founded(3), N1, NodeState.REMOVING)
     empty = replace(removed, replicas=((),) * 2, meta=())
     assert outlook(empty, "n2", leader="n3").held_up(N1) == why
@@ -115,6 +123,16 @@ def test_no_leader_of_the_meta_group_answers() -> None:
 def test_of_nodes_of_an_older_version_nobody_knows_who_leads_the_meta_group() -> None:
     told = [{key: row for key, row in says(n).items() if key != "meta"} for n in ("n1", "n2", "n4")]
     assert Outlook(draining(N1), told).held_up(N1) == ""
+
+
+def test_a_change_needs_a_majority_after_it_too() -> None:
+    five = replace(founded(5), meta=tuple(Replica(ReplicaId(i), n) for i, n in enumerate(NODES)))
+    begun = changes.begin(changes.set_state(five, N4, NodeState.DRAINING), META_GROUP, None, N4)
+    names = ("n2", "n3", "n4")
+    assert outlook(begun, *names).moves()[0].why == "no majority while n1, n5 do not answer"
+    assert outlook(begun, *names, "n5").moves()[0].why == ""
+    back = changes.cancel(begun, begun.changes[0])
+    assert outlook(back, *names).moves()[0].why == "", "it has one as it was"
 
 
 def test_a_move_under_way_is_held_up_by_who_does_not_answer() -> None:
