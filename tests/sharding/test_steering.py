@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from kvstore.config import ClusterConfig, NodeAddress, ShardingConfig
 from kvstore.errors import InvalidArgument
-from kvstore.ids import META_GROUP, NUMBER_MAX, STAY_MAX, GroupId, NodeId, ReplicaId, ShardId
+from kvstore.ids import NUMBER_MAX, STAY_MAX, GroupId, NodeId, ReplicaId, ShardId
 from kvstore.sharding import changes, orders
 from kvstore.sharding.known import Known, Report, Seen
 from kvstore.sharding.placement import load_max, shares
 from kvstore.sharding.shard_map import Change, NodeState, ShardMap, bootstrap
-from kvstore.sharding.steering import Moving, next_map, wanted_in_meta
+from kvstore.sharding.steering import next_map
 
 N1, N2, N3, N4, N5 = (NodeId(f"n{number}") for number in range(1, 6))
 PATIENCE_S = 60.0
@@ -154,20 +154,6 @@ def test_the_meta_group_keeps_its_live_voters_until_somebody_can_come(state: Nod
     it.unfit = frozenset()
     it.settle()
     assert {replica.node for replica in it.map.meta} == {N1, N3, N4}
-
-
-def test_what_the_meta_group_wants_is_what_it_begins_with() -> None:
-    cluster = Cluster(nodes=4)
-    assert wanted_in_meta(cluster.map, cluster.known()) is None, "it is as it should be"
-    cluster.map = changes.set_state(cluster.map, N2, NodeState.DRAINING)
-    wanted = wanted_in_meta(cluster.map, cluster.known())
-    assert wanted == Moving(META_GROUP, N4, N2, for_balance=False)
-    cluster.step()
-    change = cluster.map.change_of(META_GROUP)
-    assert change is not None
-    assert change.add is not None
-    assert change.add.node == N4
-    assert wanted_in_meta(cluster.map, cluster.known()) is None, "it is under way"
 
 
 def test_the_meta_group_lets_go_of_the_dead_though_nobody_can_come() -> None:
