@@ -156,7 +156,7 @@ class Demo:
         say(f"\nkeys: {self.keys_held()}")
 
     def keys_held(self) -> str:
-        """How many keys each node has a copy of."""
+        """How many keys each node has a replica of."""
         held: Counter[str] = Counter()
         for shard in self.ask("shards")["shards"]:
             held.update(dict.fromkeys(shard["replicas"], shard["keys"]))
@@ -217,13 +217,13 @@ class Load:
 
 
 async def tell_moves(store: kvstore.Client, before: ShardMap) -> None:
-    """Say which copies have moved since the map ``before``, until all nodes hold as many."""
+    """Say which replicas have moved since the map ``before``, until all nodes hold as many."""
     async with asyncio.timeout(MOVE_WAIT_S):
         while True:
             after = await store.shard_map()
             for shard in range(after.shards):
                 for path in paths(before.replicas[shard], after.replicas[shard]):
-                    say(f"a copy of shard {shard} has moved {path}")
+                    say(f"a replica of shard {shard} has moved {path}")
             held = Counter(replica.node for held in after.replicas for replica in held)
             is_even = max(held.values()) - min(held.values()) <= 1
             if is_even and len(held) == NODES_AFTER and not after.changes:

@@ -2,7 +2,8 @@
 
 * One that opens asks all endpoints that it was given; the first answer counts.
 * A node that does not lead a shard says how new its map is. If that is newer than ours it is asked
-  for it at once, for each version once; the refused request does not wait for it.
+  for it at once; the refused request does not wait for it. While one is asked, only the promise of
+  a still newer map counts. A promise that is not kept keeps nobody from looking elsewhere.
 * While a shard finds nobody who leads it, some node is asked now and then, and the endpoints when
   that brings nothing: while a client is idle, all the nodes that it knows may be replaced.
 
@@ -13,6 +14,7 @@ served: by whatever map it found its way, it found it.
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from itertools import count
 from typing import TYPE_CHECKING
 
@@ -49,7 +51,7 @@ class MapLearner:
         self.endpoint_links: list[Link] = []
         """While they are asked; those that turn out to be nodes of the map go on as such."""
         self._sought = 0
-        """The highest version that a node was asked for, because it said that it has it."""
+        """The highest version that a node is being asked for, because it said that it has it."""
         self._source: Link | None = None
         """Who is asked for it next."""
         self._fetching: asyncio.Task[None] | None = None
@@ -86,9 +88,11 @@ class MapLearner:
                     await self.fetch(seed)
             except (Refused, ProtocolError):
                 raise
-            except KVError:
+            except KVError as error:
+                seed.error = copy_of(error)  # also what a node that was reached has against us
                 await asyncio.sleep(full_jitter_s(attempt, self._cluster.rng))
             else:
+                seed.error = None
                 return
 
     async def close(self) -> None:
@@ -102,7 +106,6 @@ class MapLearner:
         if version <= max(self._cluster.map_version, self._sought):
             return
         self._sought, self._source = version, link
-        self._look_at = self._cluster.loop.time() + LOOK_INTERVAL_S
         if self._fetching is None:
             self._fetching = self._cluster.loop.create_task(self._fetch_newer())
 
@@ -110,13 +113,14 @@ class MapLearner:
         try:
             while (link := self._source) is not None:
                 self._source = None
-                try:
+                with suppress(KVError, TimeoutError):
                     async with asyncio.timeout(self._cluster.options.attempt_timeout_s):
                         await self._ask_one(link)
-                except (KVError, TimeoutError):
-                    self._sought = 0  # whoever says next that it has a newer one is asked
         finally:
             self._fetching = None
+            # Without an answer, or with an older map than was promised (the node lost it in a
+            # crash), whoever says next that it has a newer one is asked.
+            self._sought = 0
 
     # -- nobody is known to lead a shard ------------------------------------------------------
 
@@ -125,7 +129,8 @@ class MapLearner:
         if widely:
             self._looks_in_vain = LOOKS_IN_VAIN_MAX
         now = self._cluster.loop.time()
-        if self._looking is None and self._fetching is None and now >= self._look_at:
+        # Whether a newer map is being fetched makes no difference: it may be an empty promise.
+        if self._looking is None and now >= self._look_at:
             self._look_at = now + LOOK_INTERVAL_S
             self._looking = self._cluster.loop.create_task(self._look())
 

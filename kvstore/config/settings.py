@@ -111,8 +111,8 @@ class ShardingConfig:
     moves_max: int = 2
     """Replicas on their way at once, in the whole cluster."""
     move_bytes_per_s_max: int = 32 * 1024 * 1024
-    """Of snapshots that a node sends to replicas that come; old log counts four times. Those that
-    come back wait for nothing."""
+    """Of snapshots that a node sends to replicas that come, less while clients wait longer than
+    usual; old log counts four times. Those that come back wait for nothing."""
     balances: bool = True
     """Whether replicas move only to make the load even, such as to a node that has joined."""
 

@@ -18,7 +18,7 @@ from kvstore.ids import LogIndex, Term
 from kvstore.kv.engine import shard_range
 from kvstore.server.checkpoints import Checkpoint
 from kvstore.server.clients import as_answer
-from kvstore.server.shard_host import Answer
+from kvstore.server.pending import Answer
 from kvstore.storage.digest import ShardDigest
 from kvstore.wire.checksums import ChecksumReply, encode_checksum_reply
 

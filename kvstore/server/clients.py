@@ -22,7 +22,7 @@ from kvstore.errors import (
 )
 from kvstore.ids import ShardId, group_of_shard
 from kvstore.kv import commands
-from kvstore.server.shard_host import Read, Write
+from kvstore.server.pending import Read, Write
 from kvstore.server.signpost import Signpost
 from kvstore.wire import requests
 from kvstore.wire.checksums import decode_checksum

@@ -16,7 +16,7 @@ from kvstore.errors import KVError, NotLeader, Overloaded
 from kvstore.ids import META_GROUP
 from kvstore.kv import commands
 from kvstore.kv.replies import decode_reply
-from kvstore.server.shard_host import Write
+from kvstore.server.pending import Write
 from kvstore.server.waiting import Signal, Turns
 from kvstore.sharding.changes import succeed
 from kvstore.sharding.known import Known, Report, Seen
@@ -44,7 +44,7 @@ PROPOSAL_S_MAX: Final = 10.0
 
 
 class _Outcome:
-    """The one answer of a proposal. Implements :class:`kvstore.server.shard_host.Answer`."""
+    """The one answer of a proposal. Implements :class:`kvstore.server.pending.Answer`."""
 
     def __init__(self, loop: Loop) -> None:
         self._is_told = Signal(loop)

@@ -178,7 +178,7 @@ class Node:
         )
         undo.push_async_callback(following.administration.close)
         self._start_work(stored, driver, admission, disk, undo)
-        membership.on_expelled = self._fall_silent
+        membership.on_expelled = lambda: self._fall_silent(transfers)
         for work in following.begin():
             self._own(work, undo)
         peers.start()
@@ -395,13 +395,13 @@ class Node:
         for host in self._driver.hosts.values():
             host.fail_all(Unavailable("the node is stopping"))
 
-    def _fall_silent(self) -> None:
+    def _fall_silent(self, transfers: SnapshotTransfers) -> None:
         """The node was removed for good: it holds nothing any more, and serves nobody."""
         assert self._driver is not None
         self._requests = None
         self._refusal = f"{self._config.node_id} was removed from this cluster: ask another node"
         for group in list(self._driver.hosts):
-            self._driver.remove(group)
+            transfers.forget(self._driver.remove(group))
 
     # -- what comes in --------------------------------------------------------------------------
 

@@ -19,20 +19,19 @@ until then, at most ``HOLD_S``, requests wait here, so that a client that is sen
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from itertools import chain
 from typing import TYPE_CHECKING, Final, Protocol
 
 from kvstore.errors import Internal, KVError, NotLeader, Unavailable, copy_of
-from kvstore.ids import META_SHARD, LogIndex, Term
+from kvstore.ids import META_SHARD, LogIndex
 from kvstore.kv import commands
 from kvstore.raft.messages import Entry, EntryKind
 from kvstore.raft.ready import Role
 from kvstore.server.checkpoints import Checkpoints
+from kvstore.server.pending import Confirming, Proposal
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from kvstore.hlc import HybridClock
     from kvstore.ids import NodeId, ReplicaId, ShardId
@@ -41,60 +40,11 @@ if TYPE_CHECKING:
     from kvstore.kv.state_machine import StateMachine
     from kvstore.raft.core import RaftCore
     from kvstore.raft.ready import ReadState
+    from kvstore.server.pending import Read, Write
 
 
 HOLD_S: Final = 0.1
 """An election in which nobody is missing takes a tenth of that."""
-
-
-class Answer(Protocol):
-    """Where the one answer of a request goes. Both release what the request was charged."""
-
-    def reply(self, body: bytes) -> None:
-        """Answer with ``body``."""
-        ...
-
-    def fail(self, error: KVError) -> None:
-        """Answer with an error."""
-        ...
-
-
-@dataclass(slots=True)
-class Write:
-    """One client batch: ``batch_bytes`` holds ``count`` commands, not decoded here."""
-
-    count: int
-    batch_bytes: bytes
-    answer: Answer
-
-
-@dataclass(slots=True)
-class Read:
-    """``serve`` runs once the state is known to be recent enough; else ``answer.fail``."""
-
-    serve: Callable[[], None]
-    answer: Answer
-
-
-@dataclass(slots=True)
-class _Proposal:
-    """Client batches that went into one log entry, in order; emptied once answered."""
-
-    index: LogIndex
-    term: Term
-    deadline: float
-    writes: list[Write]
-    replies: list[bytes] = field(default_factory=list)
-    """One for each write, once the entry was run."""
-
-
-@dataclass(slots=True)
-class _Confirming:
-    """Reads that share one read index; ``index`` is None until the core has named it."""
-
-    deadline: float
-    reads: list[Read]
-    index: LogIndex | None = None
 
 
 class Replicas(Protocol):
@@ -143,10 +93,10 @@ class ShardHost:
         self._entry_bytes_max = entry_bytes_max
         self._request_timeout_s = request_timeout_s
         self._writes: deque[Write] = deque()
-        self._proposed: deque[_Proposal] = deque()
-        self._applied: list[_Proposal] = []
+        self._proposed: deque[Proposal] = deque()
+        self._applied: list[Proposal] = []
         self._reads: list[Read] = []
-        self._confirming: dict[int, _Confirming] = {}
+        self._confirming: dict[int, Confirming] = {}
         self._next_context = 1
         self._hold_until: float | None = None
         """While set, who led until now waits to hear who leads."""
@@ -198,7 +148,7 @@ class ShardHost:
             self._propose(self._next_entry(), now, wall_ms)
         if self._reads:
             context, self._next_context = self._next_context, self._next_context + 1
-            self._confirming[context] = _Confirming(now + self._request_timeout_s, self._reads)
+            self._confirming[context] = Confirming(now + self._request_timeout_s, self._reads)
             self._reads = []
             self.core.read_index(context, now)
 
@@ -227,7 +177,7 @@ class ShardHost:
                 write.answer.fail(error)
             return
         deadline = now + self._request_timeout_s
-        self._proposed.append(_Proposal(index, term, deadline, writes))
+        self._proposed.append(Proposal(index, term, deadline, writes))
 
     # -- the core's decisions come back ---------------------------------------------------
 
@@ -272,7 +222,7 @@ class ShardHost:
         self.checkpoints.reached(index)
         self.on_written()
 
-    def _take_proposal(self, entry: Entry) -> _Proposal | None:
+    def _take_proposal(self, entry: Entry) -> Proposal | None:
         """What was proposed here as ``entry``, if anything.
 
         Another leader's entry at the index of one of ours proves that ours is gone for good;
@@ -411,13 +361,13 @@ class ShardHost:
         )
 
     @staticmethod
-    def _fail_writes(proposal: _Proposal, error: KVError) -> None:
+    def _fail_writes(proposal: Proposal, error: KVError) -> None:
         for write in proposal.writes:
             write.answer.fail(error)
         proposal.writes = []
 
     @staticmethod
-    def _fail_reads(confirming: _Confirming, error: KVError) -> None:
+    def _fail_reads(confirming: Confirming, error: KVError) -> None:
         for read in confirming.reads:
             read.answer.fail(error)
         confirming.reads = []

@@ -29,6 +29,8 @@ BYTES_PER_S_FIRST: Final = 1024 * 1024
 """With which moves begin."""
 INSTALLS_FASTER: Final = 4
 """To put a byte in force costs a fraction of what it costs to send it."""
+INSTALLS_BYTES_PER_S_MIN: Final = 8 * 1024 * 1024
+"""A replica that is being replaced serves nobody, and its leader does not wait for ever."""
 SLOWER: Final = 0.5
 FASTER: Final = 1.25
 FASTER_UNWATCHED: Final = 2.0
@@ -77,7 +79,8 @@ class Throttle:
 
     def rest_s(self, installed_bytes: int) -> float:
         """How long to let others have a turn after so much of an installation."""
-        return installed_bytes / (INSTALLS_FASTER * self.pace.bytes_per_s)
+        bytes_per_s = INSTALLS_FASTER * self.pace.bytes_per_s
+        return installed_bytes / max(bytes_per_s, INSTALLS_BYTES_PER_S_MIN)
 
     def check(self, *, is_moving: bool) -> None:
         """A window is over, in which replicas were on their way or not."""

@@ -45,6 +45,11 @@ class Row:
         return max(s.pause_ms for s in (self.starting, self.during, self.settling))
 
     @property
+    def slowdown(self) -> float:
+        """The 99th percentile while replicas moved, in that from before."""
+        return self.during.p99_ms / self.before.p99_ms if self.before.p99_ms else 0.0
+
+    @property
     def errors(self) -> dict[str, int]:
         """All that callers got, from its beginning to its end."""
         errors: dict[str, int] = {}
@@ -63,6 +68,7 @@ class Row:
             "bytes_moved": self.bytes_moved,
             "bytes_ideal": self.bytes_ideal,
             "pause_ms": self.pause_ms,
+            "slowdown": round(self.slowdown, 2),
             "others_cores": round(self.others_cores, 2),
             "before": self.before.to_json(),
             "starting": self.starting.to_json(),

@@ -15,6 +15,8 @@ from kvstore.cli.movement import size
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from elasticity.samples import Summary
+
 
 HEADER = (
     *(
@@ -27,11 +29,14 @@ HEADER = (
         "p99 before",
         "start",
         "during",
+        "times",
         "after",
     ),
     *("errors", "lost", "twice", "replicas"),
 )
 RATIO_MAX = 1.1
+SLOWDOWN_MAX = 2.0
+MOVED_MAX = 1.5
 PLACEMENT_S_MAX = 2.0
 
 
@@ -52,7 +57,11 @@ class Outcome:
             "phases": [row.to_json() for row in self.rows],
             "balance": [self.own.to_json(), self.founded.to_json()],
             "placement_s": round(self.placement_s, 3),
-            "broken": broken_rows(self.rows) + broken_figures(self),
+            "broken": [
+                *broken_rows(self.rows),
+                *broken_bounds(self.rows),
+                *broken_figures(self),
+            ],
         }
 
 
@@ -66,15 +75,18 @@ def cells(row: Row) -> tuple[str, ...]:
         size(row.bytes_moved),
         size(row.bytes_ideal),
         f"{row.pause_ms:.0f}",
-        *(
-            f"{summary.p99_ms:.1f}" if summary.operations else "-"
-            for summary in (row.before, row.starting, row.during, row.after)
-        ),
+        *map(_p99, (row.before, row.starting, row.during)),
+        f"{row.slowdown:.1f}",
+        _p99(row.after),
         f"{errors}" if row.is_planned else f"{errors} (not planned)",
         str(row.findings.lost),
         str(row.findings.duplicated),
         "equal" if row.is_equal else "not compared" if row.is_equal is None else "differ",
     )
+
+
+def _p99(summary: Summary) -> str:
+    return f"{summary.p99_ms:.1f}" if summary.operations else "-"
 
 
 def plain(header: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
@@ -118,7 +130,8 @@ def notes(rows: Iterable[Row]) -> list[str]:
         "shard is led by whom it should be.",
         "pause: the longest that any write to any shard waited, until the leaders are at rest.",
         "p99 in ms, of puts and gets, from when each was due; start: while the command starts "
-        "processes on the same cores; during: from then until the replicas are at rest.",
+        "processes on the same cores; during: from then until the replicas are at rest; times: by "
+        "how much that is more than before.",
         f"The load itself was late by {late_ms:.1f} ms (p99 of its worst stretch), at most "
         f"{worst_ms:.1f} ms; the times above contain that.",
         f"Other programs used {min(others):.1f} to {max(others):.1f} cores of {os.cpu_count()} "
@@ -168,6 +181,22 @@ def broken_rows(rows: Iterable[Row]) -> list[str]:
             said.append(f"{row.name}: not all replicas could be compared")
         elif not row.is_equal:
             said.append(f"{row.name}: replicas differ")
+    return said
+
+
+def broken_bounds(rows: Iterable[Row]) -> list[str]:
+    """A sentence for each bound that a phase has not kept, though nothing is wrong by that."""
+    said = []
+    for row in rows:
+        if row.is_planned and row.slowdown > SLOWDOWN_MAX:
+            said.append(
+                f"{row.name}: p99 was {row.slowdown:.1f} times its usual value, over "
+                f"{SLOWDOWN_MAX:g}"
+            )
+        if row.bytes_moved > MOVED_MAX * row.bytes_ideal:
+            said.append(
+                f"{row.name}: {size(row.bytes_moved)} moved, over {MOVED_MAX:g} times the ideal"
+            )
     return said
 
 

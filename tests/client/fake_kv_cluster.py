@@ -291,8 +291,14 @@ class FakeNode:
         """And says that it listens here."""
         self.own_version: int | None = None
         """A refusal tells of this version of the map, not of the newest; 0 for none."""
+        self.boasts = False
+        """Each refusal tells of a newer version of the map than the one before."""
         self.tells_map = True
         """Whether it answers when it is asked for the map."""
+        self.old_map: bytes | None = None
+        """What it then answers instead of the newest map."""
+        self.map_error: KVError | None = None
+        """And why it has none to give."""
         self.refusals = 0
         """Requests that it answered with ``NotLeader``."""
         self.cluster_id = CLUSTER_ID
@@ -354,8 +360,12 @@ class FakeNode:
                 connection.send(Kind.WELCOME, 0, encode_welcome(welcome))
             case Kind.SHARD_MAP if not self.tells_map:
                 pass
+            case Kind.SHARD_MAP if self.map_error is not None:
+                error = requests.encode_error(self.map_error)
+                connection.send(Kind.ERROR, frame.request, error)
             case Kind.SHARD_MAP:
-                connection.send(Kind.REPLY, frame.request, self.cluster.map_reply())
+                body = self.old_map or self.cluster.map_reply()
+                connection.send(Kind.REPLY, frame.request, body)
             case Kind.STATUS:
                 status = {"node": {"id": self.id, "state": "serving"}, "shards": []}
                 body = requests.encode_status_reply(status)
@@ -406,6 +416,8 @@ class FakeNode:
     def _refusal(self, shard: FakeShard) -> NotLeader:
         hint = self.stale_hint or (shard.leader if self.knows_leader else None)
         version = self.cluster.version if self.own_version is None else self.own_version
+        if self.boasts:
+            version += self.refusals
         listening = self.cluster.nodes.get(hint) if hint is not None and version else None
         return NotLeader(
             f"shard {shard.id} is led by {hint}",

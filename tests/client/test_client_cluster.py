@@ -59,6 +59,20 @@ async def test_nobody_there(dead_address: str) -> None:
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
+async def test_why_the_only_node_that_answers_refuses_is_told(
+    cluster: FakeCluster, dead_address: str
+) -> None:
+    node = cluster.node(1)
+    node.map_error = Unavailable("n1 was removed from this cluster: ask another node")
+    with pytest.raises(Unavailable, match=r"refused.*; n1 was removed from this cluster: ask"):
+        async with connect([dead_address, node.address], timeout_s=0.1, options=QUICK):
+            pass
+    assert node.received[Kind.SHARD_MAP] > 1, "it may be starting"
+    node.map_error = None
+    async with connect(node.address, options=QUICK) as kv:
+        await kv.put("k", b"v")
+
+
 async def test_a_cluster_that_is_still_starting(cluster: FakeCluster) -> None:
     await cluster.stop()
     client = connect(cluster.endpoints, options=QUICK)

@@ -137,6 +137,22 @@ async def test_a_version_that_comes_up_meanwhile_is_asked_for_next(
     await until(lambda: kv._cluster.map_version == 9)
 
 
+@pytest.mark.usefixtures("unhurried")
+async def test_a_promise_that_was_not_kept_is_taken_from_another(
+    kv: Client, cluster: FakeCluster
+) -> None:
+    await settled(kv, cluster)
+    forgetful, other = cluster.node(1), cluster.node(2)
+    forgetful.old_map = cluster.map_reply()
+    cluster.version = 9
+    learner, links = kv._cluster.learner, kv._cluster.links
+    learner.heard_of(9, links[forgetful.id])
+    await until(lambda: learner._fetching is None)
+    assert kv._cluster.map_version < 9
+    learner.heard_of(9, links[other.id])
+    await until(lambda: kv._cluster.map_version == 9)
+
+
 @pytest.mark.parametrize("version", [0, 1])
 async def test_an_older_map_does_not_mislead(
     kv: Client, cluster: FakeCluster, version: int
@@ -342,6 +358,26 @@ async def test_an_idle_client_turns_to_its_endpoints_when_all_its_nodes_are_gone
     for node in old:
         await node.kill()
     assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+@pytest.mark.parametrize("answers", [False, True])
+async def test_who_always_promises_a_newer_map_keeps_nobody_from_the_endpoints(
+    cluster: FakeCluster, spare: FakeNode, answers: bool
+) -> None:
+    """The one node left of those that are known: it never has what it promises."""
+    async with connect(f"{cluster.node(1).address},{spare.address}", options=QUICK) as kv:
+        await settled(kv, cluster)
+        liar, *others = cluster.nodes.values()
+        liar.old_map = cluster.map_reply()
+        liar.tells_map, liar.knows_leader, liar.boasts = answers, False, True
+        await spare.start()
+        await replace_all(cluster, [spare])
+        for node in others:
+            await node.kill()
+        await kv.put(KEY, b"v")
+        assert cluster.shard_of(KEY).applied[KEY] == 1
+        assert liar.refusals
+    await liar.kill()
 
 
 async def test_the_map_too_is_found_by_the_endpoints(cluster: FakeCluster, spare: FakeNode) -> None:

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from cluster_harness import RunningCluster, made
+from local_cluster import Local, local_cluster
 
 from kvstore.cli.launcher.cluster import Wanted
 
@@ -24,3 +25,10 @@ async def cluster(new_cluster: RunningCluster) -> RunningCluster:
     """Three nodes that serve."""
     await new_cluster.start()
     return new_cluster
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Iterator[Local]:
+    """Three founders that serve."""
+    with local_cluster(tmp_path, Wanted(shards=4)) as started:
+        yield started

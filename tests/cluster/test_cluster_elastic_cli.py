@@ -3,70 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import random
 import socket
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import pytest
-from cluster_harness import WAIT_S, end, kv
-
-import kvstore
-from kvstore.cli.launcher import cluster as clusters
-from kvstore.cli.launcher.ports import free_base_port
+from cluster_harness import kv
+from local_cluster import WAIT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-KEYS = 40
-WAIT = ("--timeout", f"{WAIT_S:g}")
-
-
-class Local:
-    """Three founders in ``.kv`` of a working directory, with ports for three nodes more."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.base_port = free_base_port(6, random.Random())
-        self.ok("cluster", "up", "--shards", "4", "--base-port", str(self.base_port))
-
-    def ok(self, *arguments: str) -> str:
-        done = kv(*arguments, cwd=self.directory)
-        assert done.returncode == 0, (arguments, done.stdout, done.stderr)
-        return done.stdout.decode()
-
-    def json(self, *arguments: str) -> Any:
-        return json.loads(self.ok(*arguments, "-o", "json"))
-
-    def fails(self, code: int, *arguments: str) -> str:
-        done = kv(*arguments, cwd=self.directory)
-        assert (done.returncode, done.stdout) == (code, b""), (arguments, done.stderr)
-        (line,) = done.stderr.decode().splitlines()
-        return line
-
-    def states(self) -> dict[str, str]:
-        return {node["id"]: node["state"] for node in self.json("cluster", "status")["nodes"]}
-
-    def held(self, node: str) -> int:
-        """How many replicas of shards ``node`` has."""
-        return sum(node in shard["replicas"] for shard in self.json("shards")["shards"])
-
-    async def fill(self) -> None:
-        async with kvstore.connect(f"127.0.0.1:{self.base_port + 1}", timeout_s=WAIT_S) as store:
-            await asyncio.gather(*(store.put(f"k{number}", b"v") for number in range(KEYS)))
-
-    def has_all_keys(self) -> bool:
-        return self.ok("scan", "k").count("\n") == KEYS
-
-
-@pytest.fixture
-def local(tmp_path: Path) -> Iterator[Local]:
-    try:
-        yield Local(tmp_path)
-    finally:
-        if (tmp_path / ".kv" / "cluster.toml").exists():
-            end(clusters.load(tmp_path / ".kv"))
+    from local_cluster import Local
 
 
 def test_a_cluster_grows_and_shrinks_by_commands(local: Local) -> None:

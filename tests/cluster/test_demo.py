@@ -65,7 +65,7 @@ def test_the_whole_story(demo: subprocess.Popen[str], tmp_path: Path) -> None:
     assert demo.wait(WAIT_S) == 0
     assert any(re.search(r"came after \d+ ms", line) for line in lines)
     assert len([line for line in lines if "acknowledged keys are there" in line]) == 2
-    assert any(re.search(r"a copy of shard \d has moved from n\d to n4", line) for line in lines)
+    assert any(re.search(r"a replica of shard \d has moved from n\d to n4", line) for line in lines)
     assert any("writes acknowledged meanwhile, none failed" in line for line in lines)
     assert [len(keys_held(line)) for line in lines if line.startswith("keys: ")] == [3, 4]
     assert any("24 replicas: all equal" in line for line in lines)

@@ -12,6 +12,7 @@ from elasticity.samples import Sample, summarise
 from elasticity.table import (
     HEADER,
     Outcome,
+    broken_bounds,
     broken_figures,
     broken_rows,
     cells,
@@ -58,6 +59,7 @@ def test_a_row_shows_what_was_measured() -> None:
         "p99 before": "2.0",
         "start": "-",
         "during": "40.0",
+        "times": "20.0",
         "after": "2.0",
         "errors": "0",
         "lost": "0",
@@ -104,6 +106,13 @@ def test_a_broken_promise_is_said(row: Row, said: str) -> None:
     assert said in sentence
 
 
+def test_a_bound_that_was_not_kept_is_said() -> None:
+    assert broken_bounds([replace(GOOD, during=STEADY), replace(GOOD, is_planned=False)]) == []
+    assert broken_bounds([GOOD]) == ["3 → 4: p99 was 20.0 times its usual value, over 2"]
+    (much,) = broken_bounds([replace(GOOD, during=STEADY, bytes_moved=60_000_000)])
+    assert much == "3 → 4: 60.0 MB moved, over 1.5 times the ideal"
+
+
 def test_errors_may_come_of_what_nobody_planned() -> None:
     row = replace(GOOD, is_planned=False, during=FAILED)
     assert broken_rows([row]) == []
@@ -126,4 +135,4 @@ def test_what_is_said_below_and_in_the_file_is_what_was_measured() -> None:
     assert "placement of 10,000 shards on 1,000 nodes: 0.50 s of one core" in below
     said = OUTCOME.to_json()
     assert said["phases"][0]["during"]["p99_ms"] == 40.0
-    assert said["broken"] == []
+    assert said["broken"] == broken_bounds([GOOD])

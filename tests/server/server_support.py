@@ -30,8 +30,9 @@ from kvstore.raft.messages import (
     SnapshotMeta,
     VoteResponse,
 )
+from kvstore.server.pending import Read, Write
 from kvstore.server.raft_driver import RaftDriver
-from kvstore.server.shard_host import Read, ShardHost, Write
+from kvstore.server.shard_host import ShardHost
 from kvstore.storage.memory import MemoryEngine
 from kvstore.wire.frames import HEADER_BYTES
 from kvstore.wire.raft_codec import decode_messages

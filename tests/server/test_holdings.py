@@ -21,8 +21,8 @@ from kvstore.server import holdings as module
 from kvstore.server.groups import Holding, find_leftovers, load_machines
 from kvstore.server.holdings import Holdings
 from kvstore.server.pacing import Pace
+from kvstore.server.pending import Read, Write
 from kvstore.server.replicas import ReplicaNodes
-from kvstore.server.shard_host import Read, Write
 from kvstore.server.snapshot_work import SnapshotTransfers
 from kvstore.server.start import Stored, known_map
 from kvstore.server.upkeep import LogKeeper

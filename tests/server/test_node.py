@@ -37,6 +37,7 @@ from kvstore.server import start as start_module
 from kvstore.server.node import Node
 from kvstore.server.process import EXIT_STARTUP
 from kvstore.server.raft_driver import RaftDriver
+from kvstore.server.snapshot_work import SnapshotTransfers
 from kvstore.server.upkeep import LogKeeper
 from kvstore.sharding.shard_map import bootstrap
 from kvstore.storage.identity import IDENTITY_FILE, LOCK_FILE, Identity, open_identity
@@ -305,6 +306,23 @@ async def test_a_node_that_was_removed_serves_nobody_and_stands_for_nothing(
         assert "n1 was removed from this cluster" in refusal.message
         assert node._driver is not None
         assert not node._driver.hosts
+
+
+async def test_a_node_that_was_removed_keeps_no_snapshot_open(config: NodeConfig) -> None:
+    async with Node(config) as node:
+        await put_and_get(config)
+        assert node._driver is not None
+        assert node._membership is not None
+        transfers = node._driver.snapshots
+        assert isinstance(transfers, SnapshotTransfers)
+        readers = [transfers._storage.open(shard) for shard in map(ShardId, range(2))]
+        transfers._readers.update({(ShardId(n), 1): each for n, each in enumerate(readers)})
+        node._membership.refused(Removed("n1 was removed from this cluster"))
+        assert not transfers._readers
+        node._snapshot_thread.submit(lambda: None).result()
+        for reader in readers:
+            with pytest.raises(Internal):
+                reader.read(0, 1)
 
 
 async def test_a_peer_that_speaks_before_the_node_is_ready_is_not_heard(

@@ -9,7 +9,7 @@ from kvstore.errors import Internal, NotLeader, Overloaded, Unavailable
 from kvstore.ids import LogIndex, ReplicaId, Term
 from kvstore.kv import commands, replies
 from kvstore.raft.messages import AppendRequest
-from kvstore.server.shard_host import Read, Write
+from kvstore.server.pending import Read, Write
 from kvstore.server.status import shard_status
 
 
