@@ -53,7 +53,7 @@ def cluster() -> None:
     "--replicas",
     type=whole_number(),
     metavar="N",
-    help="Copies of each shard.  [default: 3, or --nodes]",
+    help="Replicas of each shard.  [default: 3, or --nodes]",
 )
 @click.option(
     "--base-port",
@@ -118,8 +118,9 @@ def _start_dead(opened: Cluster, timeout_s: float) -> ClusterView:
 def add(settings: Settings, share: float, zone: str) -> None:
     """Start one node more, n4 after n3, and let it join the cluster.
 
-    Returns when it is a member. From then on its share of the replicas comes to it, which kv
-    moves shows. The cluster must run; one that could not join leaves nothing behind.
+    Returns when it is a member. From then on its share of the replicas comes to it, which kv moves
+    shows (with sharding.balances = false only after kv rebalance --now). The cluster must run; one
+    that could not join leaves nothing behind.
     """
     loaded = clusters.load(settings.cluster_directory)
     with clusters.locked(loaded.directory), progress("Adding a node") as tell:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -16,13 +16,16 @@ from kvstore.cli.endpoints import Endpoints, resolve
 from kvstore.cli.exits import Exit
 from kvstore.cli.options import Command, Settings
 from kvstore.errors import InvalidArgument, KVError, Unavailable
+from kvstore.sharding import map_wire
 from kvstore.wire.kinds import Kind
 from kvstore.wire.membership import MembersReply, decode_members_reply
+from kvstore.wire.requests import decode_shard_map_reply
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Awaitable, Mapping, Sequence
 
     from kvstore.ids import NodeId
+    from kvstore.sharding.shard_map import MapNode
     from kvstore.wire.membership import MemberRow
 
 ALL = "all"
@@ -33,6 +36,9 @@ HEADER = (
     "member", "address", "state", "incarnation", "age", "phi", "zone", "weight", "version", "map",
     "load",
 )  # fmt: skip
+_T = TypeVar("_T")
+_Places = dict[str, "MapNode"]
+"""Of the shard map, by name."""
 _NUMBER = re.compile(r"([0-9]+)")
 _UNITS = ((86400.0, "d"), (3600.0, "h"), (60.0, "m"))
 
@@ -50,19 +56,43 @@ def members(settings: Settings, asked: str | None) -> int:
 
     The state of a member is alive, suspect (it did not answer, and has time to refute), dead,
     left (it said goodbye) or removed; age is how long it has been so, phi how surprising its
-    silence is.
+    silence is. Zone and weight are those of the shard map, by which replicas are placed; of one
+    that is not in it, those of its own configuration.
     """
     endpoints = resolve(settings)
     wait_s = settings.timeout or ANSWER_WAIT_S
     if asked == ALL:
-        return _show_all(settings, asyncio.run(_ask_everyone(endpoints, wait_s)))
-    reply = asyncio.run(_ask(endpoints, wait_s, asked))
+        asking = _ask_everyone(endpoints, wait_s)
+        return _show_all(settings, *asyncio.run(_with_places(asking, endpoints, wait_s)))
+    reply, places = asyncio.run(_with_places(_ask(endpoints, wait_s, asked), endpoints, wait_s))
     if settings.format == "json":
-        output.write_json({"members": [_json(row) for row in reply.members]})
+        output.write_json({"members": [_json(row, places.get(row.id)) for row in reply.members]})
     else:
         members = sorted(reply.members, key=lambda row: _in_order(row.id))
-        output.write_rows(settings.format, HEADER, [_row(member) for member in members])
+        rows = [_row(member, places.get(member.id)) for member in members]
+        output.write_rows(settings.format, HEADER, rows)
     return Exit.OK
+
+
+async def _with_places(
+    asking: Awaitable[_T], endpoints: Endpoints, wait_s: float
+) -> tuple[_T, _Places]:
+    """What is asked for, and at the same time what the shard map says of the nodes."""
+    places = asyncio.create_task(_ask_places(endpoints, wait_s))
+    try:
+        return await asking, await places
+    finally:
+        places.cancel()
+
+
+async def _ask_places(endpoints: Endpoints, wait_s: float) -> _Places:
+    """By the shard map of the first node that answers; none if it has none yet."""
+    try:
+        answer = await ask_first(endpoints, Kind.SHARD_MAP, wait_s=wait_s)
+        shard_map = map_wire.decode(decode_shard_map_reply(answer.body).map)
+    except KVError:
+        return {}
+    return {node.id: node for node in shard_map.nodes}
 
 
 async def _ask(endpoints: Endpoints, wait_s: float, asked: str | None) -> MembersReply:
@@ -115,7 +145,9 @@ async def _ask_everyone(
 
 
 def _show_all(
-    settings: Settings, asked: tuple[MembersReply, dict[NodeId, MembersReply | KVError]]
+    settings: Settings,
+    asked: tuple[MembersReply, dict[NodeId, MembersReply | KVError]],
+    places: _Places,
 ) -> int:
     first, outcomes = asked
     views = {
@@ -128,7 +160,8 @@ def _show_all(
         output.write_json(
             {
                 "views": {
-                    node: [_json(row) for row in view.values()] for node, view in views.items()
+                    node: [_json(row, places.get(row.id)) for row in view.values()]
+                    for node, view in views.items()
                 },
                 "silent": silent,
             }
@@ -160,7 +193,8 @@ def _seen(row: MemberRow | None) -> str:
     return NOTHING if row is None else f"{row.state} ({row.incarnation})"
 
 
-def _row(row: MemberRow) -> Sequence[str]:
+def _row(row: MemberRow, place: MapNode | None) -> Sequence[str]:
+    counts = row if place is None else place
     return [
         row.id,
         row.address or NOTHING,
@@ -168,15 +202,16 @@ def _row(row: MemberRow) -> Sequence[str]:
         str(row.incarnation),
         duration(row.age_s),
         f"{row.phi:.1f}" if row.state in LIVING else NOTHING,
-        row.zone or NOTHING,
-        f"{row.weight:g}",
+        counts.zone or NOTHING,
+        f"{counts.weight:g}",
         row.version or NOTHING,
         str(row.map_version) if row.map_version else NOTHING,
         f"{row.load:.2f}",
     ]
 
 
-def _json(row: MemberRow) -> dict[str, Any]:
+def _json(row: MemberRow, place: MapNode | None) -> dict[str, Any]:
+    counts = row if place is None else place
     return {
         "id": row.id,
         "address": row.address,
@@ -184,8 +219,9 @@ def _json(row: MemberRow) -> dict[str, Any]:
         "incarnation": row.incarnation,
         "age_s": round(row.age_s, 3),
         "phi": round(row.phi, 3),
-        "zone": row.zone,
-        "weight": row.weight,
+        "zone": counts.zone,
+        "weight": counts.weight,
+        "configured": {"zone": row.zone, "weight": row.weight},
         "version": row.version,
         "map_version": row.map_version,
         "load": row.load,

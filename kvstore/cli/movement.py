@@ -21,24 +21,35 @@ META = "meta"
 
 @dataclass(frozen=True, slots=True)
 class Movement:
-    """One change of one group's replicas that is under way."""
+    """One change of one group's replicas that is under way, or wanted."""
 
     group: GroupId
     add: str | None
     remove: str | None
     stage: str
-    """``waiting`` (for the newcomer, or for a leader), ``starting``, ``snapshot``, ``log`` (it
-    gets entries), ``switching`` (who votes), ``leaving``, or ``going back``."""
+    """``waiting`` (for its turn, the newcomer, or a leader), ``starting``, ``snapshot``, ``log``
+    (it gets entries), ``switching`` (who votes), ``leaving``, or ``going back``."""
     bytes_sent: int = 0
     bytes_total: int | None = None
     """An estimate; None while nobody tells."""
     behind: int | None = None
     """Entries that the newcomer lacks."""
+    is_begun: bool = True
+    """Whether it is under way."""
+    why: str = ""
+    """What holds it up, where that can be seen."""
+    eta_s: float | None = None
+    """For how long bytes will be on their way yet, at the pace of late; None if unknown."""
 
     @property
     def name(self) -> str:
         """Of the group."""
         return group_name(self.group)
+
+    @property
+    def key(self) -> tuple[GroupId, str]:
+        """What stays the same while it goes on."""
+        return self.group, self.path
 
     @property
     def path(self) -> str:
@@ -53,6 +64,9 @@ class Movement:
             "bytes_sent": self.bytes_sent,
             "bytes_total": self.bytes_total,
             "behind": self.behind,
+            "under_way": self.is_begun,
+            "why": self.why or None,
+            "eta_s": None if self.eta_s is None else round(self.eta_s, 1),
         }
 
 
@@ -77,10 +91,10 @@ def move_json(group: GroupId, add: str | None, remove: str | None) -> dict[str, 
 def movements(shard_map: ShardMap, statuses: Iterable[NodeStatus]) -> list[Movement]:
     """All that is under way, by group."""
     told = list(statuses)
-    return [_movement(change, _leader_row(change.group, told)) for change in shard_map.changes]
+    return [_movement(change, leader_row(change.group, told)) for change in shard_map.changes]
 
 
-def _leader_row(group: GroupId, statuses: Iterable[NodeStatus]) -> Mapping[str, Any] | None:
+def leader_row(group: GroupId, statuses: Iterable[NodeStatus]) -> Mapping[str, Any] | None:
     """What the leader of ``group`` says of it."""
     rows: list[Mapping[str, Any]] = []
     for status in statuses:

@@ -19,15 +19,23 @@ from kvstore.config import LimitsConfig
 from kvstore.errors import InvalidArgument, Unavailable
 
 if TYPE_CHECKING:
-    from kvstore.cli.view import ClusterView, ShardView
+    from kvstore.cli.view import ClusterView, NodeView, ShardView
 
 NOTHING = "-"
+NODE_HEADER = (
+    *("node", "address", "state", "in map", "weight", "zone", "replicas", "leads", "meta"),
+)
 
 
 @click.command(cls=Command)
 @click.pass_obj
 def status(settings: Settings) -> int:
     """Show nodes and shards as the cluster sees itself.
+
+    The state of a node is serving or unreachable. In the shard map it is active, draining, lost
+    (dead for long: its replicas go elsewhere) or removing, and has a weight and a zone; meta tells
+    who leads the meta group, which keeps that map, and who else is in it. A replica that does
+    not answer has a question mark.
 
     Answers as long as one node does, and says what is missing. With no node at all it shows
     what is known of them and ends with code 3.
@@ -84,11 +92,25 @@ async def _survey(settings: Settings, endpoints: Endpoints) -> Survey:
 
 def _write_nodes(settings: Settings, view: ClusterView) -> None:
     led = leaders_per_node(view)
-    rows = [
-        [node.id or NOTHING, node.address, node.state, str(led[node.id]) if node.id else NOTHING]
-        for node in view.nodes
+    rows = [_node_row(view, node, led[node.id] if node.id else None) for node in view.nodes]
+    output.write_rows(settings.format, NODE_HEADER, rows)
+
+
+def _node_row(view: ClusterView, node: NodeView, leads: int | None) -> list[str]:
+    in_map, row = node.in_map, [node.id or NOTHING, node.address, node.state]
+    led = NOTHING if leads is None else str(leads)
+    if in_map is None:
+        return [*row, *[NOTHING] * 4, led, NOTHING]
+    role = "leader" if node.id == view.meta_leader else "member"
+    return [
+        *row,
+        in_map.state,
+        f"{in_map.weight:g}",
+        in_map.zone or NOTHING,
+        str(in_map.replicas),
+        led,
+        role if in_map.in_meta else NOTHING,
     ]
-    output.write_rows(settings.format, ["node", "address", "state", "leads"], rows)
 
 
 def _write_shards(settings: Settings, view: ClusterView) -> None:

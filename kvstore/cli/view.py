@@ -29,12 +29,38 @@ NodeStatus = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
+class InMap:
+    """What the shard map says of a node."""
+
+    state: str
+    """``active``, ``draining``, ``lost`` or ``removing``."""
+    weight: float
+    zone: str
+    replicas: int
+    """Of shards, those on their way to it not among them."""
+    in_meta: bool
+    """Whether it is a member of the meta group."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Under ``map`` of a node."""
+        return {
+            "state": self.state,
+            "weight": self.weight,
+            "zone": self.zone,
+            "replicas": self.replicas,
+            "in_meta": self.in_meta,
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class NodeView:
     """One node; ``id`` is None while only its address is known."""
 
     id: str | None
     address: str
     state: str
+    in_map: InMap | None = None
+    """None for one that is not in the map (yet), or while the map is not known."""
 
     @property
     def name(self) -> str:
@@ -80,6 +106,11 @@ class ClusterView:
 
     nodes: tuple[NodeView, ...]
     shards: tuple[ShardView, ...]
+    meta: tuple[str, ...] = ()
+    """The members of the meta group."""
+    meta_leader: str | None = None
+    """None while nobody who answers leads it, or a node of an older version does."""
+    map_version: int | None = None
 
     @property
     def reachable(self) -> int:
@@ -129,8 +160,16 @@ class ClusterView:
         """The documented shape of ``kv status -o json``."""
         return {
             "nodes": [
-                {"id": node.id, "address": node.address, "state": node.state} for node in self.nodes
+                {
+                    "id": node.id,
+                    "address": node.address,
+                    "state": node.state,
+                    "map": None if node.in_map is None else node.in_map.to_json(),
+                }
+                for node in self.nodes
             ],
+            "meta": {"leader": self.meta_leader, "replicas": list(self.meta)},
+            "map_version": self.map_version,
             "shards": [
                 {
                     "id": shard.id,
@@ -167,22 +206,49 @@ def merge(
     if shard_map is None:
         return ClusterView(tuple(nodes), ())
     shards = (_shard(shard_map, ShardId(shard), by_id) for shard in range(shard_map.shards))
-    return ClusterView(tuple(nodes), tuple(shards))
+    return ClusterView(
+        tuple(nodes),
+        tuple(shards),
+        meta=tuple(replica.node for replica in shard_map.meta),
+        meta_leader=_meta_leader(statuses),
+        map_version=shard_map.version,
+    )
+
+
+def _meta_leader(statuses: Iterable[NodeStatus]) -> str | None:
+    """Whoever answers and says that it leads the meta group, in the highest term."""
+    rows = ((status["node"]["id"], status.get("meta")) for status in statuses)
+    leading = [(int(row["term"]), node) for node, row in rows if row and row["role"] == "leader"]
+    return max(leading)[1] if leading else None
 
 
 def _nodes(
     shard_map: ShardMap | None, by_id: Mapping[str, NodeStatus], addresses: Sequence[str]
 ) -> list[NodeView]:
     views = {}
+    in_map = {} if shard_map is None else _in_map(shard_map)
     for node in shard_map.nodes if shard_map else ():
-        views[node.address] = NodeView(node.id, node.address, UNREACHABLE)
+        views[node.address] = NodeView(node.id, node.address, UNREACHABLE, in_map[node.id])
     for node_id, status in by_id.items():
         said = status["node"]
-        views[said["address"]] = NodeView(node_id, said["address"], said["state"])
+        views[said["address"]] = NodeView(
+            node_id, said["address"], said["state"], in_map.get(node_id)
+        )
     if shard_map is None:
         for address in addresses:
             views.setdefault(address, NodeView(None, address, UNREACHABLE))
     return list(views.values())
+
+
+def _in_map(shard_map: ShardMap) -> dict[str, InMap]:
+    held = Counter(replica.node for members in shard_map.replicas for replica in members)
+    meta = {replica.node for replica in shard_map.meta}
+    return {
+        node.id: InMap(
+            node.state.value, node.weight, node.zone, held[node.id], in_meta=node.id in meta
+        )
+        for node in shard_map.nodes
+    }
 
 
 def _shard(shard_map: ShardMap, shard: ShardId, by_id: Mapping[str, NodeStatus]) -> ShardView:

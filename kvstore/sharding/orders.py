@@ -51,7 +51,7 @@ def remove(shard_map: ShardMap, known: Known, name: NodeId, *, is_forced: bool) 
 
     Raises:
         InvalidArgument: there is no such node, a shard would lose its majority, or it would have
-            fewer copies than it should, unless that is forced.
+            fewer replicas than it should, unless that is forced.
     """
     _node(shard_map, name)
     if not is_forced:
@@ -60,7 +60,7 @@ def remove(shard_map: ShardMap, known: Known, name: NodeId, *, is_forced: bool) 
             known,
             name,
             "add one first (kv cluster add), or insist (--force): "
-            "then shards are left with fewer copies",
+            "then shards are left with fewer replicas",
         )
     _check_not_last(shard_map, name)
     _check_majorities(shard_map, known, name)
@@ -137,14 +137,14 @@ def _check_enough(shard_map: ShardMap, known: Known, name: NodeId, advice: str) 
     if len(others) < shard_map.replication:
         raise InvalidArgument(
             f"without {name} there are {len(others)} nodes for the {shard_map.replication} "
-            f"copies of each shard: {advice}"
+            f"replicas of each shard: {advice}"
         )
     dead = [node for node in others if not known.is_alive(node)]
     if len(others) - len(dead) < shard_map.replication:
         raise InvalidArgument(
             f"{', '.join(dead)} cannot take what {name} holds, and the other "
-            f"{len(others) - len(dead)} nodes are too few for the {shard_map.replication} copies "
-            f"of each shard: start {dead[0]}, or {advice}"
+            f"{len(others) - len(dead)} nodes are too few for the {shard_map.replication} "
+            f"replicas of each shard: start {dead[0]}, or {advice}"
         )
 
 

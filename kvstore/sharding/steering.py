@@ -170,6 +170,17 @@ def _begin_in_meta(shard_map: ShardMap, known: Known) -> ShardMap:
     return shard_map
 
 
+def wanted_in_meta(shard_map: ShardMap, known: Known) -> Moving | None:
+    """The next change of the meta group; None if none is wanted, or one is under way."""
+    if shard_map.change_of(META_GROUP) is not None:
+        return None
+    change = _begin_in_meta(shard_map, known).change_of(META_GROUP)
+    if change is None:
+        return None
+    add, remove = (None if end is None else end.node for end in (change.add, change.remove))
+    return Moving(META_GROUP, add, remove, for_balance=False)
+
+
 def _is_no_loss(shard_map: ShardMap, known: Known, goes: NodeId, stays: Sequence[MapNode]) -> bool:
     """Whether the meta group is no worse off without ``goes``, with nobody to come now.
 

@@ -49,7 +49,7 @@ class Order(NamedTuple):
     weight: float = 0.0
     """For WEIGHT."""
     is_forced: bool = False
-    """For REMOVE: also where a shard is left with fewer copies than it should have."""
+    """For REMOVE: also where a shard is left with fewer replicas than it should have."""
     shard: ShardId = ShardId(0)
     """For PREFER."""
 

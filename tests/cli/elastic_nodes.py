@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from asked_nodes import AskedNode
 
 from kvstore.config import ClusterConfig, NodeAddress
-from kvstore.errors import KVError, NotLeader
+from kvstore.errors import KVError, NotLeader, Overloaded
 from kvstore.ids import NodeId, Revision, ShardId
 from kvstore.sharding import changes, map_wire
 from kvstore.sharding.shard_map import bootstrap
@@ -48,6 +48,9 @@ class Elastic:
         """Before each answer to SHARD_MAP."""
         self.rows: dict[tuple[str, int], dict[str, Any]] = {}
         """What replicas say beside the usual."""
+        self.silent: set[str] = set()
+        """These do not say how they are."""
+        self.has_meta_leader = True
 
     @asynccontextmanager
     async def running(self, *names: str, shards: int = 2) -> AsyncIterator[Elastic]:
@@ -75,6 +78,8 @@ class Elastic:
         return answer
 
     def _answer(self, name: str, question: Question) -> bytes | KVError | None:
+        if name in self.silent:
+            return Overloaded("not now")
         if question.kind is Kind.SHARD_MAP:
             self.on_look()
             leaders = {ShardId(shard): NodeId(self.leader) for shard in range(self.map.shards)}
@@ -100,7 +105,10 @@ class Elastic:
                 row |= {"keys": 100, "bytes": 2000, "learners": []}
                 rows.append(row | self.rows.get((name, shard), {}))
         said = {"id": name, "address": self.addresses[name], "state": "serving"}
-        return {"node": said, "shards": rows}
+        leads = name == self.leader and self.has_meta_leader
+        meta = {"role": "leader" if leads else "follower", "term": 3, "bytes": 70}
+        is_member = any(replica.node == name for replica in self.map.meta)
+        return {"node": said, "shards": rows, "meta": meta if is_member else None}
 
 
 async def run(kv: Callable[..., Result], *arguments: str) -> Result:

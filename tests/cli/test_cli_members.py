@@ -11,18 +11,24 @@ import pytest
 from asked_nodes import AskedNode, nobody
 
 from kvstore.cli.members import HEADER, _compared, _in_order, _json, _row, duration
+from kvstore.config import ClusterConfig, NodeAddress
 from kvstore.errors import Overloaded
 from kvstore.ids import NodeId
+from kvstore.sharding import map_wire
+from kvstore.sharding.shard_map import MapNode, bootstrap
 from kvstore.swim.claims import Metadata, State, Vitals
 from kvstore.swim.ready import MemberStatus
 from kvstore.wire.kinds import Kind
 from kvstore.wire.membership import MemberRow, MembersReply, encode_members_reply
+from kvstore.wire.requests import encode_shard_map_reply
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from asked_nodes import Question
     from conftest import Result
+
+    from kvstore.errors import KVError
 
 N1, N2, N3, N4 = map(NodeId, ("n1", "n2", "n3", "n4"))
 ALIVE = MemberRow(N1, "h:1", "alive", 4, 245.6, 0.04, "b", 2.0, "0.1.0", 7, 0.5)
@@ -46,14 +52,23 @@ def test_a_duration_has_two_units_at_most(seconds: float, text: str) -> None:
 
 
 def test_a_row_for_the_eye() -> None:
-    assert dict(zip(HEADER, _row(ALIVE), strict=True)) == {
+    assert dict(zip(HEADER, _row(ALIVE, None), strict=True)) == {
         "member": "n1", "address": "h:1", "state": "alive", "incarnation": "4", "age": "4m06s",
         "phi": "0.0", "zone": "b", "weight": "2", "version": "0.1.0", "map": "7", "load": "0.50",
     }  # fmt: skip
 
 
+def test_by_the_map_a_node_may_have_another_weight_than_by_its_configuration() -> None:
+    place = MapNode(N1, 1, "h:1", weight=0.5, zone="c")
+    row = dict(zip(HEADER, _row(ALIVE, place), strict=True))
+    assert (row["zone"], row["weight"]) == ("c", "0.5")
+    said = _json(ALIVE, place)
+    assert (said["zone"], said["weight"]) == ("c", 0.5)
+    assert said["configured"] == {"zone": "b", "weight": 2.0}
+
+
 def test_what_is_not_known_is_a_dash() -> None:
-    assert list(_row(NEVER_MET)) == [
+    assert list(_row(NEVER_MET, None)) == [
         *("n3", "-", "removed", "0", "1.0s", "-", "-", "0", "-", "-", "0.00"),
     ]
 
@@ -64,10 +79,10 @@ def test_members_stand_as_people_count() -> None:
 
 
 def test_a_row_for_programs() -> None:
-    assert _json(ALIVE) == {
+    assert _json(ALIVE, None) == {
         "id": "n1", "address": "h:1", "state": "alive", "incarnation": 4, "age_s": 245.6,
         "phi": 0.04, "zone": "b", "weight": 2.0, "version": "0.1.0", "map_version": 7,
-        "load": 0.5,
+        "load": 0.5, "configured": {"zone": "b", "weight": 2.0},
     }  # fmt: skip
 
 
@@ -97,6 +112,8 @@ class Cluster:
     def __init__(self) -> None:
         self.addresses: dict[str, str] = {}
         self.views: dict[str, list[tuple[str, State]]] = {}
+        self.weights: dict[str, float] = {}
+        """By the shard map; empty while there is none."""
 
     async def start(self, nodes: AsyncExitStack, *names: str) -> None:
         for name in names:
@@ -105,6 +122,9 @@ class Cluster:
 
     def _answer_of(self, name: str) -> Callable[[Question], None]:
         def answer(question: Question) -> None:
+            if question.kind == Kind.SHARD_MAP:
+                question.answer(self._map())
+                return
             assert (question.kind, question.body) == (Kind.MEMBERS, b"")
             if name not in self.views:
                 question.answer(Overloaded("not now"))
@@ -113,6 +133,16 @@ class Cluster:
             question.answer(encode_members_reply(NodeId(name), statuses))
 
         return answer
+
+    def _map(self) -> bytes | KVError:
+        if not self.weights:
+            return Overloaded("none yet")
+        nodes = (
+            NodeAddress(NodeId(name), self.addresses[name], weight)
+            for name, weight in self.weights.items()
+        )
+        shard_map = bootstrap(ClusterConfig("c", tuple(nodes), shards=2, replicas=1))
+        return encode_shard_map_reply(map_wire.encode(shard_map), {}, 1)
 
     def _status(self, name: str, state: State) -> MemberStatus:
         said = Metadata(self.addresses[name]) if name in self.addresses else None
@@ -149,6 +179,17 @@ async def test_the_first_that_answers_says_how_it_sees_them(
         ("n2", cluster.addresses["n2"], "alive"),
         ("n1", cluster.addresses["n1"], "suspect"),
     ]
+
+
+async def test_the_weight_is_that_of_the_map(kv: Callable[..., Result], cluster: Cluster) -> None:
+    cluster.weights = {"n1": 2.5, "n2": 1.0}
+    options = ("--endpoints", cluster.endpoints("n1"), "-o", "json")
+    told = json.loads((await run(kv, *options)).out)["members"]
+    assert [(row["id"], row["weight"], row["configured"]["weight"]) for row in told] == [
+        *(("n1", 2.5, 1.0), ("n2", 1.0, 1.0), ("n3", 1.0, 1.0)),
+    ]
+    views = json.loads((await run(kv, "--from", "all", *options)).out)["views"]
+    assert [view[0]["weight"] for view in views.values()] == [2.5, 1.0]
 
 
 async def test_one_that_has_no_time_is_passed_over(

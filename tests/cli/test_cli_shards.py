@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import io
 import json
-from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from asked_nodes import nobody
 from elastic_nodes import Elastic, run
-from rich.console import Console
-from rich.progress import Progress
 
-from kvstore.cli import moves
 from kvstore.cli.balance import report
-from kvstore.cli.movement import Movement, movements, size
-from kvstore.cli.moves import Bars, Lines, line_of, outcome
+from kvstore.cli.movement import size
 from kvstore.cli.shards import HEADER, state_of, to_row
 from kvstore.cli.view import ShardView
 from kvstore.config import ClusterConfig, NodeAddress
 from kvstore.errors import InvalidArgument
-from kvstore.ids import META_GROUP, GroupId, NodeId, ShardId
+from kvstore.ids import GroupId, NodeId, ShardId
 from kvstore.sharding import changes
 from kvstore.sharding.shard_map import ShardMap, bootstrap
 from kvstore.wire.admin import (
@@ -38,6 +32,7 @@ if TYPE_CHECKING:
 
     from conftest import Result
 
+
 N1, N2, N3, N4 = map(NodeId, ("n1", "n2", "n3", "n4"))
 FOUNDERS = tuple(NodeAddress(NodeId(f"n{i}"), f"h:{i}") for i in (1, 2, 3))
 MAP = changes.admit(
@@ -50,12 +45,6 @@ MOVING = changes.begin(MAP, G1, N4, N2)
 @pytest.fixture
 async def elastic() -> Any:
     async with Elastic().running("n1", "n2", "n3") as cluster:
-        yield cluster
-
-
-@pytest.fixture
-async def larger() -> Any:
-    async with Elastic().running("n1", "n2", "n3", "n4") as cluster:
         yield cluster
 
 
@@ -137,162 +126,6 @@ async def test_nobody_answers(kv: Callable[..., Result], command: tuple[str, ...
     address = await nobody()
     result = await run(kv, *command, "--endpoints", address)
     assert (result.code, result.error_line) == (3, f"kv: no node answers at {address}")
-
-
-# -- moves ----------------------------------------------------------------------------------------
-
-
-def leads(group: GroupId, **said: Any) -> dict[str, Any]:
-    """What the node says that leads ``group``."""
-    row = {"id": group - 1, "role": "leader", "term": 2, "replicas": ["n1", "n2", "n3"]}
-    row |= {"bytes": 500, "catching_up": []} | said
-    if group == META_GROUP:
-        return {"shards": [], "meta": row}
-    return {"shards": [row | {"role": "follower", "id": 7}, row]}
-
-
-def peer(state: str, match_index: int, sent: int) -> list[dict[str, Any]]:
-    return [
-        {"node": "n4", "state": state, "match_index": match_index, "last_index": 10}
-        | {"bytes_sent": sent, "bytes_total": 800}
-    ]
-
-
-@pytest.mark.parametrize(
-    ("said", "stage", "sent", "total", "behind"),
-    [
-        ({}, "waiting", 0, 500, None),
-        ({"role": "follower"}, "waiting", 0, None, None),
-        ({"catching_up": peer("probe", 0, 0)}, "starting", 0, 800, 10),
-        ({"catching_up": peer("snapshot", 0, 200)}, "snapshot", 200, 800, 10),
-        ({"catching_up": peer("replicate", 8, 700)}, "log", 700, 800, 2),
-        (
-            {"catching_up": peer("replicate", 10, 800), "replicas": ["n1", "n4", "n3"]},
-            *("switching", 800, 800, 0),
-        ),
-        ({"replicas": ["n1", "n4", "n3"]}, "switching", 500, 500, None),
-    ],
-)
-@pytest.mark.parametrize("group", [META_GROUP, G1])
-def test_the_leader_says_how_far_a_newcomer_is(
-    group: GroupId, said: dict[str, Any], stage: str, sent: int, total: int | None, behind: int
-) -> None:
-    shard_map = changes.begin(MAP, group, N4, N2)
-    deposed = leads(group, term=1, catching_up=peer("snapshot", 0, 1))
-    statuses = [leads(group, **said)] if said.get("role") else [deposed, leads(group, **said)]
-    assert movements(shard_map, statuses) == [
-        Movement(group, "n4", "n2", stage, sent, total, behind)
-    ]
-
-
-def test_who_only_goes_and_who_goes_back() -> None:
-    assert movements(changes.begin(MAP, G1, None, N2), [leads(G1)]) == [
-        Movement(G1, None, "n2", "leaving")
-    ]
-    cancelled = changes.cancel(MOVING, MOVING.changes[0])
-    assert movements(cancelled, [leads(G1)]) == [Movement(G1, "n4", "n2", "going back")]
-
-
-def test_what_has_become_of_a_move() -> None:
-    (change,) = MOVING.changes
-    move = Movement(G1, "n4", "n2", "log")
-    assert outcome(changes.finish(MOVING, change), move) == "done"
-    assert outcome(changes.abandon(MOVING, change), move) == "given up"
-
-
-def test_without_a_terminal_each_stage_is_a_line() -> None:
-    written: list[str] = []
-    now = 100.0
-    lines = Lines(lambda move, stage: written.append(line_of(move, stage)), lambda: now)
-
-    def looks(shard_map: ShardMap, *found: Movement) -> list[str]:
-        written.clear()
-        lines.show(shard_map, found)
-        return list(written)
-
-    waiting = Movement(G1, "n4", "n2", "waiting")
-    assert looks(MOVING, waiting) == ["shard 0  n2→n4  waiting"]
-    assert looks(MOVING, waiting) == []
-    snapshot = Movement(G1, "n4", "n2", "snapshot", 100, 2000)
-    assert looks(MOVING, snapshot) == ["shard 0  n2→n4  snapshot  100 B of 2.0 kB"]
-    further = Movement(G1, "n4", "n2", "snapshot", 1000, 2000)
-    assert looks(MOVING, further) == [], "a moment ago there was a line"
-    now += 2.0
-    meta = Movement(META_GROUP, "n4", None, "waiting", 0, 0)
-    assert looks(MOVING, meta, further) == [
-        "meta  +n4  waiting",
-        "shard 0  n2→n4  snapshot  1.0 kB of 2.0 kB",
-    ]
-    done = changes.finish(MOVING, MOVING.changes[0])
-    assert looks(done, meta) == ["shard 0  n2→n4  done"]
-
-
-def test_on_a_terminal_each_move_is_a_bar_and_leaves_a_line() -> None:
-    console = Console(file=io.StringIO(), width=100)
-    with Progress(console=console, auto_refresh=False) as progress:
-        bars = Bars(progress)
-        bars.show(MOVING, [Movement(G1, "n4", "n2", "waiting")])
-        bars.show(MOVING, [Movement(G1, "n4", "n2", "snapshot", 100, 2000)])
-        (task,) = progress.tasks
-        assert (task.description, task.completed, task.total) == ("shard 0  n2→n4", 100, 2000)
-        assert task.fields["stage"] == "snapshot"
-        bars.show(changes.finish(MOVING, MOVING.changes[0]), [])
-        assert not progress.tasks
-    assert isinstance(console.file, io.StringIO)
-    assert "shard 0  n2→n4  done" in console.file.getvalue()
-
-
-async def test_moves_are_shown(kv: Callable[..., Result], larger: Elastic) -> None:
-    elastic = larger
-    options = ("--endpoints", elastic.endpoints("n1"))
-    quiet = await run(kv, "moves", *options)
-    assert (quiet.code, quiet.out) == (0, b"nothing moves\n")
-    elastic.map = with_move(elastic.map)
-    elastic.rows["n2", 0] = {"catching_up": peer("snapshot", 4, 200)}
-    shown = await run(kv, "moves", *options)
-    header, line = shown.out.decode().splitlines()
-    assert header.split() == ["SHARD", "MOVE", "STAGE", "BYTES", "OF", "BEHIND"]
-    (change,) = elastic.map.changes
-    assert change.add is not None
-    assert change.remove is not None
-    ends = f"{change.remove.node}→{change.add.node}"
-    assert line.split() == ["0", ends, *["waiting", "0", "B", "2.0", "kB", "-"]]
-
-
-def with_move(shard_map: ShardMap) -> ShardMap:
-    """The first shard's last copy, which does not lead, is moving to whoever has none."""
-    held = [replica.node for replica in shard_map.replicas[0]]
-    comes = next(node.id for node in shard_map.nodes if node.id not in held)
-    goes = next(node for node in reversed(held) if node != N2)
-    return changes.succeed(shard_map, changes.begin(shard_map, G1, comes, goes))
-
-
-@pytest.mark.parametrize("output", ["simple", "json"])
-async def test_moves_are_followed_to_their_end(
-    kv: Callable[..., Result], larger: Elastic, monkeypatch: pytest.MonkeyPatch, output: str
-) -> None:
-    monkeypatch.setattr(moves, "POLL_S", 0.01)
-    monkeypatch.setattr(moves, "QUIET_S", 0.05)
-    elastic = larger
-    elastic.map = with_move(elastic.map)
-    (change,) = elastic.map.changes
-    looks = count()
-
-    def look() -> None:
-        """In the third round of four nodes the move is over."""
-        if next(looks) == 8:
-            elastic.becomes(changes.finish(elastic.map, change))
-
-    elastic.on_look = look
-    options = ("--endpoints", elastic.endpoints("n2"), "-o", output)
-    result = await run(kv, "moves", "-f", *options)
-    assert result.code == 0
-    lines = result.out.decode().splitlines()
-    if output == "json":
-        assert [json.loads(line)["stage"] for line in lines] == ["waiting", "done"]
-    else:
-        assert [line.split()[3] for line in lines[:-1]] == ["waiting", "done"]
-        assert lines[-1] == "nothing moves"
 
 
 # -- rebalance ------------------------------------------------------------------------------------

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from kvstore.cli.status import _shard_row
+from kvstore.cli.status import NODE_HEADER, _node_row, _shard_row
 from kvstore.cli.view import ClusterView, ShardView, leaders_per_node, merge
 from kvstore.config import ClusterConfig, NodeAddress
 from kvstore.ids import GroupId, NodeId, ReplicaId
 from kvstore.sharding import changes
-from kvstore.sharding.shard_map import Replica, ShardMap, bootstrap
+from kvstore.sharding.shard_map import NodeState, Replica, ShardMap, bootstrap
 
 NODES = tuple(NodeAddress(NodeId(f"n{i}"), f"127.0.0.1:740{i}") for i in (1, 2, 3))
 MAP = bootstrap(ClusterConfig(id="c", nodes=NODES, shards=2, replicas=3))
@@ -49,7 +49,10 @@ def test_the_json_has_the_documented_fields() -> None:
         "id": "n3",
         "address": "127.0.0.1:7403",
         "state": "unreachable",
+        "map": {"state": "active", "weight": 1.0, "zone": "", "replicas": 2, "in_meta": True},
     }
+    assert shown["meta"] == {"leader": None, "replicas": ["n1", "n2", "n3"]}
+    assert shown["map_version"] == MAP.version
     shard = shown["shards"][0]
     assert shard["id"] == 0
     assert shard["leader"] == "n1"
@@ -138,6 +141,33 @@ def test_whoever_goes_was_not_repaired() -> None:
 def test_what_is_unusual_about_a_replica_stands_behind_its_node() -> None:
     shard = ShardView(0, "n1", 1, ("n1", "n2", "n3"), 5, 5, ("n2",), ("n3",))
     assert _shard_row(shard) == ["0", "n1", "1", "n1, n2?, n3 (learner)", "5", "5"]
+
+
+def test_what_the_map_says_of_a_node_stands_beside_what_it_says_itself() -> None:
+    admitted = changes.admit(MAP, NodeId("n4"), "127.0.0.1:7404", 2.5, "west")
+    draining = changes.set_state(admitted, NodeId("n2"), NodeState.DRAINING)
+    told = says(1, LEADS, LEADS) | {"meta": {"role": "follower", "term": 4}}
+    deposed = says(2, {}, {}) | {"meta": {"role": "leader", "term": 3}}
+    elected = says(3, {}, {}) | {"meta": {"role": "leader", "term": 4}}
+    stranger = says(1)
+    stranger["node"] |= {"id": "n9", "address": "127.0.0.1:7409"}
+    view = merge(draining, [told, deposed, elected, stranger])
+    assert view.meta_leader == "n3"
+    rows = [dict(zip(NODE_HEADER, _node_row(view, node, 0), strict=True)) for node in view.nodes]
+    shown = {row["node"]: [row[name] for name in NODE_HEADER[2:]] for row in rows}
+    assert shown == {
+        "n1": ["serving", "active", "1", "-", "2", "0", "member"],
+        "n2": ["serving", "draining", "1", "-", "2", "0", "member"],
+        "n3": ["serving", "active", "1", "-", "2", "0", "leader"],
+        "n4": ["unreachable", "active", "2.5", "west", "0", "0", "-"],
+        "n9": ["serving", "-", "-", "-", "-", "0", "-"],
+    }
+    assert view.to_json()["nodes"][-1]["map"] is None
+
+
+def test_a_replica_on_its_way_is_not_held_yet() -> None:
+    held = {node.id: node.in_map.replicas for node in merge(moving(), []).nodes if node.in_map}
+    assert held == {"n1": 2, "n2": 2, "n3": 2, "n4": 0}
 
 
 def test_when_nobody_answers_the_known_is_shown() -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def test_a_cluster_grows_and_shrinks_by_commands(local: Local) -> None:
     asyncio.run(local.fill())
     line = local.fails(2, "node", "remove", "n1")
-    assert "without n1 there are 2 nodes for the 3 copies of each shard" in line
+    assert "without n1 there are 2 nodes for the 3 replicas of each shard" in line
 
     added = local.json("cluster", "add", "--zone", "b")
     assert (added["id"], added["state"]) == ("n4", "running")

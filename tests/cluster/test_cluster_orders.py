@@ -41,7 +41,9 @@ def test_a_node_of_weight_2_gets_twice_the_replicas(tmp_path: Path) -> None:
     with local_cluster(tmp_path, Wanted(nodes=4, shards=16, replicas=2)) as local:
         asyncio.run(local.fill())
         assert local.held("n2") <= 9, "no node has more than a tenth more than its share"
-        assert local.ok("node", "weight", "n2", "2") == "n2 has the weight 2 from now on\n"
+        said = local.ok("node", "weight", "n2", "2")
+        assert said.startswith("n2 has the weight 2 from now on; ")
+        assert said.endswith("replicas move for that: kv moves -f\n")
         shares = {"n1": 32 / 5, "n2": 64 / 5, "n3": 32 / 5, "n4": 32 / 5}
         local.wait(lambda: is_within(holdings(local), shares, by=1), f"replicas as {shares}")
         assert local.ok("moves", "-f").endswith("nothing moves\n")
@@ -59,6 +61,8 @@ def test_nothing_moves_for_balance_alone_before_it_is_ordered(tmp_path: Path) ->
         assert [move["to"] for move in planned["moves"]] == ["n4"] * 3, "its share of 12"
         assert local.ok("moves", "-f").endswith("nothing moves\n")
         assert local.held("n4") == 0
+        said = local.ok("node", "weight", "n4", "1")
+        assert said.endswith("sharding.balances is off, kv rebalance --now lets them\n")
         assert local.json("rebalance", "--plan") == planned
         ordered = local.json("rebalance", "--now")
         assert ordered["is_ordered"]

@@ -99,7 +99,7 @@ async def _two_of_five(scene: Scene) -> None:
 
 
 async def _two_of_four(scene: Scene) -> None:
-    """Three copies need three nodes: one goes, the other is refused."""
+    """Three replicas need three nodes: one goes, the other is refused."""
     (node,) = await _grown(scene, 1)
     other = scene.cluster.nodes[0]
     both = [node, other]
@@ -109,7 +109,7 @@ async def _two_of_four(scene: Scene) -> None:
     assert codes == [0, 2], said
     went = both[[code for code, _ in said].index(0)]
     refusal = next(text for code, text in said if code == 2)
-    assert "copies of each shard" in refusal, refusal
+    assert "replicas of each shard" in refusal, refusal
     gone(scene, went)
     await asyncio.to_thread(went.end)
     scene.tell(f"{went.id} went, the other was refused")
