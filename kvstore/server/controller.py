@@ -19,6 +19,7 @@ from kvstore.kv.replies import decode_reply
 from kvstore.server.pending import Write
 from kvstore.server.waiting import Signal, Turns
 from kvstore.sharding.changes import succeed
+from kvstore.sharding.farewells import Farewells
 from kvstore.sharding.known import Known, Report, Seen
 from kvstore.sharding.stalls import Stalls
 from kvstore.sharding.steering import next_map
@@ -120,6 +121,7 @@ class Controller:
         self._clock = clock
         self._reports: dict[GroupId, Report] = {}
         self._stalls = Stalls()
+        self._farewells = Farewells()
         self._led_since: float | None = None
         self._turn = Turns(driver.loop)
         self._seen_revision = 0
@@ -163,6 +165,7 @@ class Controller:
                 self._led_since = None
                 self._reports.clear()
                 self._stalls.clear()
+                self._farewells.clear()
                 continue
             if self._led_since is None:
                 self._led_since = self._clock()
@@ -183,7 +186,9 @@ class Controller:
                     await self._swap(host, None, self._founding)
                 return
             body, shard_map = stored
-            for node in self._stalls.look(shard_map, self._clock()):
+            now = self._clock()
+            self._farewells.look(shard_map, now)
+            for node in self._stalls.look(shard_map, now):
                 log.warning("%s does not take in what it is to hold; later again", node)
             after = next_map(shard_map, self.known(shard_map))
             if after is not None:
@@ -211,18 +216,20 @@ class Controller:
         now = self._clock()
         under_way = {change.group for change in shard_map.changes}
         self._reports = {g: r for g, r in self._reports.items() if g in under_way}
-        seen = {member.node: self._see(member) for member in self._members()}
+        found = {member.node: self._see(member) for member in self._members()}
         # Whoever was dead for so long that it was forgotten is gone all the same.
         forgotten = Seen("", 1.0, "", is_alive=False, gone_s=self._led_s, is_settled=False)
+        seen = {
+            **{node.id: forgotten for node in shard_map.nodes},
+            **{node: member for node, member in found.items() if member is not None},
+        }
         return Known(
-            {
-                **{node.id: forgotten for node in shard_map.nodes},
-                **{node: found for node, found in seen.items() if found is not None},
-            },
+            seen,
             dict(self._reports),
             self._policy,
             self._stalls.stalled(now),
             self._stalls.unfit(now),
+            self._farewells.over(seen, now),
         )
 
     @property
@@ -238,7 +245,8 @@ class Controller:
         gone_s = min(member.age_s, self._led_s) if is_gone else 0.0
         is_alive = member.state is State.ALIVE
         is_settled = is_alive and member.age_s >= self._admit_after_s
-        return Seen(said.address, said.weight, said.zone, is_alive, gone_s, is_settled)
+        version = member.vitals.map_version
+        return Seen(said.address, said.weight, said.zone, is_alive, gone_s, is_settled, version)
 
     async def order(self, change: Callable[[ShardMap, Known], ShardMap]) -> ShardMap:
         """Carry out what an administrator wants, after whatever is under way.

@@ -21,6 +21,8 @@ class Seen:
     """For how long it has been dead or has left; 0 while it is alive."""
     is_settled: bool = True
     """It has been alive for so long that one that is not there would have been found dead."""
+    map_version: int = 0
+    """Of the shard map that it goes by, as far as its gossip has come; 0 = none yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,9 @@ class Known:
     """Groups whose change does not come on (:mod:`kvstore.sharding.stalls`)."""
     unfit: frozenset[NodeId] = frozenset()
     """Nodes that are to be given nothing for now, because they did not take in the last."""
+    may_go: frozenset[NodeId] = frozenset()
+    """Nodes to be removed that know that they hold nothing, or are not waited for any more
+    (:mod:`kvstore.sharding.farewells`)."""
 
     def can_take(self, node: NodeId) -> bool:
         """Whether a copy may be sent to ``node`` now."""

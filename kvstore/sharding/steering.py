@@ -130,10 +130,13 @@ def _is_in_vain(
 
 
 def _expel(shard_map: ShardMap, known: Known) -> ShardMap:
-    """Whoever is to be removed and holds nothing goes."""
-    del known
+    """Whoever is to be removed goes, once it knows that it holds nothing.
+
+    So never by the version that takes its last replica: of that it has yet to hear.
+    """
     for node in shard_map.nodes:
-        if node.state is NodeState.REMOVING and not shard_map.held_by(node.id):
+        is_leaving = node.state is NodeState.REMOVING and node.id in known.may_go
+        if is_leaving and not shard_map.held_by(node.id):
             shard_map = changes.expel(shard_map, node.id)
     return shard_map
 

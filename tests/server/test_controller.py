@@ -16,6 +16,7 @@ from kvstore.ids import META_GROUP, META_SHARD, GroupId, NodeId
 from kvstore.server.administration import ORDERS_MAX, Administration
 from kvstore.server.controller import Controller
 from kvstore.sharding import changes, orders
+from kvstore.sharding.farewells import FAREWELL_S_MAX
 from kvstore.sharding.known import Known, Report
 from kvstore.sharding.shard_map import NodeState, ShardMap, bootstrap
 from kvstore.swim.claims import Metadata, State, Vitals
@@ -34,9 +35,11 @@ NODES = tuple(NodeAddress(NodeId(f"n{n}"), f"h:{n}") for n in (1, 2, 3))
 FIRST = bootstrap(ClusterConfig(id="c", nodes=NODES, shards=4))
 
 
-def member(number: int, state: State = State.ALIVE, age_s: float = 100.0) -> MemberStatus:
-    said = Metadata(f"h:{number}", "", 1.0, "test")
-    return MemberStatus(NodeId(f"n{number}"), said, state, 1, age_s, 0.0, Vitals())
+def member(
+    number: int, state: State = State.ALIVE, age_s: float = 100.0, *, map_version: int = 0
+) -> MemberStatus:
+    said, vitals = Metadata(f"h:{number}", "", 1.0, "test"), Vitals(1, map_version)
+    return MemberStatus(NodeId(f"n{number}"), said, state, 1, age_s, 0.0, vitals)
 
 
 class Meta:
@@ -126,6 +129,47 @@ async def test_a_report_ends_a_change(meta: Meta) -> None:
     meta.controller.take([report])
     after = await meta.until_version(3)
     assert change.add in after.members(change.group)
+
+
+async def until_empty(meta: Meta) -> ShardMap:
+    """n4 is to be removed, and holds nothing by the map that this returns."""
+    await meta.until_version(1)
+    meta.controller._policy = ShardingConfig(balances=False)
+    meta.members.append(member(4, map_version=1))
+    await meta.until_version(2)
+    ordered = await meta.controller.order(
+        lambda m, k: orders.remove(m, k, N4, is_forced=False),
+    )
+    assert ordered.held_by(N4) == {}
+    for _ in range(3):
+        await meta.controller._steer(meta.host)
+    assert meta.maps[-1] == ordered, "it has yet to hear of it"
+    return ordered
+
+
+async def test_who_is_removed_goes_once_its_gossip_says_that_it_knows(meta: Meta) -> None:
+    emptied = await until_empty(meta)
+    meta.members[-1] = member(4, map_version=emptied.version)
+    after = await meta.until_version(emptied.version + 1)
+    assert after.removed == (N4,)
+
+
+async def test_who_is_removed_and_dead_is_not_waited_for(meta: Meta) -> None:
+    emptied = await until_empty(meta)
+    meta.rig.now += 0.1
+    meta.members[-1] = member(4, State.DEAD, map_version=1)
+    after = await meta.until_version(emptied.version + 1)
+    assert after.removed == (N4,)
+
+
+async def test_who_is_removed_and_says_nothing_is_waited_for_no_longer_than_so(meta: Meta) -> None:
+    emptied = await until_empty(meta)
+    meta.rig.now += FAREWELL_S_MAX - 0.1
+    await meta.controller._steer(meta.host)
+    assert meta.maps[-1] == emptied
+    meta.rig.now += 0.2
+    after = await meta.until_version(emptied.version + 1)
+    assert after.removed == (N4,)
 
 
 async def test_a_report_to_who_does_not_lead_is_forgotten() -> None:

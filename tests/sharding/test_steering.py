@@ -13,6 +13,7 @@ from kvstore.config import ClusterConfig, NodeAddress, ShardingConfig
 from kvstore.errors import InvalidArgument
 from kvstore.ids import NUMBER_MAX, STAY_MAX, GroupId, NodeId, ReplicaId, ShardId
 from kvstore.sharding import changes, orders
+from kvstore.sharding.farewells import FAREWELL_S_MAX, Farewells
 from kvstore.sharding.known import Known, Report, Seen
 from kvstore.sharding.placement import load_max, shares
 from kvstore.sharding.shard_map import Change, NodeState, ShardMap, bootstrap
@@ -35,11 +36,19 @@ class Cluster:
         self.reports: dict[GroupId, Report] = {}
         self.stalled: frozenset[GroupId] = frozenset()
         self.unfit: frozenset[NodeId] = frozenset()
+        self.deaf: set[NodeId] = set()
+        """They hear of no newer map."""
+        self.farewells = Farewells()
+        self.now = 0.0
         self.most_under_way = 0
 
     def known(self) -> Known:
+        for node in self.seen.keys() - self.deaf:
+            self.seen[node] = replace(self.seen[node], map_version=self.map.version)
+        self.farewells.look(self.map, self.now)
+        may_go = self.farewells.over(self.seen, self.now)
         seen, reports = dict(self.seen), dict(self.reports)
-        return Known(seen, reports, self.policy, self.stalled, self.unfit)
+        return Known(seen, reports, self.policy, self.stalled, self.unfit, may_go)
 
     def step(self) -> bool:
         after = next_map(self.map, self.known())
@@ -192,6 +201,74 @@ def test_who_is_removed_is_not_admitted_again() -> None:
     assert it.map.removed == (N4,)
     assert not it.map.has(N4)
     assert not it.step()
+
+
+def being_removed() -> Cluster:
+    """n4 is to be removed, holds nothing since the map of this very version, and knows an older."""
+    it = Cluster()
+    it.join(N4)
+    it.settle()
+    it.deaf = {N4}
+    it.map = changes.succeed(it.map, orders.remove(it.map, it.known(), N4, is_forced=False))
+    it.settle()
+    assert it.map.held_by(N4) == {}
+    return it
+
+
+def test_who_is_removed_goes_once_it_knows_the_map_that_took_its_last_replica() -> None:
+    it = being_removed()
+    emptied_by = it.map.version
+    assert it.map.node(N4).state is NodeState.REMOVING, "it has yet to hear that it holds nothing"
+    it.seen[N4] = replace(it.seen[N4], map_version=emptied_by - 1)
+    assert not it.step()
+    it.map = changes.succeed(it.map, orders.weigh(it.map, it.known(), N1, 1.5))
+    it.settle()
+    assert it.map.removed == ()
+    it.seen[N4] = replace(it.seen[N4], map_version=emptied_by)
+    assert it.step(), "of what followed it need not know"
+    assert it.map.removed == (N4,)
+
+
+def test_nobody_is_expelled_by_the_version_that_takes_its_last_replica() -> None:
+    it = Cluster(policy=ShardingConfig(moves_max=1))
+    it.join(N4)
+    it.settle()
+    it.map = changes.succeed(it.map, orders.remove(it.map, it.known(), N4, is_forced=False))
+    last_held: dict[GroupId, ReplicaId] = {}
+    while it.map.has(N4):
+        last_held = it.map.held_by(N4)
+        for change in it.map.changes:
+            it.obey(change)
+        assert it.step()
+    assert last_held == {}
+
+
+def test_who_is_to_go_and_says_nothing_is_waited_for_no_longer_than_so() -> None:
+    it = being_removed()
+    it.now = FAREWELL_S_MAX - 0.1
+    assert not it.step()
+    it.now = FAREWELL_S_MAX
+    assert it.step()
+    assert it.map.removed == (N4,)
+
+
+def test_who_is_to_go_and_is_dead_is_not_waited_for() -> None:
+    it = being_removed()
+    it.die(N4)
+    assert it.step()
+    assert it.map.removed == (N4,)
+
+
+def test_who_is_to_go_and_gets_its_share_again_is_waited_for_anew() -> None:
+    it = being_removed()
+    it.map = changes.succeed(it.map, orders.activate(it.map, it.known(), N4))
+    it.settle()
+    assert it.held()[N4] == 6
+    it.now = FAREWELL_S_MAX
+    it.map = changes.succeed(it.map, orders.remove(it.map, it.known(), N4, is_forced=False))
+    it.settle()
+    assert it.map.node(N4).state is NodeState.REMOVING
+    assert it.map.held_by(N4) == {}
 
 
 def test_a_dead_node_is_replaced_only_after_a_while_and_where_another_can() -> None:
