@@ -11,7 +11,14 @@ from kvstore.ids import GroupId, LogIndex, NodeId, ReplicaId
 from kvstore.sharding import changes
 from kvstore.sharding.known import Report
 from kvstore.sharding.shard_map import ShardMap, bootstrap
-from kvstore.sharding.stalls import STALLED_AFTER_S, UNFIT_S_MAX, UNFIT_S_MIN, Stalls
+from kvstore.sharding.stalls import (
+    INSTALLED_BYTES_PER_S_MIN,
+    SNAPSHOTS_AGAIN_MAX,
+    STALLED_AFTER_S,
+    UNFIT_S_MAX,
+    UNFIT_S_MIN,
+    Stalls,
+)
 
 N4 = NodeId("n4")
 GROUP = GroupId(2)
@@ -137,3 +144,171 @@ def test_the_next_change_of_a_group_begins_anew() -> None:
     stalls.look(following, 59.0)
     assert stalls.look(following, STALLED_AFTER_S) == []
     assert stalls.stalled(STALLED_AFTER_S) == frozenset()
+
+
+INSTALL_S = 500.0
+STAGED = int(INSTALL_S * INSTALLED_BYTES_PER_S_MIN)
+
+
+# -- waiting for a turn ---------------------------------------------------------------------------
+
+AHEAD, BEHIND = GROUP, GroupId(3)
+
+
+class Queue:
+    """Two groups come to n4; one of them learns already."""
+
+    def __init__(self, *, behind_is_led_by: int = 1, behind_comes_to: NodeId = N4) -> None:
+        one = moving()
+        if not one.has(behind_comes_to):
+            one = changes.admit(one, behind_comes_to, "h:5", 1.0, "")
+        self.map = changes.succeed(one, changes.begin(one, BEHIND, behind_comes_to, None))
+        comes = one.changes[0].add
+        assert comes is not None
+        self.ahead = replace(REPORT, learners=frozenset({comes.id}))
+        self.behind = replace(REPORT, group=BEHIND, leader=ReplicaId(behind_is_led_by))
+        self.stalls = Stalls()
+        self.stalls.look(self.map, 0.0)
+        self.stalls.note(self.ahead, 0.0)
+        self.stalls.note(self.behind, 0.0)
+
+    def come_on(self, until_s: int) -> None:
+        """The one that learns gets something every ten seconds; both are told of."""
+        for now in range(10, until_s + 1, 10):
+            self.stalls.note(replace(self.ahead, matched=LogIndex(now)), float(now))
+            self.stalls.note(self.behind, float(now))
+
+
+def test_who_waits_for_its_turn_behind_one_that_comes_on_does_not_stand_still() -> None:
+    it = Queue()
+    it.come_on(300)
+    assert it.stalls.look(it.map, 300.0 + STALLED_AFTER_S - 1) == []
+    assert it.stalls.stalled(300.0 + STALLED_AFTER_S - 1) == frozenset()
+
+
+def test_who_waits_behind_one_that_is_stuck_is_stuck_too_for_one_reason() -> None:
+    it = Queue()
+    it.come_on(300)
+    assert it.stalls.look(it.map, 300.0 + STALLED_AFTER_S) == [N4]
+    assert it.stalls.stalled(300.0 + STALLED_AFTER_S) == {AHEAD, BEHIND}
+    assert it.stalls.unfit(300.0 + STALLED_AFTER_S + UNFIT_S_MIN) == frozenset()
+
+
+def test_who_waits_behind_one_that_puts_a_snapshot_in_force_is_patient_with_it() -> None:
+    it = Queue()
+    it.stalls.note(replace(it.ahead, received_bytes=STAGED), 10.0)
+    in_force_at = 10.0 + INSTALL_S
+    assert it.stalls.stalled(in_force_at) == frozenset()
+    it.stalls.note(replace(it.ahead, matched=LogIndex(9)), in_force_at)
+    assert it.stalls.stalled(in_force_at + STALLED_AFTER_S - 1) == frozenset()
+
+
+def test_once_nobody_is_ahead_its_turn_must_come() -> None:
+    it = Queue()
+    it.come_on(100)
+    alone = changes.abandon(it.map, it.map.changes[0])
+    assert it.stalls.look(alone, 100.0 + STALLED_AFTER_S - 1) == []
+    assert it.stalls.look(alone, 100.0 + STALLED_AFTER_S) == [N4]
+
+
+@pytest.mark.parametrize(
+    "elsewhere", [{"behind_is_led_by": 2}, {"behind_comes_to": NodeId("n5")}], ids=str
+)
+def test_who_comes_on_another_way_is_not_waited_for(elsewhere: dict[str, object]) -> None:
+    it = Queue(**elsewhere)  # type: ignore[arg-type]
+    it.come_on(50)
+    assert it.stalls.stalled(STALLED_AFTER_S) == {BEHIND}
+
+
+def test_who_learns_already_does_not_wait_for_anybody() -> None:
+    it = Queue()
+    comes = it.map.changes[1].add
+    assert comes is not None
+    it.behind = replace(it.behind, learners=frozenset({comes.id}))
+    it.come_on(60)
+    assert it.stalls.stalled(10.0 + STALLED_AFTER_S) == {BEHIND}
+
+
+# -- snapshots ------------------------------------------------------------------------------------
+
+
+def staged() -> Stalls:
+    """All of a snapshot has come by the time 10."""
+    stalls = stalls_at()
+    stalls.note(replace(REPORT, received_bytes=STAGED), 10.0)
+    return stalls
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"received_bytes": STAGED},
+        {"received_bytes": 0},
+        {"received_bytes": 0, "leader": ReplicaId(2)},
+    ],
+    ids=["told-the-same", "the-attempt-is-over", "another-leads"],
+)
+def test_to_put_a_snapshot_in_force_may_take_the_longer_the_larger_it_is(
+    told: dict[str, object],
+) -> None:
+    stalls = staged()
+    stalls.note(replace(REPORT, **told), 10.0)  # type: ignore[arg-type]
+    assert stalls.stalled(10.0 + STALLED_AFTER_S + INSTALL_S - 1) == frozenset()
+    assert stalls.look(moving(), 10.0 + STALLED_AFTER_S + INSTALL_S) == [N4]
+
+
+def test_what_is_in_force_gives_no_more_time() -> None:
+    stalls = staged()
+    stalls.note(replace(REPORT, matched=LogIndex(7)), 20.0)
+    assert stalls.look(moving(), 20.0 + STALLED_AFTER_S) == [N4]
+
+
+def test_a_snapshot_that_is_sent_anew_was_not_about_to_be_in_force() -> None:
+    stalls = staged()
+    stalls.note(replace(REPORT, received_bytes=STAGED // 10), 20.0)
+    assert stalls.look(moving(), 10.0 + STALLED_AFTER_S + INSTALL_S / 10) == [N4]
+
+
+def sent_state(stalls: Stalls, number: int, *, is_seen_between: bool = True) -> float:
+    """The newcomer has taken in ``number`` states, and another is on its way; returns the time."""
+    matched, now = LogIndex(1000 * number), 100.0 * number
+    if is_seen_between:
+        stalls.note(replace(REPORT, matched=matched), now)
+    stalls.note(replace(REPORT, matched=matched, received_bytes=1), now + 1)
+    stalls.note(replace(REPORT, matched=matched, received_bytes=STAGED), now + 2)
+    return now + 2
+
+
+@pytest.mark.parametrize("is_seen_between", [True, False])
+def test_one_state_after_the_other_is_no_progress_for_ever(is_seen_between: bool) -> None:
+    stalls = stalls_at()
+    for number in range(SNAPSHOTS_AGAIN_MAX + 1):
+        now = sent_state(stalls, number, is_seen_between=is_seen_between)
+        assert stalls.look(moving(), now) == []
+        assert stalls.stalled(now) == frozenset()
+    now = sent_state(stalls, SNAPSHOTS_AGAIN_MAX + 1, is_seen_between=is_seen_between)
+    assert stalls.look(moving(), now) == [N4]
+    assert stalls.stalled(now) == {GROUP}
+
+
+def test_the_log_brings_a_newcomer_nearer_for_as_long_as_it_takes() -> None:
+    stalls = stalls_at()
+    for number in range(10 * SNAPSHOTS_AGAIN_MAX):
+        stalls.note(replace(REPORT, matched=LogIndex(number)), 10.0 * number)
+        assert stalls.look(moving(), 10.0 * number) == []
+
+
+def test_attempts_at_one_state_are_not_one_state_after_the_other() -> None:
+    stalls = stalls_at()
+    for number in range(1, 10 * SNAPSHOTS_AGAIN_MAX):
+        stalls.note(replace(REPORT, matched=LogIndex(9), received_bytes=number), float(number))
+        stalls.note(replace(REPORT, matched=LogIndex(9)), float(number))
+    assert stalls.look(moving(), 10.0 * SNAPSHOTS_AGAIN_MAX) == []
+
+
+def test_old_log_that_is_acknowledged_during_a_snapshot_makes_no_other_of_it() -> None:
+    stalls = stalls_at()
+    for number in range(1, 10 * SNAPSHOTS_AGAIN_MAX):
+        told = replace(REPORT, matched=LogIndex(number), received_bytes=number)
+        stalls.note(told, float(number))
+    assert stalls.look(moving(), 10.0 * SNAPSHOTS_AGAIN_MAX) == []
