@@ -5,6 +5,7 @@
   next one never an older than what it has acted on.
 * An id names one copy for all time: on one node, come by one change.
 * Nobody's number is given to another.
+* Whoever is removed held nothing by the version before: there it hears of it.
 """
 
 from __future__ import annotations
@@ -68,6 +69,19 @@ class MapRecord:
                 )
             if place[1]:
                 self._copies[copy] = place
+        for version in (shard_map.version, shard_map.version + 1):
+            self._check_removals(self._maps.get(version - 1), self._maps.get(version))
+
+    @staticmethod
+    def _check_removals(before: ShardMap | None, after: ShardMap | None) -> None:
+        if before is None or after is None:
+            return
+        for node in set(after.removed) - set(before.removed):
+            if before.held_by(node):
+                raise Violation(
+                    f"version {after.version} is without {node}, which still held "
+                    f"{before.held_by(node)} before it"
+                )
 
     def goes_by(self, node: NodeId, life: int, shard_map: ShardMap) -> None:
         """``node`` goes by this map from now on, in this ``life`` of its process.

@@ -112,6 +112,21 @@ def test_an_id_is_given_once() -> None:
         record_of(COMING, THERE, replace(gone, changes=(again,)))
 
 
+@pytest.mark.parametrize("is_later_known_first", [False, True])
+def test_nobody_is_removed_by_the_version_that_takes_its_last_replica(
+    is_later_known_first: bool,
+) -> None:
+    emptied = changes.succeed(THERE, replace(COMING, changes=()))
+    gone = changes.succeed(emptied, changes.expel(emptied, N4))
+    record_of(THERE, emptied, gone)
+    at_once = changes.succeed(THERE, changes.expel(emptied, N4))
+    record = MapRecord()
+    first, second = (at_once, THERE) if is_later_known_first else (THERE, at_once)
+    record.known(first)
+    with pytest.raises(Violation, match="version 5 is without n4, which still held"):
+        record.known(second)
+
+
 # -- what is held ---------------------------------------------------------------------------------
 
 

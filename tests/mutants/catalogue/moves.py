@@ -154,14 +154,28 @@ MOVES: tuple[Mutant, ...] = (
         "removes-a-node-that-holds-something",
         "whoever is to be removed goes when it holds nothing",
         (
+            "sharding/farewells.py",
+            "if node.state is NodeState.REMOVING and not shard_map.held_by(node.id)",
+            "if node.state is NodeState.REMOVING",
+        ),
+        (
             "sharding/steering.py",
-            "if node.state is NodeState.REMOVING and not shard_map.held_by(node.id):",
-            "if node.state is NodeState.REMOVING:",
+            "if is_leaving and not shard_map.held_by(node.id):",
+            "if is_leaving:",
         ),
         (
             "sharding/changes.py",
             "    if shard_map.held_by(node):\n",
             "    if False:\n",
+        ),
+    ),
+    mutant(
+        "removes-a-node-as-it-gives-up-its-last",
+        "whoever is to be removed goes by a later version than the one that takes its last replica",
+        (
+            "sharding/steering.py",
+            "node.state is NodeState.REMOVING and node.id in known.may_go",
+            "node.state is NodeState.REMOVING",
         ),
     ),
 )
