@@ -8,100 +8,15 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from steered_cluster import N1, N2, N3, N4, N5, PATIENCE_S, Cluster, bootstrap_of, report_of
 
-from kvstore.config import ClusterConfig, NodeAddress, ShardingConfig
+from kvstore.config import ShardingConfig
 from kvstore.errors import InvalidArgument
-from kvstore.ids import NUMBER_MAX, STAY_MAX, GroupId, NodeId, ReplicaId, ShardId
+from kvstore.ids import NUMBER_MAX, STAY_MAX, GroupId, NodeId, ReplicaId
 from kvstore.sharding import changes, orders
-from kvstore.sharding.farewells import FAREWELL_S_MAX, Farewells
-from kvstore.sharding.known import Known, Report, Seen
-from kvstore.sharding.placement import load_max, shares
-from kvstore.sharding.shard_map import Change, NodeState, ShardMap, bootstrap
-from kvstore.sharding.steering import next_map
-
-N1, N2, N3, N4, N5 = (NodeId(f"n{number}") for number in range(1, 6))
-PATIENCE_S = 60.0
-
-
-class Cluster:
-    """A cluster as the controller sees it; groups do what they are told when asked to."""
-
-    def __init__(
-        self, nodes: int = 3, shards: int = 8, policy: ShardingConfig | None = None
-    ) -> None:
-        addresses = tuple(NodeAddress(NodeId(f"n{n}"), f"h:{n}") for n in range(1, nodes + 1))
-        self.map = bootstrap(ClusterConfig(id="c", nodes=addresses, shards=shards))
-        self.seen = {node.id: Seen(node.address, 1.0, "", True) for node in addresses}
-        self.policy = policy or ShardingConfig()
-        self.reports: dict[GroupId, Report] = {}
-        self.stalled: frozenset[GroupId] = frozenset()
-        self.unfit: frozenset[NodeId] = frozenset()
-        self.deaf: set[NodeId] = set()
-        """They hear of no newer map."""
-        self.farewells = Farewells()
-        self.now = 0.0
-        self.most_under_way = 0
-
-    def known(self) -> Known:
-        for node in self.seen.keys() - self.deaf:
-            self.seen[node] = replace(self.seen[node], map_version=self.map.version)
-        self.farewells.look(self.map, self.now)
-        may_go = self.farewells.over(self.seen, self.now)
-        seen, reports = dict(self.seen), dict(self.reports)
-        return Known(seen, reports, self.policy, self.stalled, self.unfit, may_go)
-
-    def step(self) -> bool:
-        after = next_map(self.map, self.known())
-        if after is None:
-            return False
-        assert after.version == self.map.version + 1
-        self.map = after
-        self.most_under_way = max(self.most_under_way, len(after.changes))
-        return True
-
-    def obey(self, change: Change, *, undo: bool = False) -> None:
-        """The group's leader does what the map says, and reports it."""
-        voters = {replica.id for replica in self.map.members(change.group)}
-        if not undo:
-            voters |= {change.add.id} if change.add is not None else set()
-            voters -= {change.remove.id} if change.remove is not None else set()
-        self.reports[change.group] = Report(
-            change.group, self.map.version, frozenset(voters), frozenset(), frozenset()
-        )
-
-    def settle(self, steps: int = 2000) -> None:
-        for _ in range(steps):
-            if not self.step():
-                if not self.map.changes:
-                    return
-                for change in self.map.changes:
-                    self.obey(change, undo=bool(change.cancelled_at))
-        raise AssertionError("it does not come to rest")
-
-    def join(self, node: NodeId, weight: float = 1.0) -> None:
-        self.seen[node] = Seen(f"h:{node[1:]}", weight, "", True)
-
-    def die(self, node: NodeId, gone_s: float = 0.1) -> None:
-        self.seen[node] = replace(self.seen[node], is_alive=False, gone_s=gone_s)
-
-    def held(self) -> dict[NodeId, int]:
-        counts = {node.id: 0 for node in self.map.nodes}
-        for members in self.map.replicas:
-            for replica in members:
-                counts[replica.node] += 1
-        return counts
-
-    def check(self) -> None:
-        """Nothing is left to do, and everything is as it should be."""
-        takers = [node for node in self.map.nodes if node.state is NodeState.ACTIVE]
-        copies = min(self.map.replication, len(takers))
-        share = shares(takers, self.map.shards, copies)
-        for members in self.map.replicas:
-            nodes = [replica.node for replica in members]
-            assert len(set(nodes)) == len(nodes) == copies
-            assert {self.map.node(node).state for node in nodes} == {NodeState.ACTIVE}
-        for node in takers:
-            assert self.held()[node.id] <= load_max(share[node.id], self.map.shards)
+from kvstore.sharding.farewells import FAREWELL_S_MAX
+from kvstore.sharding.known import Seen
+from kvstore.sharding.shard_map import NodeState
 
 
 def test_a_cluster_at_rest_is_left_alone() -> None:
@@ -315,7 +230,7 @@ def test_a_change_is_cancelled_when_whoever_comes_is_gone_and_ends_when_the_grou
     assert given_up is not None
     assert given_up.cancelled_at == it.map.version
     it.reports[change.group] = replace(
-        _report(it.map, change.group), epoch=given_up.cancelled_at - 1
+        report_of(it.map, change.group), epoch=given_up.cancelled_at - 1
     )
     assert not it.step(), "by an older map it could still be made"
     it.obey(given_up, undo=True)
@@ -409,7 +324,7 @@ def test_a_report_from_before_the_change_is_none_of_it() -> None:
     it.settle()
     replica = it.map.replicas[0][0]
     group = GroupId(1)
-    before = replace(_report(it.map, group), voters=frozenset())
+    before = replace(report_of(it.map, group), voters=frozenset())
     draining = changes.set_state(it.map, replica.node, NodeState.DRAINING)
     it.map = changes.succeed(it.map, changes.begin(draining, group, None, replica.node))
     it.reports[group] = before
@@ -440,171 +355,6 @@ def test_nothing_moves_for_balance_alone_unless_it_is_wanted() -> None:
     it.settle()
     assert it.held()[N4] == 6
     assert not it.map.is_rebalancing
-
-
-# -- orders ---------------------------------------------------------------------------------------
-
-
-def test_what_leaves_too_few_is_refused() -> None:
-    it = Cluster()
-    for refuse in (orders.drain, lambda m, k, n: orders.remove(m, k, n, is_forced=False)):
-        with pytest.raises(InvalidArgument, match="add one first"):
-            refuse(it.map, it.known(), N3)
-    forced = orders.remove(it.map, it.known(), N3, is_forced=True)
-    it.map = changes.succeed(it.map, forced)
-    it.settle()
-    assert it.map.removed == (N3,)
-    assert it.held() == {N1: 8, N2: 8}
-
-
-def test_what_nobody_alive_could_take_is_not_taken_off_a_node() -> None:
-    it = Cluster(4)
-    it.settle()
-    it.die(N4)
-    for order in (orders.drain, lambda m, k, n: orders.remove(m, k, n, is_forced=False)):
-        with pytest.raises(
-            InvalidArgument, match=r"n4 cannot take what n3 holds.*start n4, or add"
-        ):
-            order(it.map, it.known(), N3)
-
-
-def test_who_was_removed_is_told_so_by_every_order() -> None:
-    it = Cluster(4)
-    it.settle()
-    it.map = changes.set_state(it.map, N4, NodeState.REMOVING)
-    it.settle()
-    for order in (orders.drain, orders.activate, lambda m, k, n: orders.weigh(m, k, n, 2.0)):
-        with pytest.raises(InvalidArgument, match="n4 was removed already"):
-            order(it.map, it.known(), N4)
-
-
-def test_who_is_lost_gets_its_share_by_itself_once_it_has_been_there_for_a_while() -> None:
-    it = Cluster(4)
-    it.settle()
-    it.die(N3, PATIENCE_S)
-    it.settle()
-    with pytest.raises(InvalidArgument, match="once it is started"):
-        orders.activate(it.map, it.known(), N3)
-    it.join(N3)
-    it.seen[N3] = replace(it.seen[N3], is_settled=False)
-    it.settle()
-    assert it.held()[N3] == 0, "it may be gone again in a moment"
-    it.join(N3)
-    it.settle()
-    assert it.held()[N3] == 6
-
-
-def test_who_does_not_answer_is_not_made_a_leader() -> None:
-    it = Cluster()
-    it.die(N1)
-    with pytest.raises(InvalidArgument, match="n1 does not answer"):
-        orders.prefer(it.map, it.known(), ShardId(0), N1)
-
-
-def test_what_has_no_majority_is_not_taken_off_a_node_even_by_force() -> None:
-    it = Cluster(4)
-    it.settle()
-    it.die(N1)
-    it.die(N2)
-    with pytest.raises(InvalidArgument, match="would have no majority"):
-        orders.remove(it.map, it.known(), N1, is_forced=True)
-
-
-def test_what_would_have_no_majority_without_a_node_is_not_taken_off_it() -> None:
-    it = Cluster()
-    it.die(N1)
-    with pytest.raises(InvalidArgument, match="would have no majority"):
-        orders.remove(it.map, it.known(), N3, is_forced=True)
-    it.map = changes.succeed(it.map, orders.remove(it.map, it.known(), N1, is_forced=True))
-    it.settle()
-    assert it.map.removed == (N1,)
-
-
-def test_groups_without_a_majority_do_not_keep_others_from_healing() -> None:
-    it = Cluster(5, shards=64)
-    it.settle()
-    for node in (N1, N2):
-        it.die(node, PATIENCE_S)
-    for _ in range(400):
-        if not it.step():
-            break
-        for change in it.map.changes:
-            members = [replica.node for replica in it.map.members(change.group)]
-            if sum(node in (N3, N4, N5) for node in members) > len(members) // 2:
-                it.obey(change)
-    for members in it.map.replicas:
-        dead = {replica.node for replica in members} & {N1, N2}
-        assert len(dead) != 1, "what could be healed was healed"
-
-
-def test_who_was_to_go_without_another_in_its_place_stays_if_it_is_wanted_again() -> None:
-    it = Cluster()
-    forced = orders.remove(it.map, it.known(), N3, is_forced=True)
-    it.map = changes.succeed(it.map, forced)
-    it.step()
-    assert any(change.add is None for change in it.map.changes)
-    it.map = changes.succeed(it.map, orders.activate(it.map, it.known(), N3))
-    it.settle()
-    assert it.held() == {N1: 8, N2: 8, N3: 8}
-
-
-def test_nobody_is_drained_who_is_not_there() -> None:
-    it = Cluster()
-    with pytest.raises(InvalidArgument, match="no node n9; there are n1, n2, n3"):
-        orders.drain(it.map, it.known(), NodeId("n9"))
-
-
-def test_a_drained_node_holds_nothing_until_it_is_active_again() -> None:
-    it = Cluster(4)
-    it.settle()
-    it.map = changes.succeed(it.map, orders.drain(it.map, it.known(), N2))
-    it.settle()
-    assert it.map.held_by(N2) == {}
-    assert it.map.has(N2)
-    it.map = changes.succeed(it.map, orders.activate(it.map, it.known(), N2))
-    it.settle()
-    assert it.held()[N2] == 6
-
-
-def leaders_of(shard_map: ShardMap) -> list[NodeId]:
-    return [members[0].node for members in shard_map.replicas]
-
-
-def is_even(leaders: list[NodeId]) -> bool:
-    counts = [leaders.count(node) for node in (N1, N2, N3)]
-    return max(counts) - min(counts) <= 1
-
-
-def test_a_preferred_leader_stays_and_the_leaders_stay_even() -> None:
-    it = Cluster()
-    for shard in map(ShardId, range(8)):
-        for replica in it.map.replicas_of(shard):
-            before = leaders_of(it.map)
-            it.map = changes.succeed(it.map, orders.prefer(it.map, it.known(), shard, replica.node))
-            it.settle()
-            after = leaders_of(it.map)
-            assert after[shard] == replica.node
-            assert is_even(after)
-            assert sum(a != b for a, b in zip(before, after, strict=True)) <= 2
-
-
-def test_an_order_to_lead_that_cannot_be_is_refused() -> None:
-    it = Cluster()
-    with pytest.raises(InvalidArgument, match="no shard 8; there are 0 to 7"):
-        orders.prefer(it.map, it.known(), ShardId(8), N1)
-    it.join(N4)
-    it.step()
-    with pytest.raises(InvalidArgument, match="n4 has no replica of shard 0; n1, n2, n3 have one"):
-        orders.prefer(it.map, it.known(), ShardId(0), N4)
-
-
-def test_a_plan_tells_what_would_move() -> None:
-    it = Cluster(policy=ShardingConfig(balances=False))
-    it.join(N4)
-    it.settle()
-    planned = orders.what_would_move(it.map, it.known())
-    assert len(planned) == 6
-    assert {move.add for move in planned} == {N4}
 
 
 # -- everything at once ---------------------------------------------------------------------------
@@ -657,13 +407,3 @@ def _order_something(it: Cluster, rng: random.Random, node: NodeId) -> None:
     except InvalidArgument:
         return
     it.map = changes.succeed(it.map, ordered)
-
-
-def bootstrap_of(it: Cluster) -> ShardMap:
-    addresses = tuple(NodeAddress(NodeId(f"n{n}"), f"h:{n}") for n in (1, 2, 3))
-    return bootstrap(ClusterConfig(id="c", nodes=addresses, shards=it.map.shards))
-
-
-def _report(shard_map: ShardMap, group: GroupId) -> Report:
-    members = frozenset(replica.id for replica in shard_map.members(group))
-    return Report(group, shard_map.version, members, frozenset(), frozenset())
