@@ -178,6 +178,8 @@ async def wait_until_empty(
             if now.is_over:
                 return began_with
             said = f"{node} still holds {replicas(now.left)}"
+            if not now.left:
+                said = f"{node} holds nothing any more, but has yet to take note of it"
             if why := await watch.look(survey, shard_map):
                 explain(f"{said}: {why}")
         else:

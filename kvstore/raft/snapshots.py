@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kvstore.raft.messages import AppendRequest, SnapshotChunk, SnapshotMeta, SnapshotResponse
-from kvstore.raft.progress import ProgressState, SnapshotTransfer
+from kvstore.raft.progress import SnapshotTransfer
 from kvstore.raft.ready import SnapshotRead, SnapshotWrite
 from kvstore.raft.state import Receiving
 
@@ -210,14 +210,20 @@ def check_progress(state: RaftState, peer: Progress) -> None:
 
 
 def retention_index(state: RaftState) -> LogIndex | None:
-    """Entries behind this are needed by a receiver as soon as it has its snapshot."""
+    """Entries behind this are needed by a receiver as soon as it has its snapshot.
+
+    And by a newcomer that has it, until it is one of the voters: otherwise what was written
+    meanwhile would be cut off as soon as it needs it, and it would get one snapshot after another.
+    """
     if state.leading is None:
         return None
-    indexes = [
-        peer.transfer.meta.index if peer.transfer.meta is not None else state.applied_index
-        for peer in state.leading.tracker.peers.values()
-        if peer.state is ProgressState.SNAPSHOT and peer.transfer is not None
-    ]
+    indexes: list[LogIndex] = []
+    for peer in state.leading.tracker.peers.values():
+        if peer.transfer is not None:
+            meta = peer.transfer.meta
+            indexes.append(state.applied_index if meta is None else meta.index)
+        elif peer.replica in state.config.learners and peer.recently_active and peer.match_index:
+            indexes.append(peer.match_index)
     return min(indexes, default=None)
 
 

@@ -185,10 +185,13 @@ def broken_rows(rows: Iterable[Row]) -> list[str]:
 
 
 def broken_bounds(rows: Iterable[Row]) -> list[str]:
-    """A sentence for each bound that a phase has not kept, though nothing is wrong by that."""
+    """A sentence for each bound that a phase has not kept, though nothing is wrong by that.
+
+    Processes that start take what they need; what moves has to leave room.
+    """
     said = []
     for row in rows:
-        if row.is_planned and row.slowdown > SLOWDOWN_MAX:
+        if row.is_planned and row.bytes_moved and row.slowdown > SLOWDOWN_MAX:
             said.append(
                 f"{row.name}: p99 was {row.slowdown:.1f} times its usual value, over "
                 f"{SLOWDOWN_MAX:g}"

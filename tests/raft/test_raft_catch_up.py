@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from raft_solo import R1, R2, R3, R4, Solo
 
+from kvstore.config import RaftConfig
 from kvstore.ids import LogIndex, ReplicaId, Term
 from kvstore.raft.log import size_of
 from kvstore.raft.messages import AppendRequest, AppendResponse
@@ -150,3 +151,26 @@ def test_who_needs_less_than_an_election_timeout_for_what_is_new_keeps_up() -> N
     assert keeps_up(), "always a hundred entries behind, and never long"
     solo.now += slow_s
     assert not keeps_up(), "it has stopped"
+
+
+def test_what_a_newcomer_lacks_behind_its_snapshot_is_kept_for_it() -> None:
+    solo = Solo(options=RaftConfig(log_bytes_max=10_000, uncommitted_bytes_max=1 << 20))
+    solo.lead(R2)
+    solo.ack(R2)
+    solo.core.propose_config((R1, R2, R3), (R4,), solo.now)
+    solo.drain()
+    solo.ack(R2)
+    solo.ack(R4)
+    had = solo.core.last_index
+    for _ in range(60):
+        solo.core.propose(bytes(1000), solo.now)
+        solo.drain()
+        solo.ack(R2)
+    log = solo.core._state.log
+    assert log.bytes > 2 * 10_000
+    assert log.base_index <= had
+    for _ in range(60):
+        solo.core.propose(bytes(1000), solo.now)
+        solo.drain()
+        solo.ack(R2)
+    assert log.base_index > had, "but not without bound"

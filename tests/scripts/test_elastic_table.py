@@ -108,6 +108,7 @@ def test_a_broken_promise_is_said(row: Row, said: str) -> None:
 
 def test_a_bound_that_was_not_kept_is_said() -> None:
     assert broken_bounds([replace(GOOD, during=STEADY), replace(GOOD, is_planned=False)]) == []
+    assert broken_bounds([replace(GOOD, bytes_moved=0, bytes_ideal=0)]) == [], "a restart"
     assert broken_bounds([GOOD]) == ["3 → 4: p99 was 20.0 times its usual value, over 2"]
     (much,) = broken_bounds([replace(GOOD, during=STEADY, bytes_moved=60_000_000)])
     assert much == "3 → 4: 60.0 MB moved, over 1.5 times the ideal"
