@@ -25,7 +25,7 @@ WINDOW_S: Final = 0.5
 """How often :meth:`Throttle.check` is to be called."""
 REQUESTS_MIN: Final = 20
 """Fewer in a window scatter."""
-TOLERATED: Final = 1.3
+TOLERATED: Final = 1.2
 """The mean latency beside moves, in its usual values. The tail rises about twice as steeply."""
 TOLERATED_OF_FEW: Final = 4.0
 BYTES_PER_S_MIN: Final = 512 * 1024
@@ -38,7 +38,7 @@ INSTALLS_FASTER: Final = 4
 INSTALLS_BYTES_PER_S_MIN: Final = 8 * 1024 * 1024
 """A replica that is being replaced serves nobody, and its leader does not wait for ever."""
 SLOWER: Final = 0.5
-FASTER: Final = 1.25
+FASTER: Final = 1.2
 FASTER_UNWATCHED: Final = 2.0
 """While few clients, or none, have something to lose."""
 USUAL_WEIGHT: Final = 0.1
