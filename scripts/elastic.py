@@ -46,8 +46,8 @@ if TYPE_CHECKING:
 
 KEYS = 200_000
 RATE = 500.0
-"""Operations a second: with them two cores that carry five nodes and the load are busy by about
-two thirds. At 1,000 there is no room left, and whatever else runs adds to every wait."""
+"""Operations a second: two cores that carry five nodes and the load have some room left with them.
+At 1,000 there is none, and whatever else runs adds to every wait."""
 STEADY_S = 8.0
 AFTER_FILL_S = 5.0
 """The engines have put away by then what came all at once."""

@@ -46,8 +46,13 @@ class Row:
 
     @property
     def slowdown(self) -> float:
-        """The 99th percentile while replicas moved, in that from before."""
-        return self.during.p99_ms / self.before.p99_ms if self.before.p99_ms else 0.0
+        """The 99th percentile while replicas moved, in that of the steady load around it.
+
+        Of what was before and what is after the higher counts: more processes on the same cores
+        are slower by themselves.
+        """
+        usual_ms = max(self.before.p99_ms, self.after.p99_ms)
+        return self.during.p99_ms / usual_ms if usual_ms else 0.0
 
     @property
     def errors(self) -> dict[str, int]:

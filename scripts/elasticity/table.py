@@ -131,7 +131,7 @@ def notes(rows: Iterable[Row]) -> list[str]:
         "pause: the longest that any write to any shard waited, until the leaders are at rest.",
         "p99 in ms, of puts and gets, from when each was due; start: while the command starts "
         "processes on the same cores; during: from then until the replicas are at rest; times: by "
-        "how much that is more than before.",
+        "how much that is more than the higher of before and after.",
         f"The load itself was late by {late_ms:.1f} ms (p99 of its worst stretch), at most "
         f"{worst_ms:.1f} ms; the times above contain that.",
         f"Other programs used {min(others):.1f} to {max(others):.1f} cores of {os.cpu_count()} "

@@ -106,6 +106,11 @@ def test_a_broken_promise_is_said(row: Row, said: str) -> None:
     assert said in sentence
 
 
+def test_what_is_usual_is_the_higher_of_before_and_after() -> None:
+    assert replace(GOOD, after=SLOW).slowdown == replace(GOOD, before=SLOW).slowdown == 1.0
+    assert replace(GOOD, before=NOTHING, after=NOTHING).slowdown == 0.0
+
+
 def test_a_bound_that_was_not_kept_is_said() -> None:
     assert broken_bounds([replace(GOOD, during=STEADY), replace(GOOD, is_planned=False)]) == []
     assert broken_bounds([replace(GOOD, bytes_moved=0, bytes_ideal=0)]) == [], "a restart"
