@@ -29,7 +29,7 @@ CHUNK_TIMEOUT_S = 3.0
 
 NEWCOMER_SHARE = 32
 """A newcomer that has nothing gets the state rather than a log of over 1/32 of what is kept:
-to run a command costs it about ten times what it costs to store a row."""
+to run a command costs it several times what it costs to store a row."""
 
 
 # -- the leader's side --------------------------------------------------------------------------

@@ -62,6 +62,16 @@ class Elastic:
             self.map = bootstrap(ClusterConfig("c", members, shards=shards, replicas=3))
             yield self
 
+    def admit(self, newcomer: NodeId, shards: int) -> None:
+        """The map is that of a cluster of all others, which ``newcomer`` has just joined."""
+        founders = tuple(
+            NodeAddress(NodeId(name), address)
+            for name, address in self.addresses.items()
+            if name != newcomer
+        )
+        founded = bootstrap(ClusterConfig("c", founders, shards=shards, replicas=3))
+        self.map = changes.admit(founded, newcomer, self.addresses[newcomer], 1.0, "")
+
     def endpoints(self, *names: str) -> str:
         return ",".join(self.addresses[name] for name in names or self.addresses)
 

@@ -32,9 +32,7 @@ async def elastic(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(emptying, "POLL_S", 0.01)
     monkeypatch.setattr(emptying, "SAY_AFTER_S", 0.0)
     async with Elastic().running("n1", "n2", "n3", "n4") as cluster:
-        founders = tuple(NodeAddress(n, cluster.addresses[n]) for n in (N1, N2, N3))
-        founded = bootstrap(ClusterConfig("c", founders, shards=2, replicas=3))
-        cluster.map = changes.admit(founded, N4, cluster.addresses[N4], 1.0, "")
+        cluster.admit(N4, shards=2)
         cluster.on_order = obeying(cluster)
         yield cluster
 

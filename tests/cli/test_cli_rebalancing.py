@@ -10,10 +10,8 @@ import pytest
 from elastic_nodes import Elastic, run
 
 from kvstore.cli import rebalancing
-from kvstore.config import ClusterConfig, NodeAddress
 from kvstore.ids import NodeId
 from kvstore.sharding import changes
-from kvstore.sharding.shard_map import bootstrap
 from kvstore.wire.admin import OrderReply, encode_order_reply
 
 if TYPE_CHECKING:
@@ -34,9 +32,7 @@ async def elastic(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(rebalancing, "POLL_S", 0.01)
     monkeypatch.setattr(rebalancing, "NOTICED_S_MAX", 0.2)
     async with Elastic().running("n1", "n2", "n3", "n4") as cluster:
-        founders = tuple(NodeAddress(n, cluster.addresses[n]) for n in (N1, N2, N3))
-        founded = bootstrap(ClusterConfig("c", founders, shards=8, replicas=3))
-        cluster.map = changes.admit(founded, N4, cluster.addresses[N4], 1.0, "")
+        cluster.admit(N4, shards=8)
         cluster.on_order = weighing(cluster)
         yield cluster
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import pytest
 from server_support import OWN, Rig
 
 from kvstore.ids import GroupId, LogIndex, NodeId, ReplicaId, Term
@@ -26,84 +25,64 @@ def old_log(size: int, index: int = 1) -> AppendRequest:
     return AppendRequest(OWN, TWO, Term(1), behind, Term(1), (entry,), behind, is_catch_up=True)
 
 
+class Sending:
+    """A sender, and what it holds back: for how long, and what sends it then."""
+
+    def __init__(self, pace: Pace | None) -> None:
+        self.rig = Rig()
+        self.waits: list[tuple[float, Callable[[], None]]] = []
+        self.dropped: list[NodeId] = []
+        self._sender = sending.Sender(
+            self.rig.peers,
+            pace,
+            later=lambda delay_s, work: self.waits.append((delay_s, work)),
+            clock=lambda: self.rig.now,
+            on_dropped=self.dropped.append,
+        )
+
+    def send(self, *messages: AppendRequest) -> None:
+        outbox = sending.Outbox()
+        outbox.add(self.rig.host, messages)
+        self._sender.send(outbox)
+
+
 async def test_old_log_for_a_newcomer_waits_its_turn_behind_all_else() -> None:
-    rig = Rig()
-    waits: list[tuple[float, Callable[[], None]]] = []
-    sender = sending.Sender(
-        rig.peers,
-        Pace(sending.LOG_WEIGHT * 1000),
-        later=lambda delay_s, work: waits.append((delay_s, work)),
-        clock=lambda: rig.now,
-        on_dropped=lambda node: None,
-    )
-    outbox = sending.Outbox()
-    outbox.add(rig.host, [old_log(1000), old_log(1000, 2), replace(old_log(10), is_catch_up=False)])
-    sender.send(outbox)
-    assert [lane for _, lane, _ in rig.peers.frames] == [Lane.DATA, Lane.BULK]
-    ((delay_s, work),) = waits
+    it = Sending(Pace(sending.LOG_WEIGHT * 1000))
+    it.send(old_log(1000), old_log(1000, 2), replace(old_log(10), is_catch_up=False))
+    assert [lane for _, lane, _ in it.rig.peers.frames] == [Lane.DATA, Lane.BULK]
+    ((delay_s, work),) = it.waits
     assert delay_s >= 1.0
     work()
-    last = rig.peers.messages(AppendRequest)[-1]
+    last = it.rig.peers.messages(AppendRequest)[-1]
     assert isinstance(last, AppendRequest)
     assert last.prev_index == 1
 
 
 async def test_of_old_log_at_most_one_piece_waits_for_each_newcomer() -> None:
-    rig = Rig()
-    waits: list[Callable[[], None]] = []
-    sender = sending.Sender(
-        rig.peers,
-        Pace(1),
-        later=lambda _, work: waits.append(work),
-        clock=lambda: rig.now,
-        on_dropped=lambda node: None,
-    )
+    it = Sending(Pace(1))
     for index in range(1, 10):
-        outbox = sending.Outbox()
-        outbox.add(rig.host, [old_log(1000, index)])
-        sender.send(outbox)
-    assert len(rig.peers.frames) == len(waits) == 1
-    waits.pop()()
-    again = sending.Outbox()
-    again.add(rig.host, [old_log(1000, 10)])
-    sender.send(again)
-    assert (len(rig.peers.frames), len(waits)) == (2, 1), "the next waits its turn"
+        it.send(old_log(1000, index))
+    assert len(it.rig.peers.frames) == len(it.waits) == 1
+    it.waits.pop()[1]()
+    it.send(old_log(1000, 10))
+    assert (len(it.rig.peers.frames), len(it.waits)) == (2, 1), "the next waits its turn"
 
 
 async def test_what_waits_for_a_group_that_leaves_this_node_is_never_sent() -> None:
-    rig = Rig()
-    waits: list[Callable[[], None]] = []
-    sender = sending.Sender(
-        rig.peers,
-        Pace(1),
-        later=lambda _, work: waits.append(work),
-        clock=lambda: rig.now,
-        on_dropped=lambda node: None,
-    )
-    outbox = sending.Outbox()
-    outbox.add(rig.host, [old_log(1000), old_log(1000, 2)])
-    sender.send(outbox)
-    (send_now,) = waits
-    rig.driver.remove(GroupId(1))
+    it = Sending(Pace(1))
+    it.send(old_log(1000), old_log(1000, 2))
+    ((_, send_now),) = it.waits
+    it.rig.driver.remove(GroupId(1))
     send_now()
-    assert [m.prev_index for m in rig.peers.messages(AppendRequest)] == [0]
+    assert [m.prev_index for m in it.rig.peers.messages(AppendRequest)] == [0]
 
 
 async def test_old_log_that_does_not_fit_is_told_to_the_core() -> None:
-    rig = Rig()
-    dropped: list[NodeId] = []
-    sender = sending.Sender(
-        rig.peers,
-        None,
-        later=lambda *_: pytest.fail("there is nothing to wait for"),
-        clock=lambda: rig.now,
-        on_dropped=dropped.append,
-    )
-    rig.peers.is_up = False
-    outbox = sending.Outbox()
-    outbox.add(rig.host, [old_log(10)])
-    sender.send(outbox)
-    assert len(dropped) == 1
+    it = Sending(None)
+    it.rig.peers.is_up = False
+    it.send(old_log(10))
+    assert len(it.dropped) == 1
+    assert not it.waits, "there is nothing to wait for"
 
 
 def test_lanes() -> None:
