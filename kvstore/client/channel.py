@@ -1,8 +1,9 @@
 """One shard as this client uses it: gathers operations and sends them, a frame at a time.
 
-The operations of one loop tick share a frame. While the window of unanswered batches is full,
-or nobody is known to lead the shard, operations gather on; what was sent and failed goes
-before them. Whatever happens, a caller hears by its deadline: each batch that was taken up
+The operations of one loop tick share a frame. While a batch is unanswered those that come gather
+until it is, or until they fill a frame: a busy shard is so asked much in few frames, an idle one
+at once (Nagle's rule, RFC 896). While the window of unanswered batches is full, or nobody is
+known to lead the shard, operations gather on; what was sent and failed goes before them. Whatever happens, a caller hears by its deadline: each batch that was taken up
 has a timer of its own (:mod:`kvstore.client.call`), those that gather share one.
 """
 
@@ -159,19 +160,31 @@ class Channel:
             if call.batch.operations.is_wanted:
                 return call
             self.failed(call)
-        while self._writes and self._session.has_room:
+        while self._writes and self._may_write:
             write = self._writes.pop()
             if write.operations.is_wanted:
                 write.begin(self._session)
                 return self._new_call(write)
             self._release(write)
-        while self._reads and self._read_window.has_room(len(self._reads.first.operations.items)):
+        while self._reads and self._may_read:
             read = self._reads.pop()
             if read.operations.is_wanted:
                 read.begin(self._read_window)
                 return self._new_call(read)
             self._release(read)
         return None
+
+    @property
+    def _may_write(self) -> bool:
+        session = self._session
+        return session.is_idle or (session.has_room and not self._writes.may_grow)
+
+    @property
+    def _may_read(self) -> bool:
+        window, reads = self._read_window, self._reads
+        if not window.batches:
+            return True
+        return not reads.may_grow and window.has_room(len(reads.first.operations.items))
 
     def _target(self) -> NodeId | None:
         """Where to send now; None: nowhere until a connection opens or a pause is over."""

@@ -30,6 +30,11 @@ class Gathering(Generic[B]):
         return bool(self._batches)
 
     @property
+    def may_grow(self) -> bool:
+        """Whether the next batch still takes operations; to be asked if there is one."""
+        return self._batches[0].operations is self._growing
+
+    @property
     def first(self) -> B:
         """The batch that goes next."""
         return self._batches[0]

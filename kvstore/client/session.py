@@ -38,11 +38,16 @@ class Session:
         return next(iter(self._outstanding), self._next_seq)
 
     @property
+    def is_idle(self) -> bool:
+        """Whether every batch is settled."""
+        return not self._outstanding
+
+    @property
     def has_room(self) -> bool:
         """Whether another batch may begin."""
-        outstanding = len(self._outstanding)
-        return not outstanding or (
-            outstanding < self._outstanding_max and self._next_seq < self.ack_below + SEQ_WINDOW
+        return self.is_idle or (
+            len(self._outstanding) < self._outstanding_max
+            and self._next_seq < self.ack_below + SEQ_WINDOW
         )
 
     def begin(self) -> tuple[int, int]:

@@ -137,6 +137,8 @@ def decode_commands(
         InvalidArgument: names the first command that breaks a rule, and the rule.
     """
     fields, end = batch.fields, len(batch.fields)
+    if puts := _decode_puts(batch, limits, owns):
+        return puts
     key_bytes_max, value_bytes_max = limits.key_bytes_max, limits.value_bytes_max
     commands: list[Command] = []
     position = 4
@@ -162,6 +164,31 @@ def decode_commands(
     if len(commands) != batch.announced:
         raise InvalidArgument(f"batch: {batch.announced} commands announced, not {len(commands)}")
     return commands
+
+
+def _decode_puts(
+    batch: Batch, limits: ApplyLimits, owns: Callable[[bytes], bool]
+) -> list[Command]:
+    """The commands of a batch of nothing but puts that breaks no rule; empty for any other.
+
+    Most batches are of this kind, and each is decoded on every replica: so whole columns are
+    checked at once.
+    """
+    fields = batch.fields
+    operations, keys, new_values = fields[4::3], fields[5::3], fields[6::3]
+    if (
+        len(fields) == 4 + 3 * batch.announced
+        and operations.count(PUT) == batch.announced
+        and set(map(type, operations)) == {int}  # False counts as 0
+        and set(map(type, keys)) == {bytes}
+        and set(map(type, new_values)) == {bytes}
+        and all(keys)
+        and len(max(keys, key=len)) <= limits.key_bytes_max
+        and len(max(new_values, key=len)) <= limits.value_bytes_max
+        and all(map(owns, keys))
+    ):
+        return list(zip(operations, keys, new_values, strict=True))
+    return []
 
 
 def _refuse(commands: Sequence[Command], rule: str) -> NoReturn:

@@ -43,6 +43,7 @@ class Data:
     def __init__(self, shard: ShardId, engine: Engine) -> None:
         """Commands may run after :meth:`take_up`."""
         self._engine = engine
+        self._cache = engine.row_cache
         self._prefix = space_prefix(shard, Space.DATA)
         self._row_overhead_bytes = len(self._prefix) + values.HEADER_BYTES
         self._end = space_range(shard, Space.DATA)[1]
@@ -74,23 +75,24 @@ class Data:
         return effects
 
     def _stored(self, key: bytes) -> bytes | None:
-        """One at a time: keeping a batch's worth of old values could take gigabytes."""
+        """The row as of the command before."""
         if key in self._unwritten:
             return self._unwritten[key]
-        return self._engine.get(key)
+        row = self._cache.get(key)
+        return self._engine.get(key) if row is None else row
 
     def _put(
         self, key: bytes, before: bytes | None, revision: int, value: bytes, batch: WriteBatch
     ) -> None:
         if before is None:
-            stored = values.encode(revision, revision, values.NO_LEASE, value)
+            row = values.encode(revision, revision, values.NO_LEASE, value)
             self.keys += 1
-            self.size_bytes += len(key) + len(stored) - self._row_overhead_bytes
+            self.size_bytes += len(key) + len(row) - self._row_overhead_bytes
         else:
-            stored = values.encode_over(before, revision, values.NO_LEASE, value)
-            self.size_bytes += len(stored) - len(before)
-        batch.put(key, stored)
-        self._unwritten[key] = stored
+            row = values.encode_over(before, revision, values.NO_LEASE, value)
+            self.size_bytes += len(row) - len(before)
+        batch.put(key, row)
+        self._unwritten[key] = row
 
     def _delete(self, key: bytes, batch: WriteBatch) -> bool:
         before = self._stored(key)
@@ -116,26 +118,29 @@ class Data:
 
     def written(self) -> None:
         """The engine holds every change."""
+        self._cache.written(self._unwritten)
         self._unwritten.clear()
 
     def take_up(self, keys: int, size_bytes: int) -> None:
         """The engine's present state is to be taken as it is: so many keys, of so many bytes."""
         self._unwritten.clear()
+        self._cache.clear()
         self.keys, self.size_bytes = keys, size_bytes
 
     # -- reads ----------------------------------------------------------------------------
 
     def get_many(self, keys: Sequence[bytes]) -> list[tuple[bytes, int] | None]:
         """Value and modified revision of each of ``keys``, None where it does not exist."""
-        prefix = self._prefix
-        found: list[tuple[bytes, int] | None] = []
-        for stored in self._engine.get_many([prefix + key for key in keys]):
-            if stored is None:
-                found.append(None)
-            else:
-                _, modified_revision, _, value = values.decode(stored)
-                found.append((value, modified_revision))
-        return found
+        prefix, cache = self._prefix, self._cache
+        rows = {key: cache.get(prefix + key) for key in keys}
+        if missing := [key for key, row in rows.items() if row is None]:
+            stored = self._engine.get_many([prefix + key for key in missing])
+            for key, row in zip(missing, stored, strict=True):
+                rows[key] = row
+                if row is not None:
+                    cache.put(prefix + key, row)
+        value_of = values.value_of
+        return [None if (row := rows[key]) is None else value_of(row) for key in keys]
 
     def scan(
         self, start: bytes, end: bytes | None, limit: int, bytes_max: int, keys_only: bool

@@ -18,6 +18,8 @@ from kvstore.ids import GroupId, ShardId
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from kvstore.kv.row_cache import RowCache
+
 _PAGE_ROWS: Final = 1024
 _PAGE_BYTES_MAX: Final = 1 << 20
 
@@ -111,6 +113,9 @@ class WriteBatch(Protocol):
 
 class Engine(Protocol):
     """An ordered map of bytes. Reads see every finished :meth:`write`, and no other."""
+
+    row_cache: RowCache
+    """Kept by those who read and write rows by this seam, in the thread of the event loop."""
 
     def get(self, key: bytes) -> bytes | None:
         """The value of ``key``, or None."""

@@ -14,6 +14,8 @@ FORMAT: Final = 1
 NO_LEASE: Final = 0
 
 _HEADER = Struct(">BQQQ")
+_CHANGE = Struct(">QQ")
+"""The part of the header that a put over an existing row changes."""
 HEADER_BYTES: Final = _HEADER.size
 """Before every value, as long as there is one format."""
 
@@ -47,6 +49,17 @@ def decode(stored: bytes) -> Value:
     return Value(created_revision, modified_revision, lease, stored[HEADER_BYTES:])
 
 
+def value_of(stored: bytes) -> tuple[bytes, int]:
+    """The value and its modified revision alone.
+
+    Raises:
+        Internal: as :func:`decode`.
+    """
+    if len(stored) < HEADER_BYTES or stored[0] != FORMAT:
+        decode(stored)
+    return stored[HEADER_BYTES:], int.from_bytes(stored[9:17], "big")
+
+
 def is_value(stored: bytes, value: bytes) -> bool:
     """Whether the stored form ``stored`` holds ``value``."""
     return len(stored) == HEADER_BYTES + len(value) and stored.endswith(value)
@@ -54,5 +67,4 @@ def is_value(stored: bytes, value: bytes) -> bool:
 
 def encode_over(before: bytes, modified_revision: int, lease: int, value: bytes) -> bytes:
     """The stored form of a value that takes the place of the one stored as ``before``."""
-    created_revision = int.from_bytes(before[1:9], "big")
-    return _HEADER.pack(FORMAT, created_revision, modified_revision, lease) + value
+    return before[:9] + _CHANGE.pack(modified_revision, lease) + value

@@ -32,7 +32,7 @@ from kvstore.raft.ready import Role
 from kvstore.server.applying import Applier
 from kvstore.server.peer_messages import check_message
 from kvstore.server.sending import Outbox, Sender
-from kvstore.server.shard_host import ShardHost
+from kvstore.server.shard_host import GATHER_S, ShardHost
 from kvstore.storage import records
 
 if TYPE_CHECKING:
@@ -123,6 +123,7 @@ class RaftDriver:
         self._wall_ms = wall_ms
         self._on_fatal = on_fatal
         self._dirty: dict[ShardHost, None] = {}
+        self._gathering: dict[ShardHost, None] = {}
         self._flush_scheduled = False
         self._stopped = False
         self._roles: dict[ShardHost, tuple[Role, Term, ReplicaId]] = {}
@@ -310,7 +311,21 @@ class RaftDriver:
         self._append(to_log)
         self._applier.apply(dirty)
         for host in dirty:
-            if host.core.has_ready() or self._applier.can_apply(host):
+            if host.core.has_ready() or self._applier.can_apply(host) or host.may_propose:
+                self.wake(host)
+            elif host.is_gathering:
+                self._wake_gathered(host)
+
+    def _wake_gathered(self, host: ShardHost) -> None:
+        """Look at ``host`` again once its writes have gathered for long enough."""
+        if not self._gathering:
+            self.loop.call_later(GATHER_S, self.guarded, self._end_gathering)
+        self._gathering[host] = None
+
+    def _end_gathering(self) -> None:
+        gathering, self._gathering = self._gathering, {}
+        for host in gathering:
+            if host.is_gathering:
                 self.wake(host)
 
     def _log(self, host: ShardHost, ready: Ready, batch: _LogBatch) -> None:

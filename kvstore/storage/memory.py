@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+from kvstore.kv.row_cache import RowCache
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,10 +32,15 @@ class MemoryBatch:
         self.operations.append((start, None, end))
 
 
+ROW_CACHE_BYTES: Final = 1 << 16
+"""Small, so that rows leave it in tests too."""
+
+
 class MemoryEngine:
     """Invariant: ``_keys`` holds the keys of ``_values``, sorted."""
 
     def __init__(self) -> None:
+        self.row_cache = RowCache(bytes_max=ROW_CACHE_BYTES)
         self._keys: list[bytes] = []
         self._values: dict[bytes, bytes] = {}
 

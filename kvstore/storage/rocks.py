@@ -36,6 +36,7 @@ from rocksdict import (
 from rocksdict import WriteBatch as NativeBatch
 
 from kvstore.errors import CorruptionError, DataDirectoryError, DiskFull, Internal, KVError
+from kvstore.kv.row_cache import RowCache
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -119,6 +120,7 @@ class RocksEngine:
             DiskFull: no room even to open.
         """
         self._path: Final = path
+        self.row_cache = RowCache(bytes_max=config.row_cache_bytes)
         self._write_options = WriteOptions()
         # A property, whatever the stubs say.
         self._write_options.disable_wal = True  # type: ignore[method-assign, assignment]
