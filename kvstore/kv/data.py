@@ -1,8 +1,8 @@
 """The keys of a shard: what commands do to them, and how they are read.
 
 Commands run against the state as of the command before, which the engine does not hold yet:
-many entries share one engine write. So changes are kept here as well until they are written.
-Readers see only what is written.
+many entries share one engine write. So changed rows are kept here until they are written, each
+once however often it changed. Readers see only what is written.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Data:
 
     # -- commands -------------------------------------------------------------------------
 
-    def run(self, commands: Sequence[Command], revision: int, batch: WriteBatch) -> list[bool]:
+    def run(self, commands: Sequence[Command], revision: int) -> list[bool]:
         """Run checked commands in order; the first one has ``revision``, the next one more.
 
         Returns:
@@ -59,31 +59,30 @@ class Data:
             CAS, whether it swapped.
         """
         effects = []
+        prefix, row_of, put = self._prefix, self._row, self._put
         for command in commands:
             op = command[0]
-            key = self._prefix + command[1]
+            key = prefix + command[1]
             if op == PUT:
-                self._put(key, self._stored(key), revision, command[2], batch)
+                put(key, row_of(key), revision, command[2])
                 effect = True
             elif op == DELETE:
-                effect = self._delete(key, batch)
+                effect = self._delete(key)
             else:
                 assert op == CAS
-                effect = self._compare_and_swap(key, command[2], revision, command[3], batch)
+                effect = self._compare_and_swap(key, command[2], revision, command[3])
             effects.append(effect)
             revision += 1
         return effects
 
-    def _stored(self, key: bytes) -> bytes | None:
+    def _row(self, key: bytes) -> bytes | None:
         """The row as of the command before."""
         if key in self._unwritten:
             return self._unwritten[key]
         row = self._cache.get(key)
         return self._engine.get(key) if row is None else row
 
-    def _put(
-        self, key: bytes, before: bytes | None, revision: int, value: bytes, batch: WriteBatch
-    ) -> None:
+    def _put(self, key: bytes, before: bytes | None, revision: int, value: bytes) -> None:
         if before is None:
             row = values.encode(revision, revision, values.NO_LEASE, value)
             self.keys += 1
@@ -91,30 +90,32 @@ class Data:
         else:
             row = values.encode_over(before, revision, values.NO_LEASE, value)
             self.size_bytes += len(row) - len(before)
-        batch.put(key, row)
         self._unwritten[key] = row
 
-    def _delete(self, key: bytes, batch: WriteBatch) -> bool:
-        before = self._stored(key)
+    def _delete(self, key: bytes) -> bool:
+        before = self._row(key)
         if before is None:
             return False
-        batch.delete(key)
         self._unwritten[key] = None
         self.keys -= 1
         self.size_bytes -= len(key) + len(before) - self._row_overhead_bytes
         return True
 
     def _compare_and_swap(
-        self, key: bytes, expected: bytes | None, revision: int, value: bytes, batch: WriteBatch
+        self, key: bytes, expected: bytes | None, revision: int, value: bytes
     ) -> bool:
-        before = self._stored(key)
+        before = self._row(key)
         if before is None or expected is None:
             is_as_expected = before is expected  # both absent
         else:
             is_as_expected = values.is_value(before, expected)
         if is_as_expected:
-            self._put(key, before, revision, value, batch)
+            self._put(key, before, revision, value)
         return is_as_expected
+
+    def flush(self, batch: WriteBatch) -> None:
+        """Add every change since :meth:`written` to ``batch``."""
+        batch.update(self._unwritten)
 
     def written(self) -> None:
         """The engine holds every change."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from kvstore.ids import GroupId, ShardId
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from kvstore.kv.row_cache import RowCache
 
@@ -104,6 +104,10 @@ class WriteBatch(Protocol):
 
     def delete(self, key: bytes) -> None:
         """Remove ``key`` if it is there."""
+        ...
+
+    def update(self, rows: Mapping[bytes, bytes | None]) -> None:
+        """Set each of ``rows``, or remove those where there is None."""
         ...
 
     def delete_range(self, start: bytes, end: bytes) -> None:

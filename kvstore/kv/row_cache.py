@@ -10,7 +10,7 @@ All shards of a node share one; whoever writes a row to the engine puts it here 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,7 +22,7 @@ ROW_BYTES_MAX: Final = 16 * 1024
 
 
 class RowCache:
-    """Invariant: a row that is here is as the engine has it; both together have the bound."""
+    """Invariant: a row is as the engine has it, in the old generation unless the young has it."""
 
     def __init__(self, *, bytes_max: int) -> None:
         self._bytes_max = bytes_max // 2
@@ -41,35 +41,35 @@ class RowCache:
 
     def put(self, key: bytes, row: bytes) -> None:
         """The engine has this row."""
-        size = len(key) + len(row) + ROW_OVERHEAD_BYTES
-        before = self._young.pop(key, None)
-        if before is not None:
-            self._young_bytes -= len(key) + len(before) + ROW_OVERHEAD_BYTES
-        if size > ROW_BYTES_MAX:
-            self._old.pop(key, None)
+        if len(row) > ROW_BYTES_MAX:
+            self._forget(key)
             return
         self._young[key] = row
-        self._young_bytes += size
-        if self._young_bytes > self._bytes_max:
-            self._old, self._young, self._young_bytes = self._young, {}, 0
+        self._grow(len(key) + len(row) + ROW_OVERHEAD_BYTES)
 
     def written(self, changes: Mapping[bytes, bytes | None]) -> None:
         """The engine has these rows, and none where there is None."""
-        young = self._young
+        rows = [row for row in changes.values() if row is not None]
+        if len(rows) == len(changes) and max(map(len, rows), default=0) <= ROW_BYTES_MAX:
+            self._young.update(cast("Mapping[bytes, bytes]", changes))
+            size = sum(map(len, changes)) + sum(map(len, rows))
+            self._grow(size + len(rows) * ROW_OVERHEAD_BYTES)
+            return
         for key, row in changes.items():
-            before = young.get(key)
-            if row is not None and before is not None and len(row) == len(before):
-                young[key] = row
-            elif row is not None:
-                self.put(key, row)
-            else:
+            if row is None:
                 self._forget(key)
+            else:
+                self.put(key, row)
 
     def _forget(self, key: bytes) -> None:
-        before = self._young.pop(key, None)
-        if before is not None:
-            self._young_bytes -= len(key) + len(before) + ROW_OVERHEAD_BYTES
+        self._young.pop(key, None)
         self._old.pop(key, None)
+
+    def _grow(self, size: int) -> None:
+        """A row that is put again is counted again: hot ones only get old sooner."""
+        self._young_bytes += size
+        if self._young_bytes > self._bytes_max:
+            self._old, self._young, self._young_bytes = self._young, {}, 0
 
     def clear(self) -> None:
         """The engine has got other rows."""

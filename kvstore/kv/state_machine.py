@@ -11,9 +11,9 @@ gathered into engine writes and wherever a restart falls between two of them. Th
   at: :class:`~kvstore.errors.Internal`. A client's batch that breaks a rule is another thing.
   It is refused as a whole, changes nothing, and its neighbours in the entry are run.
 
-The caller applies entries in order into one write batch, then calls :meth:`~StateMachine.flush`,
-writes the batch, and calls :meth:`~StateMachine.written`. What it could not write it may write
-again; to give up, it calls :meth:`~StateMachine.reload`.
+The caller applies entries in order, then has :meth:`~StateMachine.flush` add what they came to to
+one write batch, writes it, and calls :meth:`~StateMachine.written`. What it could not write it may
+write again; to give up, it calls :meth:`~StateMachine.reload`.
 """
 
 from __future__ import annotations
@@ -103,18 +103,17 @@ class StateMachine:
 
     # -- entries come in ------------------------------------------------------------------
 
-    def apply(self, index: int, term: int, payload: bytes, batch: WriteBatch) -> list[bytes]:
+    def apply(self, index: int, term: int, payload: bytes) -> list[bytes]:
         """Run the batches of one entry.
 
         Args:
             index: The entry's; one above the last.
             term: The entry's.
             payload: As :func:`kvstore.kv.commands.encode_entry` made it.
-            batch: Takes the changes.
 
         Returns:
             The reply to each batch, in order (:mod:`kvstore.kv.replies`). It may leave once
-            ``batch`` is written.
+            what it tells of is :meth:`written`.
 
         Raises:
             Internal: no correct leader proposes this; the replica must stop.
@@ -131,7 +130,7 @@ class StateMachine:
         self._sessions.expire(wall_ms_of(revision), entry.limits.session_ttl_ms)
         answers = []
         for count, encoded in entry.batches:
-            answers.append(self._run(count, encoded, revision, entry.limits, batch))
+            answers.append(self._run(count, encoded, revision, entry.limits))
             revision += count
         self._sessions.evict(entry.limits.sessions_max)
         data = self._data
@@ -140,14 +139,13 @@ class StateMachine:
         )
         return answers
 
-    def apply_config(self, index: int, term: int, config_bytes: bytes, batch: WriteBatch) -> None:
+    def apply_config(self, index: int, term: int, config_bytes: bytes) -> None:
         """Note the replica configuration that an entry put in force."""
         self._check_next(index)
         self._applied = replace(self._applied, index=index, term=term, config_bytes=config_bytes)
-        batch.put(self._config_key, config_bytes)
 
-    def apply_noop(self, index: int, term: int, batch: WriteBatch) -> None:
-        """Note an entry without commands; it adds nothing to ``batch``."""
+    def apply_noop(self, index: int, term: int) -> None:
+        """Note an entry without commands."""
         self._check_next(index)
         self._applied = replace(self._applied, index=index, term=term)
 
@@ -157,9 +155,7 @@ class StateMachine:
                 f"shard {self._shard}: entry {index} was given after entry {self._applied.index}"
             )
 
-    def _run(
-        self, count: int, encoded: bytes, revision: int, limits: ApplyLimits, batch: WriteBatch
-    ) -> bytes:
+    def _run(self, count: int, encoded: bytes, revision: int, limits: ApplyLimits) -> bytes:
         """Run one client's batch, unless it was run before or breaks a rule."""
         try:
             opened = commands.decode_batch(encoded, count)
@@ -170,15 +166,18 @@ class StateMachine:
         except (InvalidArgument, SessionExpired) as error:
             return replies.encode_refused(error)
         if reply is None:
-            reply = replies.encode_done(revision, self._data.run(to_run, revision, batch))
+            reply = replies.encode_done(revision, self._data.run(to_run, revision))
         self._sessions.record(session, seq, ack_below, reply, revision)
         return reply
 
     # -- into the engine ------------------------------------------------------------------
 
     def flush(self, batch: WriteBatch) -> None:
-        """Add to ``batch`` what all entries since :meth:`written` changed beside the data."""
+        """Add to ``batch`` what all entries since :meth:`written` changed."""
+        self._data.flush(batch)
         self._sessions.flush(self._sessions_prefix, batch)
+        if self._applied.config_bytes != self._written.config_bytes:
+            batch.put(self._config_key, self._applied.config_bytes)
         batch.put(self._applied_key, applied.encode(self._applied, self._sessions.horizon))
 
     def written(self) -> None:

@@ -1,6 +1,6 @@
 """Applies what is committed to the engine: all groups of a node in one write, then the reads.
 
-Entries are run one by one into an engine batch, in the order of each group's log, a fair
+Entries are run one by one, in the order of each group's log, a fair
 share for every group. Only once the batch is written do answers leave and reads see it. On a
 full disk the batch is kept and written later; meanwhile nothing else is run. Where somebody
 wants to see a group's state between two entries, the batch holds nothing of it beyond the
@@ -112,7 +112,7 @@ class Applier:
         """Run entries of one group, at least one; the result is their size."""
         size = 0
         while host.to_apply:
-            entry = host.apply(applied.batch)
+            entry = host.apply()
             applied.last[host] = entry.index
             size += len(entry.payload)
             if size >= bytes_max or _is_at_checkpoint(host, applied):

@@ -31,7 +31,7 @@ from kvstore.storage import records
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from kvstore.kv.engine import Engine, WriteBatch
+    from kvstore.kv.engine import Engine
     from kvstore.kv.state_machine import StateMachine
     from kvstore.storage.wal import RecoveredLog
 
@@ -143,7 +143,7 @@ def _replay(
         raise _missing(group, machine.applied_index + 1, missing[0].index - 1)
     batch, size = engine.batch(), 0
     for entry in missing:
-        _apply(machine, entry, batch)
+        _apply(machine, entry)
         size += len(entry.payload)
         if size > REPLAY_BATCH_BYTES or entry is missing[-1]:
             machine.flush(batch)
@@ -156,14 +156,14 @@ def _replay(
         log.info("group %d: applied %d entries of the log again", group, len(missing))
 
 
-def _apply(machine: StateMachine, entry: Entry, batch: WriteBatch) -> None:
+def _apply(machine: StateMachine, entry: Entry) -> None:
     match entry.kind:
         case EntryKind.COMMAND:
-            machine.apply(entry.index, entry.term, entry.payload, batch)
+            machine.apply(entry.index, entry.term, entry.payload)
         case EntryKind.CONFIG:
-            machine.apply_config(entry.index, entry.term, entry.payload, batch)
+            machine.apply_config(entry.index, entry.term, entry.payload)
         case EntryKind.NOOP:
-            machine.apply_noop(entry.index, entry.term, batch)
+            machine.apply_noop(entry.index, entry.term)
 
 
 def _older(group: GroupId, applied: int, end: int) -> CorruptionError:

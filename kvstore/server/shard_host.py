@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
     from kvstore.hlc import HybridClock
     from kvstore.ids import NodeId, ReplicaId, ShardId
-    from kvstore.kv.engine import WriteBatch
     from kvstore.kv.limits import ApplyLimits
     from kvstore.kv.state_machine import StateMachine
     from kvstore.raft.core import RaftCore
@@ -228,18 +227,18 @@ class ShardHost:
         self.to_apply.extend(entries)
         self.to_apply_bytes += sum(len(entry.payload) for entry in entries)
 
-    def apply(self, batch: WriteBatch) -> Entry:
-        """Run the oldest committed entry; answers leave once ``batch`` is :meth:`written`."""
+    def apply(self) -> Entry:
+        """Run the oldest committed entry; answers leave once what it did is :meth:`written`."""
         entry, machine = self.to_apply.popleft(), self.machine
         self.to_apply_bytes -= len(entry.payload)
         replies: list[bytes] = []
         match entry.kind:
             case EntryKind.COMMAND:
-                replies = machine.apply(entry.index, entry.term, entry.payload, batch)
+                replies = machine.apply(entry.index, entry.term, entry.payload)
             case EntryKind.CONFIG:
-                machine.apply_config(entry.index, entry.term, entry.payload, batch)
+                machine.apply_config(entry.index, entry.term, entry.payload)
             case EntryKind.NOOP:
-                machine.apply_noop(entry.index, entry.term, batch)
+                machine.apply_noop(entry.index, entry.term)
         proposal = self._take_proposal(entry)
         if proposal is not None and proposal.writes:
             proposal.replies = replies

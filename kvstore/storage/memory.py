@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from kvstore.kv.row_cache import RowCache
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from kvstore.kv.engine import WriteBatch
 
@@ -26,6 +26,14 @@ class MemoryBatch:
     def delete(self, key: bytes) -> None:
         """Remove ``key`` if it is there."""
         self.operations.append((key, None, None))
+
+    def update(self, rows: Mapping[bytes, bytes | None]) -> None:
+        """Set each of ``rows``, or remove those where there is None."""
+        for key, row in rows.items():
+            if row is None:
+                self.delete(key)
+            else:
+                self.put(key, row)
 
     def delete_range(self, start: bytes, end: bytes) -> None:
         """Remove every key in ``[start, end)``."""

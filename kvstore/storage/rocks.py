@@ -39,7 +39,7 @@ from kvstore.errors import CorruptionError, DataDirectoryError, DiskFull, Intern
 from kvstore.kv.row_cache import RowCache
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from kvstore.config import EngineConfig
@@ -76,6 +76,10 @@ class RocksBatch:
     def delete(self, key: bytes) -> None:
         """Remove ``key`` if it is there."""
         self.operations.append((key, None))
+
+    def update(self, rows: Mapping[bytes, bytes | None]) -> None:
+        """Set each of ``rows``, or remove those where there is None."""
+        self.operations.extend(rows.items())
 
     def delete_range(self, start: bytes, end: bytes) -> None:
         """Remove every key in ``[start, end)``."""

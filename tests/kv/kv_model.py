@@ -142,15 +142,15 @@ class Replica:
     def apply(self, revision: int, batches: Sequence[tuple[int, bytes]]) -> list[bytes]:
         self._index += 1
         payload = commands.encode_entry(revision, batches, LIMITS)
-        return self.machine.apply(self._index, 1, payload, self._batch)
+        return self.machine.apply(self._index, 1, payload)
 
     def apply_noop(self) -> None:
         self._index += 1
-        self.machine.apply_noop(self._index, 2, self._batch)
+        self.machine.apply_noop(self._index, 2)
 
     def apply_config(self, config_bytes: bytes) -> None:
         self._index += 1
-        self.machine.apply_config(self._index, 3, config_bytes, self._batch)
+        self.machine.apply_config(self._index, 3, config_bytes)
 
     def write(self) -> None:
         self.machine.flush(self._batch)

@@ -158,7 +158,7 @@ def test_an_entry_that_no_leader_makes_stops_the_replica() -> None:
     for bad in (b"", payload[:-1], payload + b"\x00", payload[:20], newer):
         replica = Replica()
         with pytest.raises(Internal):
-            replica.machine.apply(1, 1, bad, replica.engine.batch())
+            replica.machine.apply(1, 1, bad)
     for bad in (b"", payload[:20], newer):
         with pytest.raises(Internal):
             commands.last_revision(bad)

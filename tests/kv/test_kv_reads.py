@@ -49,7 +49,7 @@ def test_a_write_that_found_no_room_may_be_written_later(replica: Replica) -> No
     payload = commands.encode_entry(
         START + 9, [(1, commands.encode_batch(0, 0, 0, 0, [(DELETE, b"a")]))], LIMITS
     )
-    replica.machine.apply(2, 1, payload, batch)
+    replica.machine.apply(2, 1, payload)
     replica.machine.flush(batch)
     assert replica.machine.get_many([b"a"]) == [(b"aa", START + 1)]
     assert replica.machine.applied_index == 1
@@ -97,7 +97,7 @@ def test_another_state_put_into_the_engine_is_taken_up_by_reload(replica: Replic
     assert replica.rows() == source.rows()
     encoded = commands.encode_batch(0, 0, 0, 0, [(DELETE, b"a")])
     payload = commands.encode_entry(START + 71, [(1, encoded)], LIMITS)
-    (reply,) = machine.apply(3, 1, payload, replica.engine.batch())
+    (reply,) = machine.apply(3, 1, payload)
     assert outcome(reply, 1) == (START + 71, [False])
     replica.restart()
     again = Sent((START, 9), 1, 1, ((PUT, b"only", b"this"),))
@@ -128,9 +128,9 @@ def test_only_the_next_entry_is_applied(replica: Replica, index: int) -> None:
     )
     batch = replica.engine.batch()
     for apply in (
-        lambda: replica.machine.apply(index, 1, payload, batch),
-        lambda: replica.machine.apply_noop(index, 1, batch),
-        lambda: replica.machine.apply_config(index, 1, b"", batch),
+        lambda: replica.machine.apply(index, 1, payload),
+        lambda: replica.machine.apply_noop(index, 1),
+        lambda: replica.machine.apply_config(index, 1, b""),
     ):
         with pytest.raises(Internal, match="entry"):
             apply()
@@ -210,7 +210,7 @@ def test_shards_share_an_engine_and_nothing_else(replica: Replica) -> None:
     for machine in neighbours:
         batch = replica.engine.batch()
         encoded = commands.encode_batch(0, 0, 0, 0, [(PUT, b"x", bytes([machine.applied_index]))])
-        machine.apply(1, 1, commands.encode_entry(START, [(1, encoded)], LIMITS), batch)
+        machine.apply(1, 1, commands.encode_entry(START, [(1, encoded)], LIMITS))
         machine.flush(batch)
         replica.engine.write(batch)
         machine.written()

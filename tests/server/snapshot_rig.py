@@ -61,7 +61,7 @@ def engine_at_50() -> FakeEngine:
     machine = StateMachine(ShardId(0), engine, owns=lambda key: True)
     into = engine.batch()
     for index in range(1, 51):
-        machine.apply(index, 1, command(index, value=b"%d" % index).payload, into)
+        machine.apply(index, 1, command(index, value=b"%d" % index).payload)
     machine.flush(into)
     engine.write(into)
     return engine

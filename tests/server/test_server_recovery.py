@@ -26,7 +26,7 @@ def machine_at(index: int, engine: FakeEngine, term: int = 1) -> StateMachine:
     machine = StateMachine(ShardId(0), engine, owns=lambda key: True)
     into = engine.batch()
     for at in range(1, index + 1):
-        machine.apply(at, term, command(at, term, b"%d" % at).payload, into)
+        machine.apply(at, term, command(at, term, b"%d" % at).payload)
     machine.flush(into)
     engine.write(into)
     machine.written()
@@ -149,7 +149,7 @@ def test_the_snapshots_own_configuration_is_kept() -> None:
     engine = FakeEngine()
     machine = machine_at(0, engine)
     into = engine.batch()
-    machine.apply_config(1, 1, confchange.encode(LATER), into)
+    machine.apply_config(1, 1, confchange.encode(LATER))
     machine.flush(into)
     engine.write(into)
     machine.written()
