@@ -3,8 +3,9 @@
 The operations of one loop tick share a frame. While a batch is unanswered those that come gather
 until it is, or until they fill a frame: a busy shard is so asked much in few frames, an idle one
 at once (Nagle's rule, RFC 896). While the window of unanswered batches is full, or nobody is
-known to lead the shard, operations gather on; what was sent and failed goes before them. Whatever happens, a caller hears by its deadline: each batch that was taken up
-has a timer of its own (:mod:`kvstore.client.call`), those that gather share one.
+known to lead the shard, operations gather on; what was sent and failed goes before them. Whatever
+happens, a caller hears by its deadline: each batch that was taken up has a timer of its own
+(:mod:`kvstore.client.call`), those that gather share one.
 """
 
 from __future__ import annotations

@@ -166,9 +166,7 @@ def decode_commands(
     return commands
 
 
-def _decode_puts(
-    batch: Batch, limits: ApplyLimits, owns: Callable[[bytes], bool]
-) -> list[Command]:
+def _decode_puts(batch: Batch, limits: ApplyLimits, owns: Callable[[bytes], bool]) -> list[Command]:
     """The commands of a batch of nothing but puts that breaks no rule; empty for any other.
 
     Most batches are of this kind, and each is decoded on every replica: so whole columns are

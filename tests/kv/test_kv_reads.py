@@ -126,7 +126,6 @@ def test_only_the_next_entry_is_applied(replica: Replica, index: int) -> None:
     payload = commands.encode_entry(
         START + 9, [(1, commands.encode_batch(0, 0, 0, 0, [(DELETE, b"a")]))], LIMITS
     )
-    batch = replica.engine.batch()
     for apply in (
         lambda: replica.machine.apply(index, 1, payload),
         lambda: replica.machine.apply_noop(index, 1),

@@ -34,6 +34,7 @@ from kvstore.server.rejoin import (
     next_change,
 )
 from kvstore.server.replicas import ReplicaNodes
+from kvstore.server.shard_host import GATHER_S
 from kvstore.server.status import shard_status
 from kvstore.sharding.shard_map import Replica
 from kvstore.storage import records
@@ -260,6 +261,7 @@ async def test_a_learner_that_is_far_behind_is_no_voter_yet() -> None:
     it.lives[N3] = 5
     await it.checked_and_committed()
     for _ in range(rejoin_module.CATCH_UP_ENTRIES_MAX + 1):
+        it.rig.now += GATHER_S
         it.rig.write()
         await settle()
     await it.rig.acknowledge()

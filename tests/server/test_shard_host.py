@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from server_support import LIMITS, NODES, Asked, Rig, batch, command, settle
+from server_support import LIMITS, NODES, Asked, Rig, batch, command, settle, until
 
 from kvstore.errors import Internal, NotLeader, Overloaded, Unavailable
 from kvstore.ids import LogIndex, ReplicaId, Term
 from kvstore.kv import commands, replies
 from kvstore.raft.messages import AppendRequest
 from kvstore.server.pending import Read, Write
+from kvstore.server.shard_host import GATHER_S
 from kvstore.server.status import shard_status
 
 
@@ -50,8 +51,38 @@ async def test_an_entry_holds_no_more_than_its_bound_but_one_batch_at_least() ->
     before = rig.host.core.last_index
     asked = [rig.write(value=bytes(700_000)) for _ in range(3)]
     await rig.acknowledge()
+    await rig.acknowledge()
     assert rig.host.core.last_index == before + 3
     assert [len(each.replies) for each in asked] == [1, 1, 1]
+
+
+async def test_what_arrives_while_an_entry_is_under_way_shares_the_next_one() -> None:
+    rig = Rig()
+    await rig.lead()
+    before = rig.host.core.last_index
+    asked = []
+    for _ in range(3):
+        asked.append(rig.write())
+        await settle()
+    assert rig.host.core.last_index == before + 1
+    await rig.acknowledge()
+    assert rig.host.core.last_index == before + 2
+    await rig.acknowledge()
+    assert [len(each.replies) for each in asked] == [1, 1, 1]
+
+
+async def test_nothing_gathers_for_longer_than_its_time() -> None:
+    rig = Rig()
+    await rig.lead()
+    before = rig.host.core.last_index
+    rig.write()
+    await settle()
+    rig.now += 0.9 * GATHER_S
+    rig.write()
+    await settle()
+    assert rig.host.core.last_index == before + 1
+    rig.now += 0.2 * GATHER_S
+    await until(lambda: rig.host.core.last_index == before + 2)
 
 
 async def test_a_follower_names_the_leader() -> None:
@@ -160,7 +191,7 @@ async def test_a_replaced_entry_is_gone_and_one_passed_over_is_unknown() -> None
     passed_over, replaced = rig.write(), Asked()
     rig.host.collect(rig.now, 0)
     rig.host.write(Write(1, batch(), replaced))
-    rig.host.collect(rig.now, 0)
+    rig.host.collect(rig.now + GATHER_S, 0)
     term = rig.host.core.term
     assert rig.host._take_proposal(command(3, term + 1)) is None
     assert passed_over.error.may_have_applied
@@ -214,7 +245,7 @@ async def test_a_snapshot_drops_what_it_covers() -> None:
     host.commit([command(1, value=b"old"), command(2, value=b"new")])
     into = rig.engine.batch()
     other.host.commit([command(1, value=b"old")])
-    other.host.apply(into)
+    other.host.apply()
     other.host.machine.flush(into)
     rig.engine.write(into)
     host.begin_install()

@@ -12,6 +12,7 @@ from kvstore.errors import DiskFull, Internal
 from kvstore.ids import GroupId, NodeId, ReplicaId
 from kvstore.server import upkeep
 from kvstore.server.admission import Admission
+from kvstore.server.shard_host import GATHER_S
 from kvstore.server.upkeep import STEADY_S, DiskWatch, LeaderBalance, LogKeeper
 from kvstore.storage import records
 from kvstore.storage.records import RecordType
@@ -258,6 +259,7 @@ async def test_not_to_a_replica_that_is_far_behind() -> None:
     rig = it.rig
     await it.lead_for_a_while()
     for _ in range(upkeep.CATCH_UP_ENTRIES_MAX + 1):
+        rig.now += GATHER_S
         rig.write()
         await settle()
     assert await it.goes_to() == 0

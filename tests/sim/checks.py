@@ -49,7 +49,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from kvstore.ids import ShardId
-    from kvstore.kv.engine import WriteBatch
     from kvstore.raft.messages import Entry, Message, SnapshotMeta
     from kvstore.raft.ready import ReadState
     from kvstore.raft.state import RaftState
@@ -111,8 +110,8 @@ class Checks:
             observe(entries)
             record.append(host.core._state.log, entries)
 
-        def apply_and_check(batch: WriteBatch) -> Entry:
-            entry = apply(batch)
+        def apply_and_check() -> Entry:
+            entry = apply()
             record.apply(node.id, entry)
             if not self._durable[host.core.replica, group].has(entry.index, entry.term):
                 raise Violation(f"{node.id} applies {entry} before its own disk has it")
