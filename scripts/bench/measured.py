@@ -42,6 +42,8 @@ class Run:
     """Written to the disk by each server."""
     memory_bytes: dict[str, int] = field(default_factory=dict)
     """Resident in each server at the end."""
+    counts: dict[str, int] = field(default_factory=dict)
+    """Of operations that can end in more than one way, how many ended in each."""
 
     @property
     def rate(self) -> float:
@@ -59,5 +61,6 @@ class Run:
             "cpu_s": self.cpu_s,
             "disk_bytes": self.disk_bytes,
             "memory_bytes": self.memory_bytes,
+            "counts": self.counts,
             "latency": self.latency.to_json(),
         }
