@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING
 import uvloop
 from elasticity.table import markdown, plain
 
+from bench import machine
 from bench.measure import measure_all
-from bench.options import options
-from bench.table import HEADER, LEGEND, line
+from bench.options import options, plan_of
+from bench.report import write
+from bench.table import HEADER, line, notes, title
 from kvstore.errors import KVError
 
 if TYPE_CHECKING:
@@ -27,9 +29,14 @@ async def _run(asked: Namespace) -> int:
     task = asyncio.current_task()
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    measured = await measure_all(asked)
-    layout = markdown if asked.markdown else plain
-    print("\n".join([*layout(HEADER, [line(each) for each in measured]), "", *LEGEND]), flush=True)
+    plan = plan_of(asked)
+    facts = await machine.facts()
+    measured = await measure_all(plan)
+    table = (markdown if asked.markdown else plain)(HEADER, [line(each) for each in measured])
+    said = [title(plan), machine.sentence(facts), "", *table, "", *notes(measured)]
+    print("\n".join(said), flush=True)
+    files = write(asked.out, facts, plan, measured)
+    print(f"\nwritten: {', '.join(map(str, files))}", file=sys.stderr)
     return 0
 
 
@@ -37,7 +44,7 @@ def main() -> int:
     """Measure what is asked for."""
     try:
         return uvloop.run(_run(options()))
-    except KVError as error:
+    except (KVError, OSError) as error:
         sys.stderr.write(f"failed: {error}\n")
         return 1
     except (asyncio.CancelledError, KeyboardInterrupt):

@@ -53,8 +53,7 @@ def grid(
 ) -> list[Cell]:
     """All combinations in which every connection has something to do.
 
-    Where that would leave none, of the fewest in flight with the fewest connections, there are as
-    many connections as operations.
+    If there are fewer operations in flight than any number of connections, each has its own.
     """
     pairs = [(n, c) for n, c in product(in_flight, connections) if c <= n]
     pairs += [(n, n) for n in in_flight if all(n != known for known, _ in pairs)]

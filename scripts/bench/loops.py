@@ -1,9 +1,11 @@
 """How operations follow one another: as fast as they are answered, or at a fixed pace.
 
-In a closed loop each of ``in_flight`` callers asks again once it has its answer: it shows what the
-store can do at most. In an open loop operations are due at a fixed pace, whatever becomes of
-earlier ones, and each one's time runs from when it was due: if the store stalls, all that was due
-meanwhile counts (Tene's "coordinated omission").
+In a closed loop each of the callers asks again once it has its answer: it shows what the store can
+do at most. In an open loop operations are due at a fixed pace, whatever becomes of earlier ones,
+and each one's time runs from when it was due: if the store stalls, all that was due meanwhile
+counts (Tene's "coordinated omission").
+
+A caller is a client with one operation under way; several may share a client.
 """
 
 from __future__ import annotations
@@ -11,15 +13,16 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import count
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from bench.resources import Look
 from kvstore.errors import KVError, Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 
     from bench.loads import Load
     from kvstore import Client
@@ -27,9 +30,10 @@ if TYPE_CHECKING:
 SLEEP_S_MIN: Final = 0.0005
 """Operations that are due within so short a time begin at once: no loop sleeps for less."""
 DRAIN_S_MIN: Final = 10.0
+"""At least so long what is late at the end may take."""
 
 
-class Wrong(KVError):
+class WrongAnswer(KVError):
     """An answer that cannot be."""
 
 
@@ -38,7 +42,7 @@ class Lapse:
     """What happened while it was measured."""
 
     took_s: list[float]
-    """How long each operation took that ended meanwhile, or was due, at a fixed pace."""
+    """How long each operation took that ended meanwhile; at a fixed pace, that was due."""
     counts: dict[str, int]
     before: Look
     after: Look
@@ -51,38 +55,51 @@ async def closed(
     seconds: float,
     look: Callable[[], Look],
 ) -> Lapse:
-    """One operation at a time by each of the callers.
+    """Every caller without a pause, for a time.
 
     Raises:
-        KVError: one has failed, also in the warm-up.
+        KVError: an operation has failed, also in the warm-up.
     """
-    operation = load.operation
     took_s: list[float] = []
-    is_over = False
-
-    async def call(store: Client) -> None:
-        clock, done = time.perf_counter, took_s.append
-        while not is_over:
-            began = clock()
-            if await operation(store) is None:
-                raise Wrong("a key is missing that was written")
-            done(clock() - began)
-
-    try:
-        async with asyncio.TaskGroup() as group:
-            for store in callers:
-                group.create_task(call(store))
-            await asyncio.sleep(warm_up_s)
-            gc.freeze()  # what a program holds after its start it holds to its end
-            took_s.clear()
-            counts_before, before = load.counts.copy(), look()
-            await asyncio.sleep(seconds)
-            after, total = look(), len(took_s)
-            counts = load.counts - counts_before
-            is_over = True
-    except BaseExceptionGroup as failures:
-        raise _first(failures) from None
+    turns = _until_stopped(stop := [False])
+    async with _callers(_ask(load, store, turns, took_s) for store in callers):
+        await asyncio.sleep(warm_up_s)
+        gc.freeze()  # what a program holds after its start it holds to its end
+        took_s.clear()
+        counts, before = load.counts.copy(), look()
+        await asyncio.sleep(seconds)
+        after, total, counts = look(), len(took_s), load.counts - counts
+        stop[0] = True
     return Lapse(took_s[:total], dict(counts), before, after)
+
+
+async def counted(
+    load: Load, callers: Sequence[Client], operations: int, look: Callable[[], Look]
+) -> Lapse:
+    """Every caller without a pause, for so many operations in all. Raises likewise."""
+    took_s: list[float] = []
+    turns = iter(range(operations))
+    gc.freeze()
+    before = look()
+    async with _callers(_ask(load, store, turns, took_s) for store in callers):
+        pass
+    return Lapse(took_s, dict(load.counts), before, look())
+
+
+def _until_stopped(stop: list[bool]) -> Iterator[int]:
+    turns = count()
+    while not stop[0]:
+        yield next(turns)
+
+
+async def _ask(load: Load, store: Client, turns: Iterator[int], took_s: list[float]) -> None:
+    """The hot loop."""
+    operation, clock, done = load.operation, time.perf_counter, took_s.append
+    for _ in turns:
+        began = clock()
+        if await operation(store) is None:
+            raise WrongAnswer("a key is missing that was written")
+        done(clock() - began)
 
 
 async def paced(
@@ -99,7 +116,7 @@ async def paced(
     """So many operations a second, each by the caller that is free first.
 
     Raises:
-        KVError: one has failed, also in the warm-up.
+        KVError: an operation has failed, also in the warm-up.
         Unavailable: the pace cannot be kept.
     """
     operation, turns, gap_s = load.operation, count(), 1 / rate
@@ -117,28 +134,30 @@ async def paced(
                 await sleep(wait_s)
             began = min(due, clock())  # what begins a little early takes no less time
             if await operation(store) is None:
-                raise Wrong("a key is missing that was written")
+                raise WrongAnswer("a key is missing that was written")
             if due >= opens:
                 took_s.append(clock() - began)
 
     try:
         async with (
             asyncio.timeout(warm_up_s + seconds + max(DRAIN_S_MIN, seconds)),
-            asyncio.TaskGroup() as group,
+            _callers(map(call, callers)),
         ):
-            for store in callers:
-                group.create_task(call(store))
             await sleep(warm_up_s)
             gc.freeze()
-            counts_before, before = load.counts.copy(), look()
-    except BaseExceptionGroup as failures:
-        raise _first(failures) from None
+            counts, before = load.counts.copy(), look()
     except TimeoutError:
-        raise Unavailable(f"{rate:,.0f} operations a second are more than can be kept") from None
-    return Lapse(took_s, dict(load.counts - counts_before), before, look())
+        raise Unavailable(f"{rate:,.0f} operations a second are more than it can do") from None
+    return Lapse(took_s, dict(load.counts - counts), before, look())
 
 
-def _first(failures: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The one that is told, of callers who failed together."""
-    first = failures.exceptions[0]
-    return _first(first) if isinstance(first, BaseExceptionGroup) else first
+@asynccontextmanager
+async def _callers(calls: Iterator[Coroutine[Any, Any, None]]) -> AsyncIterator[None]:
+    """Let them run until all have ended; one that fails ends all. Raises what it has raised."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for call in calls:
+                group.create_task(call)
+            yield
+    except BaseExceptionGroup as failures:
+        raise failures.exceptions[0] from None

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from bench.histogram import Histogram
+
+LOAD: Final = "load"
+"""The name of the process that loads the servers, among those whose processor time is measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,10 @@ class Run:
     """Resident in each server at the end."""
     counts: dict[str, int] = field(default_factory=dict)
     """Of operations that can end in more than one way, how many ended in each."""
+    peak_bytes: dict[str, int] = field(default_factory=dict)
+    """The most that was ever resident in each server."""
+    others_cores: float | None = None
+    """That other programs used meanwhile: what they take, the store cannot have."""
 
     @property
     def rate(self) -> float:
@@ -61,6 +68,8 @@ class Run:
             "cpu_s": self.cpu_s,
             "disk_bytes": self.disk_bytes,
             "memory_bytes": self.memory_bytes,
+            "peak_bytes": self.peak_bytes,
             "counts": self.counts,
+            "others_cores": self.others_cores,
             "latency": self.latency.to_json(),
         }

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.keys import KEY_BYTES
 from bench.loads import write_share
-from bench.measured import Cell, Run
-from bench.worker import LOAD
+from bench.measured import LOAD, Cell, Run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

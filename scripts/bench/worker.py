@@ -13,7 +13,7 @@ import random
 import resource
 import sys
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 import uvloop
 
@@ -21,14 +21,20 @@ import kvstore
 from bench.histogram import Histogram
 from bench.keys import key_of
 from bench.loads import load_of, values
-from bench.loops import closed, paced
+from bench.loops import closed, counted, paced
+from bench.measured import LOAD as LOAD
 from bench.measured import Cell
-from bench.resources import is_told, look
+from bench.resources import is_told, look, others_cores
 
-FILL_AT_ONCE = 512
-FILL_BYTES_AT_ONCE_MAX = 8 << 20
-LOAD = "load"
-"""The name of this process among those that are measured."""
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from bench.loads import Load
+    from bench.loops import Lapse
+    from bench.resources import Look
+
+FILL_AT_ONCE: Final = 512
+FILL_BYTES_AT_ONCE_MAX: Final = 8 << 20
 
 
 class Worker:
@@ -61,41 +67,54 @@ class Worker:
         await asyncio.gather(*(work() for _ in range(at_once)))
         return {}
 
-    async def run(
-        self,
-        cell: dict[str, Any],
-        keys: int,
-        seed: int,
-        warm_up_s: float,
-        seconds: float,
-        pids: dict[str, int],
-    ) -> dict[str, Any]:
-        """One measured run of one cell, as :func:`bench.driver.run_of` takes it."""
-        wanted = Cell(**cell)
-        await self.connect(wanted.connections)
-        load = load_of(wanted, keys, seed)
-        callers = [self._stores[n % wanted.connections] for n in range(wanted.in_flight)]
-        looking = partial(look, {**pids, LOAD: os.getpid()} if is_told() else {})
-        if wanted.rate is None:
+    async def run(self, warm_up_s: float, seconds: float, **asked: Any) -> dict[str, Any]:
+        """One cell for a time, as :func:`bench.driver.run_of` takes it."""
+        cell, load, callers, looking = await self._ready(**asked)
+        if cell.rate is None:
             lapse = await closed(load, callers, warm_up_s, seconds, looking)
         else:
-            lapse = await paced(load, callers, wanted.rate, warm_up_s, seconds, looking)
-        before, after = lapse.before, lapse.after
-        latency = Histogram()
-        latency.add_all(lapse.took_s)
-        return {
-            "operations": len(lapse.took_s),
-            "seconds": after.at - before.at,
-            "latency": latency.to_json(),
-            "counts": lapse.counts,
-            "cpu_s": {name: used - before.cpu_s[name] for name, used in after.cpu_s.items()},
-            "disk_bytes": {n: after.disk_bytes[n] - before.disk_bytes[n] for n in pids},
-            "memory_bytes": {name: after.memory_bytes[name] for name in pids},
-        }
+            lapse = await paced(load, callers, cell.rate, warm_up_s, seconds, looking)
+        return told(lapse)
+
+    async def run_number(self, operations: int, **asked: Any) -> dict[str, Any]:
+        """The same for so many operations."""
+        _, load, callers, looking = await self._ready(**asked)
+        return told(await counted(load, callers, operations, looking))
+
+    async def _ready(
+        self, cell: dict[str, Any], keys: int, seed: int, pids: dict[str, int]
+    ) -> tuple[Cell, Load, list[kvstore.Client], Callable[[], Look]]:
+        """What a run needs."""
+        wanted = Cell(**cell)
+        await self.connect(wanted.connections)
+        callers = [self._stores[n % wanted.connections] for n in range(wanted.in_flight)]
+        own = {LOAD: os.getpid()} if is_told() else {}
+        return wanted, load_of(wanted, keys, seed), callers, partial(look, pids | own)
 
     async def end(self) -> None:
         """Close what is open."""
         await self.connect(0)
+
+
+def told(lapse: Lapse) -> dict[str, Any]:
+    """For the pipe."""
+    before, after = lapse.before, lapse.after
+    latency = Histogram()
+    latency.add_all(lapse.took_s)
+    seconds = after.at - before.at
+    servers = [name for name in after.cpu_s if name != LOAD]
+    written = {name: after.disk_bytes[name] - before.disk_bytes[name] for name in servers}
+    return {
+        "operations": len(lapse.took_s),
+        "seconds": seconds,
+        "latency": latency.to_json(),
+        "cpu_s": {name: used_s - before.cpu_s[name] for name, used_s in after.cpu_s.items()},
+        "disk_bytes": written,
+        "memory_bytes": {name: after.memory_bytes[name] for name in servers},
+        "peak_bytes": {name: after.peak_bytes[name] for name in servers},
+        "counts": lapse.counts,
+        "others_cores": others_cores(before, after) if servers else None,
+    }
 
 
 async def serve(worker: Worker) -> None:

@@ -1,0 +1,159 @@
+"""The pictures of a bench: throughput over concurrency, and how latency is distributed. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from typing import TYPE_CHECKING, Final
+
+from bench.cells import USUAL
+from bench.chart import Axis, Line, Point, decades, svg
+from bench.histogram import Histogram, time_of
+from bench.table import size
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from bench.measured import Cell
+    from bench.summary import Measured
+
+PERCENTILES: Final = (0.0, 50.0, 90.0, 99.0, 99.9, 99.99)
+BEYOND_MIN: Final = 10
+"""A percentile that fewer operations exceed says nothing."""
+POINTS_WANTED: Final = 3
+"""Of a curve, if there are such."""
+
+
+def pictures(measured: Sequence[Measured]) -> dict[str, str]:
+    """By file name, those for which there is something to show."""
+    closed = [each for each in measured if each.cell.rate is None]
+    paced = [each for each in measured if each.cell.rate is not None]
+    drawn = {
+        "throughput.svg": throughput(closed),
+        "connections.svg": connections(closed),
+        "latency.svg": latency("Latency, closed loop", _alike(closed)),
+        "latency-paced.svg": latency("Latency from when an operation was due", _alike(paced)),
+    }
+    return {name: picture for name, picture in drawn.items() if picture is not None}
+
+
+def throughput(measured: Sequence[Measured]) -> str | None:
+    """Operations a second over operations in flight."""
+
+    def connections(cell: Cell) -> int:
+        # A few operations cannot use many connections, yet with them those curves begin.
+        return max(cell.connections, USUAL[1]) if _is_each_alone(cell) else cell.connections
+
+    return _rates(measured, "in flight", lambda cell: cell.in_flight, "connections", connections)
+
+
+def connections(measured: Sequence[Measured]) -> str | None:
+    """Operations a second over connections, where there is a choice of them."""
+    several = [each for each in measured if each.cell.in_flight == USUAL[0]]
+    if len({each.cell.connections for each in several}) < POINTS_WANTED:
+        return None
+    return _rates(
+        several,
+        "connections",
+        lambda cell: cell.connections,
+        "in flight",
+        lambda cell: cell.in_flight,
+    )
+
+
+def _is_each_alone(cell: Cell) -> bool:
+    return cell.connections == cell.in_flight
+
+
+def _rates(
+    measured: Iterable[Measured],
+    over: str,
+    place: Callable[[Cell], int],
+    fixed: str,
+    series: Callable[[Cell], int],
+) -> str | None:
+    """Throughput over one number, a curve for each load and value of another."""
+    found: defaultdict[tuple[str, str, str], list[Point]] = defaultdict(list)
+    for each in measured:
+        cell, rate = each.cell, each.rate
+        name = (cell.operation, f"of {size(cell.value_bytes)}", f"{series(cell)} {fixed}")
+        found[name].append(Point(place(cell), rate.median, rate.low, rate.high))
+    long = {name: points for name, points in found.items() if len(points) >= POINTS_WANTED}
+    curves = long or found
+    if not curves:
+        return None
+    every = [point for points in curves.values() for point in points]
+    low, high, ticks = decades(bound for p in every for bound in (p.low or p.y, p.high or p.y))
+    places = sorted({point.x for point in every})
+    x = Axis(over, places[0] * 0.85, places[-1] * 1.15, [(at, f"{at:,.0f}") for at in places])
+    y = Axis("operations/s", low, high, [(tick, f"{tick:,.0f}") for tick in ticks])
+    lines = [
+        Line(name, sorted(points))
+        for name, points in zip(_told_apart(list(curves)), curves.values(), strict=True)
+    ]
+    return svg(f"Throughput over {over}", x, y, lines)
+
+
+def latency(title: str, measured: Sequence[Measured]) -> str | None:
+    """The time that so many percent of the operations did not exceed."""
+    if not measured:
+        return None
+    names = _told_apart([_parts(each.cell) for each in measured])
+    lines = [
+        Line(name, percentiles(_all_runs(each)), has_dots=False)
+        for name, each in zip(names, measured, strict=True)
+    ]
+    low, high, ticks = decades(point.y for line in lines for point in line.points)
+    last = max(point.x for line in lines for point in line.points)
+    shown = [(nines(p), f"{p:g} %") for p in PERCENTILES if nines(p) <= last]
+    x = Axis("operations that took no longer", 0.0, max(last, 1.0), shown, is_log=False)
+    return svg(title, x, Axis("ms", low, high, [(tick, f"{tick:g}") for tick in ticks]), lines)
+
+
+def percentiles(latency: Histogram) -> list[Point]:
+    """The curve in ms over :func:`nines`, as far as there are enough operations to tell."""
+    total, seen = latency.count, 0
+    points: list[Point] = []
+    for bucket in sorted(latency.counts):
+        if points and total - seen < BEYOND_MIN:
+            break
+        points.append(Point(nines(100 * seen / total), 1000 * time_of(bucket)))
+        seen += latency.counts[bucket]
+    return points
+
+
+def nines(percent: float) -> float:
+    """90 % is 1, 99 % is 2, and so on: what is rare gets as much room as what is not."""
+    return -math.log10(1 - percent / 100)
+
+
+def _all_runs(measured: Measured) -> Histogram:
+    latency = Histogram()
+    for run in measured.runs:
+        latency.merge(run.latency)
+    return latency
+
+
+def _alike(measured: Sequence[Measured]) -> list[Measured]:
+    """Those of the most loads that differ in nothing else, so that they can be compared."""
+    kinds = Counter(_parts(each.cell)[1:] for each in measured)
+    return [each for each in measured if _parts(each.cell)[1:] == kinds.most_common(1)[0][0]]
+
+
+def _parts(cell: Cell) -> tuple[str, ...]:
+    pace = "" if cell.rate is None else f"at {cell.rate:,.0f}/s"
+    return (
+        cell.operation,
+        f"of {size(cell.value_bytes)}",
+        f"{cell.in_flight} in flight",
+        f"{cell.connections} connections",
+        pace,
+    )
+
+
+def _told_apart(names: Sequence[tuple[str, ...]]) -> list[str]:
+    """Each by its first part and those others in which they differ."""
+    differing = [len(set(parts)) > 1 for parts in zip(*names, strict=True)]
+    return [
+        " ".join(part for n, part in enumerate(name) if n == 0 or differing[n]) for name in names
+    ]
