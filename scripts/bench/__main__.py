@@ -29,6 +29,7 @@ async def _run(asked: Namespace) -> int:
     task = asyncio.current_task()
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    asked.out.mkdir(parents=True, exist_ok=True)  # what cannot be shall be known before, not after
     plan = plan_of(asked)
     facts = await machine.facts()
     measured = await measure_all(plan)

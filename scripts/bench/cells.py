@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import product
 from typing import TYPE_CHECKING, Final
 
+from bench.loads import SCAN_ROWS
 from bench.measured import Cell
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ LARGE_IN_FLIGHT: Final = 64
 """Of values of 64 KiB: more of them at once are only a longer queue."""
 RATE: Final = 2_000.0
 """Of open loops: less than the store can do on two cores, so that they show its pauses."""
+BYTES_AT_ONCE_MAX: Final = 64 << 20
+"""Values under way in one load; with more it is memory that is measured, and deadlines."""
 USUAL: Final = (256, 4)
 """In flight, connections."""
 
@@ -39,9 +42,16 @@ def selection() -> list[Cell]:
 
 
 def every(rate: float) -> list[Cell]:
-    """All that can be combined, and each load at a fixed pace."""
+    """All that can be combined within reason, and each load at a fixed pace."""
     closed = grid(OPERATIONS, IN_FLIGHT, CONNECTIONS, VALUE_BYTES)
-    return closed + grid(OPERATIONS, USUAL[:1], USUAL[1:], VALUE_BYTES, rate)
+    quick = [operation for operation in OPERATIONS if operation != "scan"]
+    paced = grid(quick, USUAL[:1], USUAL[1:], VALUE_BYTES[:-1], rate)
+    return [cell for cell in closed if _bytes_at_once(cell) < BYTES_AT_ONCE_MAX] + paced
+
+
+def _bytes_at_once(cell: Cell) -> int:
+    rows = SCAN_ROWS if cell.operation == "scan" else 1
+    return rows * cell.in_flight * cell.value_bytes
 
 
 def grid(

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 WIDTH, HEIGHT = 960, 480
-LEFT, RIGHT, TOP, BOTTOM = 80, 250, 56, 56
+LEFT, RIGHT, TOP, BOTTOM = 80, 250, 78, 56
 COLOURS: Final = (
     *("#3b82f6", "#e07b00", "#16a34a", "#db2777", "#8b5cf6", "#0e9aa7", "#dc2626"),
     *("#84a100", "#8d6e63", "#64748b"),
@@ -75,13 +75,14 @@ def decades(values: Iterable[float]) -> tuple[float, float, list[float]]:
     return low, high, [tick for tick in every if low <= tick <= high]
 
 
-def svg(title: str, x: Axis, y: Axis, lines: Sequence[Line]) -> str:
+def svg(title: str, subtitle: str, x: Axis, y: Axis, lines: Sequence[Line]) -> str:
     """The picture."""
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
         f'width="{WIDTH}" height="{HEIGHT}" font-family="sans-serif" font-size="12">',
         f"<style>{STYLE}</style>",
         f'<text x="{LEFT}" y="28" font-size="17" font-weight="bold">{escape(title)}</text>',
+        f'<text class="faint" x="{LEFT}" y="46">{escape(subtitle)}</text>',
         *_x_axis(x),
         *_y_axis(y),
     ]

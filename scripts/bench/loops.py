@@ -43,6 +43,8 @@ class Lapse:
 
     took_s: list[float]
     """How long each operation took that ended meanwhile; at a fixed pace, that was due."""
+    seconds: float
+    """That they took together."""
     counts: dict[str, int]
     before: Look
     after: Look
@@ -70,7 +72,7 @@ async def closed(
         await asyncio.sleep(seconds)
         after, total, counts = look(), len(took_s), load.counts - counts
         stop[0] = True
-    return Lapse(took_s[:total], dict(counts), before, after)
+    return Lapse(took_s[:total], after.at - before.at, dict(counts), before, after)
 
 
 async def counted(
@@ -83,7 +85,8 @@ async def counted(
     before = look()
     async with _callers(_ask(load, store, turns, took_s) for store in callers):
         pass
-    return Lapse(took_s, dict(load.counts), before, look())
+    after = look()
+    return Lapse(took_s, after.at - before.at, dict(load.counts), before, after)
 
 
 def _until_stopped(stop: list[bool]) -> Iterator[int]:
@@ -148,7 +151,8 @@ async def paced(
             counts, before = load.counts.copy(), look()
     except TimeoutError:
         raise Unavailable(f"{rate:,.0f} operations a second are more than it can do") from None
-    return Lapse(took_s, dict(load.counts - counts), before, look())
+    ended = max(closes, clock())
+    return Lapse(took_s, ended - opens, dict(load.counts - counts), before, look())
 
 
 @asynccontextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from typing import TYPE_CHECKING, Final
 
 from bench.cells import USUAL
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 PERCENTILES: Final = (0.0, 50.0, 90.0, 99.0, 99.9, 99.99)
 BEYOND_MIN: Final = 10
 """A percentile that fewer operations exceed says nothing."""
+MEDIANS: Final = "medians and ranges of all runs; logarithmic scales"
 POINTS_WANTED: Final = 3
 """Of a curve, if there are such."""
 
@@ -31,7 +32,7 @@ def pictures(measured: Sequence[Measured]) -> dict[str, str]:
     drawn = {
         "throughput.svg": throughput(closed),
         "connections.svg": connections(closed),
-        "latency.svg": latency("Latency, closed loop", _alike(closed)),
+        "latency.svg": latency("Latency of a closed loop", _alike(closed)),
         "latency-paced.svg": latency("Latency from when an operation was due", _alike(paced)),
     }
     return {name: picture for name, picture in drawn.items() if picture is not None}
@@ -44,7 +45,9 @@ def throughput(measured: Sequence[Measured]) -> str | None:
         # A few operations cannot use many connections, yet with them those curves begin.
         return max(cell.connections, USUAL[1]) if _is_each_alone(cell) else cell.connections
 
-    return _rates(measured, "in flight", lambda cell: cell.in_flight, "connections", connections)
+    return _rates(
+        measured, "operations in flight", lambda cell: cell.in_flight, "connections", connections
+    )
 
 
 def connections(measured: Sequence[Measured]) -> str | None:
@@ -76,7 +79,7 @@ def _rates(
     found: defaultdict[tuple[str, str, str], list[Point]] = defaultdict(list)
     for each in measured:
         cell, rate = each.cell, each.rate
-        name = (cell.operation, f"of {size(cell.value_bytes)}", f"{series(cell)} {fixed}")
+        name = (cell.operation, f"values of {size(cell.value_bytes)}", f"{series(cell)} {fixed}")
         found[name].append(Point(place(cell), rate.median, rate.low, rate.high))
     long = {name: points for name, points in found.items() if len(points) >= POINTS_WANTED}
     curves = long or found
@@ -87,18 +90,18 @@ def _rates(
     places = sorted({point.x for point in every})
     x = Axis(over, places[0] * 0.85, places[-1] * 1.15, [(at, f"{at:,.0f}") for at in places])
     y = Axis("operations/s", low, high, [(tick, f"{tick:,.0f}") for tick in ticks])
+    names, common = _told_apart(list(curves))
     lines = [
-        Line(name, sorted(points))
-        for name, points in zip(_told_apart(list(curves)), curves.values(), strict=True)
+        Line(name, sorted(points)) for name, points in zip(names, curves.values(), strict=True)
     ]
-    return svg(f"Throughput over {over}", x, y, lines)
+    return svg(f"Throughput over {over}", f"{common}{MEDIANS}", x, y, lines)
 
 
 def latency(title: str, measured: Sequence[Measured]) -> str | None:
     """The time that so many percent of the operations did not exceed."""
     if not measured:
         return None
-    names = _told_apart([_parts(each.cell) for each in measured])
+    names, common = _told_apart([_parts(each.cell) for each in measured])
     lines = [
         Line(name, percentiles(_all_runs(each)), has_dots=False)
         for name, each in zip(names, measured, strict=True)
@@ -107,7 +110,8 @@ def latency(title: str, measured: Sequence[Measured]) -> str | None:
     last = max(point.x for line in lines for point in line.points)
     shown = [(nines(p), f"{p:g} %") for p in PERCENTILES if nines(p) <= last]
     x = Axis("operations that took no longer", 0.0, max(last, 1.0), shown, is_log=False)
-    return svg(title, x, Axis("ms", low, high, [(tick, f"{tick:g}") for tick in ticks]), lines)
+    y = Axis("ms", low, high, [(tick, f"{tick:g}") for tick in ticks])
+    return svg(title, f"{common}all runs together", x, y, lines)
 
 
 def percentiles(latency: Histogram) -> list[Point]:
@@ -136,24 +140,28 @@ def _all_runs(measured: Measured) -> Histogram:
 
 def _alike(measured: Sequence[Measured]) -> list[Measured]:
     """Those of the most loads that differ in nothing else, so that they can be compared."""
-    kinds = Counter(_parts(each.cell)[1:] for each in measured)
-    return [each for each in measured if _parts(each.cell)[1:] == kinds.most_common(1)[0][0]]
+    kinds: defaultdict[tuple[str, ...], list[Measured]] = defaultdict(list)
+    for each in measured:
+        kinds[_parts(each.cell)[1:]].append(each)
+    return max(kinds.values(), key=lambda kind: (len(kind), kind[0].cell.in_flight), default=[])
 
 
 def _parts(cell: Cell) -> tuple[str, ...]:
     pace = "" if cell.rate is None else f"at {cell.rate:,.0f}/s"
     return (
         cell.operation,
-        f"of {size(cell.value_bytes)}",
+        f"values of {size(cell.value_bytes)}",
         f"{cell.in_flight} in flight",
         f"{cell.connections} connections",
         pace,
     )
 
 
-def _told_apart(names: Sequence[tuple[str, ...]]) -> list[str]:
-    """Each by its first part and those others in which they differ."""
+def _told_apart(names: Sequence[tuple[str, ...]]) -> tuple[list[str], str]:
+    """Each by its first part and those in which they differ; and what they have in common."""
     differing = [len(set(parts)) > 1 for parts in zip(*names, strict=True)]
-    return [
+    apart = [
         " ".join(part for n, part in enumerate(name) if n == 0 or differing[n]) for name in names
     ]
+    common = [part for part, differs in zip(names[0], differing, strict=True) if not differs]
+    return apart, "".join(f"{part}, " for part in common if part)

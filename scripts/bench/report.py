@@ -45,8 +45,7 @@ def report(
 def write(
     directory: Path, machine: dict[str, Any], plan: Plan, measured: Sequence[Measured]
 ) -> list[Path]:
-    """Put it there; the files."""
-    directory.mkdir(parents=True, exist_ok=True)
+    """Put it into a directory that is there; the files."""
     everything = report(machine, plan, measured, datetime.now(UTC))
     texts = {"bench.json": json.dumps(everything, indent=1) + "\n", **pictures(measured)}
     for name, text in texts.items():

@@ -49,7 +49,8 @@ def title(plan: Plan) -> str:
     where = f"{plan.nodes} nodes with {plan.shards} shards"
     if plan.endpoints is not None:
         where = plan.endpoints
-    return f"{where}; keys of {KEY_BYTES} B; {plan.runs} runs of {plan.seconds:g} s"
+    runs = "1 run" if plan.runs == 1 else f"{plan.runs} runs"
+    return f"{where}; keys of {KEY_BYTES} B; {runs} of {plan.seconds:g} s"
 
 
 def notes(measured: Sequence[Measured]) -> list[str]:

@@ -101,12 +101,11 @@ def told(lapse: Lapse) -> dict[str, Any]:
     before, after = lapse.before, lapse.after
     latency = Histogram()
     latency.add_all(lapse.took_s)
-    seconds = after.at - before.at
     servers = [name for name in after.cpu_s if name != LOAD]
     written = {name: after.disk_bytes[name] - before.disk_bytes[name] for name in servers}
     return {
         "operations": len(lapse.took_s),
-        "seconds": seconds,
+        "seconds": lapse.seconds,
         "latency": latency.to_json(),
         "cpu_s": {name: used_s - before.cpu_s[name] for name, used_s in after.cpu_s.items()},
         "disk_bytes": written,
