@@ -45,7 +45,8 @@ class Zipf:
             return 0
         if scaled < self._second or self.items <= 2:
             return 1
-        return int(self.items * (self._eta * share - self._eta + 1) ** self._alpha)
+        rank = int(self.items * (self._eta * share - self._eta + 1) ** self._alpha)
+        return min(rank, self.items - 1)  # the last share before 1 is rounded up
 
 
 def uniform(keys: int, rng: random.Random) -> Iterator[int]:

@@ -12,7 +12,7 @@ from bench.histogram import Histogram, time_of
 from bench.table import size
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from bench.measured import Cell
     from bench.summary import Measured
@@ -40,14 +40,17 @@ def pictures(measured: Sequence[Measured]) -> dict[str, str]:
 
 def throughput(measured: Sequence[Measured]) -> str | None:
     """Operations a second over operations in flight."""
-
-    def connections(cell: Cell) -> int:
-        # A few operations cannot use many connections, yet with them those curves begin.
-        return max(cell.connections, USUAL[1]) if _is_each_alone(cell) else cell.connections
-
-    return _rates(
-        measured, "operations in flight", lambda cell: cell.in_flight, "connections", connections
-    )
+    # A few operations cannot use many connections, yet with them those curves begin.
+    cells = [each.cell for each in measured]
+    kinds = {cell.connections for cell in cells if cell.connections < cell.in_flight}
+    kinds = kinds or {cell.connections for cell in cells}
+    alike = {
+        f"{kind} connections": [
+            each for each in measured if each.cell.connections == min(kind, each.cell.in_flight)
+        ]
+        for kind in sorted(kinds)
+    }
+    return _rates("operations in flight", lambda cell: cell.in_flight, alike)
 
 
 def connections(measured: Sequence[Measured]) -> str | None:
@@ -55,39 +58,28 @@ def connections(measured: Sequence[Measured]) -> str | None:
     several = [each for each in measured if each.cell.in_flight == USUAL[0]]
     if len({each.cell.connections for each in several}) < POINTS_WANTED:
         return None
-    return _rates(
-        several,
-        "connections",
-        lambda cell: cell.connections,
-        "in flight",
-        lambda cell: cell.in_flight,
-    )
-
-
-def _is_each_alone(cell: Cell) -> bool:
-    return cell.connections == cell.in_flight
+    alike = {f"{USUAL[0]} in flight": several}
+    return _rates("connections", lambda cell: cell.connections, alike)
 
 
 def _rates(
-    measured: Iterable[Measured],
-    over: str,
-    place: Callable[[Cell], int],
-    fixed: str,
-    series: Callable[[Cell], int],
+    over: str, place: Callable[[Cell], int], alike: Mapping[str, Iterable[Measured]]
 ) -> str | None:
-    """Throughput over one number, a curve for each load and value of another."""
+    """Throughput over one number, for each load and, by name, what else is the same."""
     found: defaultdict[tuple[str, str, str], list[Point]] = defaultdict(list)
-    for each in measured:
-        cell, rate = each.cell, each.rate
-        name = (cell.operation, f"values of {size(cell.value_bytes)}", f"{series(cell)} {fixed}")
-        found[name].append(Point(place(cell), rate.median, rate.low, rate.high))
+    for name, every in alike.items():
+        for each in every:
+            cell, rate = each.cell, each.rate
+            found[cell.operation, f"values of {size(cell.value_bytes)}", name].append(
+                Point(place(cell), rate.median, rate.low, rate.high)
+            )
     long = {name: points for name, points in found.items() if len(points) >= POINTS_WANTED}
     curves = long or found
     if not curves:
         return None
-    every = [point for points in curves.values() for point in points]
-    low, high, ticks = decades(bound for p in every for bound in (p.low or p.y, p.high or p.y))
-    places = sorted({point.x for point in every})
+    points = [point for curve in curves.values() for point in curve]
+    low, high, ticks = decades(bound for p in points for bound in (p.low or p.y, p.high or p.y))
+    places = sorted({point.x for point in points})
     x = Axis(over, places[0] * 0.85, places[-1] * 1.15, [(at, f"{at:,.0f}") for at in places])
     y = Axis("operations/s", low, high, [(tick, f"{tick:,.0f}") for tick in ticks])
     names, common = _told_apart(list(curves))
@@ -123,6 +115,9 @@ def percentiles(latency: Histogram) -> list[Point]:
             break
         points.append(Point(nines(100 * seen / total), 1000 * time_of(bucket)))
         seen += latency.counts[bucket]
+    last = nines(100 * max(0, total - BEYOND_MIN) / total)
+    if last > points[-1].x:
+        points.append(Point(last, points[-1].y))
     return points
 
 
