@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from bench.loads import Load
     from kvstore import Client
 
-SLEEP_S_MIN: Final = 0.0005
-"""Operations that are due within so short a time begin at once: no loop sleeps for less."""
+EARLY_S_MAX: Final = 0.001
+"""No loop sleeps to less than a millisecond. So what is due within one begins at once: to begin
+late would look as if the store were slow."""
 DRAIN_S_MIN: Final = 10.0
 """At least so long what is late at the end may take."""
 
@@ -133,8 +134,8 @@ async def paced(
             due = started + turn * gap_s
             if due >= closes:
                 return
-            if (wait_s := due - clock()) > SLEEP_S_MIN:
-                await sleep(wait_s)
+            while (wait_s := due - clock()) > EARLY_S_MAX:
+                await sleep(wait_s - EARLY_S_MAX / 2)
             began = min(due, clock())  # what begins a little early takes no less time
             if await operation(store) is None:
                 raise WrongAnswer("a key is missing that was written")
