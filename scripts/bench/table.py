@@ -59,11 +59,14 @@ def notes(measured: Sequence[Measured]) -> list[str]:
     said = ["ops/s and all after it: the median of all runs; min..max: of their rates."]
     if any(each.cell.rate is not None for each in measured):
         said.append("Where a rate is named, times run from when an operation was due.")
+    if any(run.cpu_s for run in runs):
+        said.append(
+            "µs/op: processor time of an operation, in all servers together and in the client."
+        )
     if any(run.memory_bytes for run in runs):
         peak = max(max(run.peak_bytes.values()) for run in runs if run.peak_bytes)
         others = [run.others_cores for run in runs if run.others_cores is not None]
         said += [
-            "µs/op: processor time of an operation, in all servers together and in the client.",
             "disk B/B: bytes that all servers together wrote to their disks for each byte put.",
             f"MiB: resident in the largest server after it; it never was over {_mib(peak)}.",
             f"Other programs used {min(others):.1f} to {max(others):.1f} cores meanwhile.",
