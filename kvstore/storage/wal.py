@@ -36,6 +36,7 @@ from typing import TYPE_CHECKING, Final
 from kvstore.storage.files import Files, OsFiles
 from kvstore.storage.recovery import recover
 from kvstore.storage.replay import LogEntry, Mark, RecoveredLog
+from kvstore.storage.waiting import UndelayedClock
 from kvstore.storage.writer import Append, Close, LogWriter, Release, Reports, failure_of
 
 if TYPE_CHECKING:
@@ -46,10 +47,10 @@ if TYPE_CHECKING:
     from kvstore.ids import GroupId, LogIndex, ReplicaId
     from kvstore.storage.segments import Segments
 
-HERE_BYTES_MAX: Final = 8 * 1024
+HERE_BYTES_MAX: Final = 256 * 1024
 """Of one batch that the loop itself writes."""
 HERE_S_MAX: Final = 0.001
-"""How long that may take; see ``PAUSE_FACTOR``."""
+"""How long the disk may take for that; see ``PAUSE_FACTOR``."""
 PAUSE_FACTOR: Final = 50
 """For so many times what a slow one took, the thread does it."""
 
@@ -79,6 +80,7 @@ class Wal:
         self._here: list[Append] = []
         """To be written by the loop at the end of this iteration."""
         self._here_from = 0.0
+        self._clock = UndelayedClock()
         self._failed = False
         self._writer = LogWriter(
             segments,
@@ -142,7 +144,7 @@ class Wal:
         here, self._here = self._here, []
         if self._failed:
             return
-        began = time.monotonic()
+        began = self._clock.now()
         try:
             written = self._writer.write_now(here, HERE_BYTES_MAX)
         except BaseException as error:  # noqa: BLE001  as for the thread: the node must stop
@@ -151,9 +153,9 @@ class Wal:
         if not written:
             self._give_to_thread(here)
             return
-        ended = time.monotonic()
-        if ended - began > HERE_S_MAX:
-            self._here_from = ended + PAUSE_FACTOR * (ended - began)
+        took_s = self._clock.now() - began
+        if took_s > HERE_S_MAX:
+            self._here_from = time.monotonic() + PAUSE_FACTOR * took_s
         self._durable([append.done for append in here])
 
     def _give_to_thread(self, appends: list[Append]) -> None:
@@ -181,6 +183,7 @@ class Wal:
             self._give_to_thread(here)
             self._writer.orders.put(Close())
             await asyncio.to_thread(self._thread.join)
+            self._clock.close()
 
     def _call(self, function: Callable[..., None], *arguments: object) -> None:
         self._loop.call_soon_threadsafe(function, *arguments)
