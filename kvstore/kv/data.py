@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from kvstore.kv.engine import Engine, WriteBatch
 
 
+FETCHED_AT_ONCE: Final = 16
+"""Rows of at most 8 MiB each."""
+
 _UNCHANGED: Final = b"unchanged"
 """Told from every row by its identity."""
 
@@ -136,18 +139,31 @@ class Data:
 
     # -- reads ----------------------------------------------------------------------------
 
-    def get_many(self, keys: Sequence[bytes]) -> list[tuple[bytes, int] | None]:
-        """Value and modified revision of each of ``keys``, None where it does not exist."""
-        prefix, cache = self._prefix, self._cache
-        rows = {key: cache.get(prefix + key) for key in keys}
-        if missing := [key for key, row in rows.items() if row is None]:
-            stored = self._engine.get_many([prefix + key for key in missing])
-            for key, row in zip(missing, stored, strict=True):
-                rows[key] = row
-                if row is not None:
-                    cache.put(prefix + key, row)
+    def get_many(
+        self, keys: Sequence[bytes], bytes_max: int | None
+    ) -> list[tuple[bytes, int] | None]:
+        """See :meth:`kvstore.kv.state_machine.StateMachine.get_many`."""
+        prefix, cached = self._prefix, self._cache.get
+        rows = [cached(prefix + key) for key in keys]
+        if None in rows:
+            self._fetch_missing(keys, rows, bytes_max)
+        _check_size(rows, bytes_max)
         value_of = values.value_of
-        return [None if (row := rows[key]) is None else value_of(row) for key in keys]
+        return [None if row is None else value_of(row) for row in rows]
+
+    def _fetch_missing(
+        self, keys: Sequence[bytes], rows: list[bytes | None], bytes_max: int | None
+    ) -> None:
+        """Ask the engine for the rows that are None, a few at a time: they may be large."""
+        missing = [position for position, row in enumerate(rows) if row is None]
+        for start in range(0, len(missing), FETCHED_AT_ONCE):
+            some = missing[start : start + FETCHED_AT_ONCE]
+            wanted = [self._prefix + keys[position] for position in some]
+            for position, key, row in zip(some, wanted, self._engine.get_many(wanted), strict=True):
+                if row is not None:
+                    rows[position] = row
+                    self._cache.put(key, row)
+            _check_size(rows, bytes_max)
 
     def scan(
         self, start: bytes, end: bytes | None, limit: int, bytes_max: int, keys_only: bool
@@ -169,3 +185,8 @@ class Data:
 
     def _has_rows_after(self, key: bytes, end: bytes) -> bool:
         return bool(self._engine.scan(key + b"\x00", end, 1, 1))
+
+
+def _check_size(rows: Sequence[bytes | None], bytes_max: int | None) -> None:
+    if bytes_max is not None and sum(map(len, filter(None, rows))) > bytes_max:
+        raise InvalidArgument(f"the values together exceed {bytes_max} bytes; ask for fewer keys")

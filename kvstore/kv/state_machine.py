@@ -219,9 +219,15 @@ class StateMachine:
 
     # -- reads ----------------------------------------------------------------------------
 
-    def get_many(self, keys: Sequence[bytes]) -> list[tuple[bytes, int] | None]:
-        """Value and modified revision of each of ``keys``, None where it does not exist."""
-        return self._data.get_many(keys)
+    def get_many(
+        self, keys: Sequence[bytes], bytes_max: int | None = None
+    ) -> list[tuple[bytes, int] | None]:
+        """Value and modified revision of each of ``keys``, None where it does not exist.
+
+        Raises:
+            InvalidArgument: together they have more than ``bytes_max``.
+        """
+        return self._data.get_many(keys, bytes_max)
 
     def scan(
         self, start: bytes, end: bytes | None, limit: int, bytes_max: int, keys_only: bool

@@ -50,9 +50,6 @@ log = logging.getLogger(__name__)
 PEER_OVERHEAD_BYTES = 4096
 """What a frame to another node may add to a client's batch."""
 
-READ_KEYS_AT_ONCE = 16
-"""Values of at most 8 MiB each are fetched so many at a time."""
-
 
 class Connection(Protocol):
     """The part of a client's connection that answers need."""
@@ -214,26 +211,13 @@ class ClientRequests:
                 answer.fail(_gone())
                 return
             try:
-                answer.reply(requests.encode_read_reply(self._get(host, request.keys)))
+                rows = host.machine.get_many(request.keys, self._frame_bytes_max)
+                answer.reply(requests.encode_read_reply(rows))
             except InvalidArgument as error:
                 answer.fail(error)
 
         host.read(Read(serve, answer))
         self._driver.wake(host)
-
-    def _get(self, host: ShardHost, keys: list[bytes]) -> list[tuple[bytes, int] | None]:
-        """Read ``keys`` a few at a time, so that large values cannot fill the memory."""
-        rows: list[tuple[bytes, int] | None] = []
-        size = 0
-        for start in range(0, len(keys), READ_KEYS_AT_ONCE):
-            some = host.machine.get_many(keys[start : start + READ_KEYS_AT_ONCE])
-            size += sum(len(row[0]) for row in some if row is not None)
-            if size > self._frame_bytes_max:
-                raise InvalidArgument(
-                    f"the values together exceed {self._frame_bytes_max} bytes; ask for fewer keys"
-                )
-            rows += some
-        return rows
 
     def _scan(self, connection: Connection, frame: Frame) -> None:
         request = requests.decode_scan(frame.body)
