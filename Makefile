@@ -12,13 +12,14 @@ STAMP := $(VENV)/.installed
 TESTS ?= tests
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test sim mutants chaos walk elastic lint layers types check clean
+.PHONY: help setup demo test sim mutants chaos walk elastic bench bench-peers bench-check lint \
+	layers types check clean
 
 # What the test programs are told: make sim SEEDS=1000 becomes --seeds 1000.
 option = $(if $($(1)),--$(2) $($(1)))
 
 help:  ## show these lines
-	@sed -n 's/^\([a-z]*\):[^#]*##/\1/p' $(MAKEFILE_LIST) | awk '{ name = $$1; $$1 = ""; printf "  make %-8s%s\n", name, $$0 }'
+	@sed -n 's/^\([a-z-]*\):[^#]*##/\1/p' $(MAKEFILE_LIST) | awk '{ name = $$1; $$1 = ""; printf "  make %-12s%s\n", name, $$0 }'
 
 setup: $(STAMP)  ## make .venv and install everything into it
 
@@ -45,6 +46,15 @@ walk: $(STAMP)  ## hurt whoever has a part in a move, at each of its stages: ONL
 elastic: $(STAMP)  ## measure what it costs to grow, shrink and heal under load
 	@$(BIN)/python scripts/elastic.py
 
+bench: $(STAMP)  ## measure speed and its cost: ARGS="--only put --in-flight 256"
+	@PYTHONPATH=scripts $(BIN)/python -m bench $(ARGS)
+
+bench-peers: $(STAMP)  ## the same loads on etcd, Redis and PySyncObj in turn: ARGS="--only etcd"
+	@PYTHONPATH=scripts $(BIN)/python -m bench.peers $(ARGS)
+
+bench-check: $(STAMP)  ## whether operations still cost what they may, in processor time
+	@PYTHONPATH=scripts $(BIN)/python -m bench.check
+
 lint: $(STAMP)  ## style and formatting
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -55,7 +65,7 @@ layers: $(STAMP)  ## each package imports only from floors below its own
 types: $(STAMP)  ## static types, strict
 	$(BIN)/mypy
 	MYPYPATH=tests $(BIN)/mypy -p histories -p sim -p chaos -p mutants -p walk -p plain_cli
-	MYPYPATH=scripts $(BIN)/mypy -p elasticity
+	MYPYPATH=scripts $(BIN)/mypy -p elasticity -p bench
 
 check: lint types layers  ## lint, layers and types together
 
