@@ -14,11 +14,14 @@ The driver's duties, in order (DESIGN section 4):
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import IntEnum
+from typing import TYPE_CHECKING
 
-from kvstore.ids import LogIndex, ReplicaId, Term
-from kvstore.raft.messages import Entry, GroupConfig, HardState, Message, SnapshotMeta
+from kvstore.raft.immutable import immutable
+
+if TYPE_CHECKING:
+    from kvstore.ids import LogIndex, ReplicaId, Term
+    from kvstore.raft.messages import Entry, GroupConfig, HardState, Message, SnapshotMeta
 
 
 class Role(IntEnum):
@@ -30,7 +33,7 @@ class Role(IntEnum):
     LEADER = 3
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class ReadState:
     """The read called ``context`` is linearizable at any state from ``index`` on."""
 
@@ -38,7 +41,7 @@ class ReadState:
     index: LogIndex
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class SnapshotRead:
     """Read the next piece of this group's state for ``peer``.
 
@@ -52,7 +55,7 @@ class SnapshotRead:
     bytes_max: int
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class SnapshotWrite:
     """Append ``data`` at ``offset`` of the staged snapshot ``meta``; offset 0 starts afresh.
 
@@ -67,7 +70,7 @@ class SnapshotWrite:
     is_last: bool
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Ready:
     """Everything to persist, send, apply and answer since the last one."""
 
@@ -89,7 +92,7 @@ class Ready:
     """Write a compaction mark: entries up to it are applied and left the core's log."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Status:
     """A view for operators, the router and the controller; never used by the rules."""
 
@@ -107,7 +110,7 @@ class Status:
     """Only on a leader, sorted by replica."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class PeerProgress:
     """How far a leader believes a peer to be."""
 

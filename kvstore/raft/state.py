@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from kvstore.ids import NO_REPLICA, LogIndex, ReplicaId, Term
 from kvstore.phi import ArrivalWindow
 from kvstore.raft.confchange import is_voter, members
+from kvstore.raft.immutable import immutable
 from kvstore.raft.log import RaftLog, size_of
 from kvstore.raft.messages import Entry, GroupConfig, HardState, Message, SnapshotMeta
 from kvstore.raft.reads import ForwardedReads, LeaderReads
@@ -32,7 +33,7 @@ LAST_WORDS_S = 0.1
 its death; it does not bring it back. Whoever is heard later lives."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class RecoveredGroup:
     """What storage brings back: all of it durable, ``entries`` directly behind ``base``."""
 
