@@ -173,6 +173,11 @@ class RaftLog:
         for write in self._writes:
             write.valid_to = min(write.valid_to, LogIndex(first - 1))
 
+    @property
+    def has_unwritten(self) -> bool:
+        """Whether :meth:`take_unwritten` would give anything."""
+        return self._unwritten_from <= self.last_index
+
     def take_unwritten(self) -> tuple[Entry, ...]:
         """Entries that have not been handed out for writing yet."""
         if self._unwritten_from > self.last_index:

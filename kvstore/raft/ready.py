@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING
 from kvstore.raft.immutable import immutable
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from kvstore.ids import LogIndex, ReplicaId, Term
     from kvstore.raft.messages import Entry, GroupConfig, HardState, Message, SnapshotMeta
 
@@ -77,16 +79,16 @@ class Ready:
     hard_state: HardState | None
     entries: tuple[Entry, ...]
     """To append; the first one's index may lie within the log: what follows it is replaced."""
-    messages: tuple[Message, ...]
-    messages_when_durable: tuple[Message, ...]
+    messages: Sequence[Message]
+    messages_when_durable: Sequence[Message]
     committed: tuple[Entry, ...]
     """Committed, durable here and not handed out before."""
-    read_states: tuple[ReadState, ...]
-    reads_failed: tuple[int, ...]
+    read_states: Sequence[ReadState]
+    reads_failed: Sequence[int]
     """Contexts of reads that cannot be confirmed here any more."""
-    snapshot_reads: tuple[SnapshotRead, ...]
-    snapshot_writes: tuple[SnapshotWrite, ...]
-    snapshots_closed: tuple[int, ...]
+    snapshot_reads: Sequence[SnapshotRead]
+    snapshot_writes: Sequence[SnapshotWrite]
+    snapshots_closed: Sequence[int]
     """Transfers that ended, maybe in this very ``Ready``: what they opened can be released."""
     compacted: tuple[LogIndex, Term, GroupConfig] | None
     """Write a compaction mark: entries up to it are applied and left the core's log."""

@@ -82,6 +82,17 @@ def send_appends(state: RaftState) -> None:
             send_append(state, peer)
 
 
+def has_more_to_send(state: RaftState) -> bool:
+    """Whether a peer could be sent what it lacks, or a round of heartbeats would confirm reads."""
+    last_index, options = state.log.last_index, state.options
+    for peer in leading(state).tracker.peers.values():
+        if peer.next_index <= last_index and not peer.is_paused(
+            options.inflight_messages_max, options.inflight_bytes_max
+        ):
+            return True
+    return has_reads_to_confirm(state)
+
+
 def send_append(state: RaftState, peer: Progress, *, even_if_empty: bool = False) -> None:
     """Fill the window of one peer; a probe sends one message and waits."""
     options = state.options
@@ -158,6 +169,11 @@ def send_heartbeats(state: RaftState) -> None:
 
 
 # -- reads ----------------------------------------------------------------------------------------
+
+
+def has_reads_to_confirm(state: RaftState) -> bool:
+    """Whether reads wait for a round to begin. Before the term's first commit they must wait."""
+    return bool(leading(state).reads.waiting) and state.has_committed_in_term
 
 
 def confirm_reads(state: RaftState) -> None:

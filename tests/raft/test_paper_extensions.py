@@ -198,7 +198,7 @@ def test_6_4_reads_of_a_deposed_leader_fail() -> None:
     solo.core.read_index(7, solo.now)
     solo.drain()
     solo.heartbeat(R3, term=9)
-    assert [ready.reads_failed for ready in solo.readies if ready.reads_failed] == [(7,)]
+    assert [ready.reads_failed for ready in solo.readies if ready.reads_failed] == [[7]]
 
 
 def test_6_4_a_follower_asks_and_takes_no_answer_meant_for_an_earlier_life() -> None:
