@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -36,7 +37,7 @@ from kvstore.server.shard_host import GATHER_S, ShardHost
 from kvstore.storage import records
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     from kvstore.ids import ReplicaId
     from kvstore.kv.engine import Engine
@@ -88,7 +89,7 @@ class _Durable:
     host: ShardHost
     index: LogIndex
     term: Term
-    messages: tuple[Message, ...]
+    messages: Sequence[Message]
 
 
 @dataclass(slots=True)
@@ -377,12 +378,12 @@ class RaftDriver:
                 continue
             if item.index:
                 item.host.core.persisted(item.index, item.term, now)
-                self.wake(item.host)
             outbox.add(item.host, item.messages)
             for message in item.messages:
                 if message.receiver == item.host.core.replica:
                     item.host.core.step(message, now)
-                    self.wake(item.host)
+            if item.host.core.has_ready():
+                self.wake(item.host)
         self._sender.send(outbox)
 
     def _note_role(self, host: ShardHost, now: float) -> None:
