@@ -35,7 +35,7 @@ class Handover:
         log, saved = state.log, self._saved
         return (
             state.handed_index < min(state.commit_index, log.durable_index)
-            or log.has_unwritten
+            or log.unwritten_from <= log.last_index
             or not state.out.is_empty
             or state.term != saved.term
             or state.vote != saved.vote

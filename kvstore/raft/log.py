@@ -57,7 +57,8 @@ class RaftLog:
         self.bytes = 0
         self.extend(entries)
         self.durable_index = self.last_index
-        self._unwritten_from = LogIndex(self.last_index + 1)
+        self.unwritten_from = LogIndex(self.last_index + 1)
+        """Entries from here on have not been handed out for writing yet."""
         self._writes: deque[_Write] = deque()
 
     # -- questions --------------------------------------------------------------------------
@@ -164,22 +165,17 @@ class RaftLog:
         while self._configs[-1][0] >= first:
             self._configs.pop()
         self.durable_index = min(self.durable_index, LogIndex(first - 1))
-        self._unwritten_from = min(self._unwritten_from, first)
+        self.unwritten_from = min(self.unwritten_from, first)
         for write in self._writes:
             write.valid_to = min(write.valid_to, LogIndex(first - 1))
-
-    @property
-    def has_unwritten(self) -> bool:
-        """Whether :meth:`take_unwritten` would give anything."""
-        return self._unwritten_from <= self.last_index
 
     def take_unwritten(self) -> tuple[Entry, ...]:
         """Entries that have not been handed out for writing yet."""
         last_index = self.last_index
-        if self._unwritten_from > last_index:
+        if self.unwritten_from > last_index:
             return ()
-        entries = self.between(self._unwritten_from, last_index)
-        self._unwritten_from = LogIndex(last_index + 1)
+        entries = self.between(self.unwritten_from, last_index)
+        self.unwritten_from = LogIndex(last_index + 1)
         self._writes.append(_Write(last_index, self.last_term, last_index))
         return entries
 
@@ -226,6 +222,6 @@ class RaftLog:
         self.base_term = self.last_term = meta.term
         self.bytes = 0
         self.durable_index = meta.index
-        self._unwritten_from = LogIndex(meta.index + 1)
+        self.unwritten_from = LogIndex(meta.index + 1)
         for write in self._writes:
             write.valid_to = LogIndex(0)
