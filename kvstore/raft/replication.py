@@ -180,6 +180,8 @@ def has_reads_to_confirm(state: RaftState) -> bool:
 def confirm_reads(state: RaftState) -> None:
     """Release the reads whose round a quorum has answered."""
     lead = leading(state)
+    if not lead.reads.is_confirming:
+        return
     number = lead.tracker.quorum_read_round(lead.read_round)
     for request, index in lead.reads.confirm(number):
         answer_read(state, request.origin, request.context, index)
