@@ -25,7 +25,7 @@ from kvstore.errors import Internal, InvalidArgument
 from kvstore.kv.limits import U64_MAX, ApplyLimits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
 PUT: Final = 0
 DELETE: Final = 1
@@ -124,14 +124,14 @@ def _decode_flat(encoded: bytes) -> list[Any]:
 
 
 def decode_commands(
-    batch: Batch, limits: ApplyLimits, owns: Callable[[bytes], bool]
+    batch: Batch, limits: ApplyLimits, owns: Callable[[Collection[bytes]], bool]
 ) -> list[Command]:
     """Read and check all commands of ``batch``.
 
     Args:
         batch: As :func:`decode_batch` opened it.
         limits: What keys and values must keep to.
-        owns: Whether a key belongs to this shard.
+        owns: Whether keys all belong to this shard.
 
     Raises:
         InvalidArgument: names the first command that breaks a rule, and the rule.
@@ -158,7 +158,7 @@ def decode_commands(
                 _refuse(commands, f"a value must be at most {value_bytes_max} bytes")
             if op == CAS and type(command[2]) is not bytes and command[2] is not None:
                 _refuse(commands, "the expected value must be bytes or nil")
-        if not owns(key):
+        if not owns((key,)):
             _refuse(commands, "the key belongs to another shard")
         commands.append(command)
     if len(commands) != batch.announced:
@@ -166,7 +166,9 @@ def decode_commands(
     return commands
 
 
-def _decode_puts(batch: Batch, limits: ApplyLimits, owns: Callable[[bytes], bool]) -> list[Command]:
+def _decode_puts(
+    batch: Batch, limits: ApplyLimits, owns: Callable[[Collection[bytes]], bool]
+) -> list[Command]:
     """The commands of a batch of nothing but puts that breaks no rule; empty for any other.
 
     Most batches are of this kind, and each is decoded on every replica: so whole columns are
@@ -183,7 +185,7 @@ def _decode_puts(batch: Batch, limits: ApplyLimits, owns: Callable[[bytes], bool
         and all(keys)
         and len(max(keys, key=len)) <= limits.key_bytes_max
         and len(max(new_values, key=len)) <= limits.value_bytes_max
-        and all(map(owns, keys))
+        and owns(keys)
     ):
         return list(zip(operations, keys, new_values, strict=True))
     return []

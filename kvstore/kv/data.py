@@ -7,7 +7,7 @@ once however often it changed. Readers see only what is written.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from kvstore.errors import InvalidArgument
 from kvstore.kv import values
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from kvstore.ids import ShardId
     from kvstore.kv.commands import Command
     from kvstore.kv.engine import Engine, WriteBatch
+
+
+_UNCHANGED: Final = b"unchanged"
+"""Told from every row by its identity."""
 
 
 class Row(NamedTuple):
@@ -77,10 +81,12 @@ class Data:
 
     def _row(self, key: bytes) -> bytes | None:
         """The row as of the command before."""
-        if key in self._unwritten:
-            return self._unwritten[key]
-        row = self._cache.get(key)
-        return self._engine.get(key) if row is None else row
+        row = self._unwritten.get(key, _UNCHANGED)
+        if row is _UNCHANGED:
+            row = self._cache.get(key)
+            if row is None:
+                row = self._engine.get(key)
+        return row
 
     def _put(self, key: bytes, before: bytes | None, revision: int, value: bytes) -> None:
         if before is None:

@@ -30,7 +30,7 @@ from kvstore.kv.engine import Space, rows_of, space_prefix, space_range
 from kvstore.kv.sessions import Sessions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     from kvstore.ids import ShardId
     from kvstore.kv.data import Row
@@ -48,7 +48,9 @@ class StateMachine:
     _written: Applied
     _sessions: Sessions
 
-    def __init__(self, shard: ShardId, engine: Engine, *, owns: Callable[[bytes], bool]) -> None:
+    def __init__(
+        self, shard: ShardId, engine: Engine, *, owns: Callable[[Collection[bytes]], bool]
+    ) -> None:
         """Take up the state that the engine holds; an empty engine is a new shard.
 
         Takes long where :meth:`reload` does.
@@ -56,7 +58,7 @@ class StateMachine:
         Args:
             shard: Whose rows in the engine these are.
             engine: Where all state is kept.
-            owns: Whether a key belongs to the shard; must only depend on the key.
+            owns: Whether keys all belong to the shard; must only depend on the keys.
 
         Raises:
             DataDirectoryError: a newer version wrote it.

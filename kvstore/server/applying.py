@@ -19,7 +19,7 @@ from kvstore.kv.engine import WriteBatch
 from kvstore.server.shard_host import ShardHost
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable
+    from collections.abc import Callable, Collection
 
     from kvstore.kv.engine import Engine
     from kvstore.server.scheduling import Loop
@@ -75,11 +75,10 @@ class Applier:
 
     def apply(self, hosts: Collection[ShardHost]) -> None:
         """Run what is committed, all groups in one engine write, then serve reads."""
-        if self._unwritten is None:
+        if waiting := [host for host in hosts if self.can_apply(host)]:
             applied = _Applied(self._engine.batch())
-            self._gather(hosts, applied)
-            if applied.last:
-                self._write(applied)
+            self._gather(waiting, applied)
+            self._write(applied)
         for host in hosts:
             host.serve_reads()
 
@@ -93,9 +92,8 @@ class Applier:
         else:
             self._when_written.append(callback)
 
-    def _gather(self, hosts: Iterable[ShardHost], applied: _Applied) -> None:
+    def _gather(self, waiting: list[ShardHost], applied: _Applied) -> None:
         """A fair share of the budget for everybody, then the rest for whoever has more."""
-        waiting = [host for host in hosts if self.can_apply(host)]
         budget = APPLY_BYTES_MAX
         while waiting and budget > 0:
             share = budget // len(waiting)

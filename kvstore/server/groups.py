@@ -31,11 +31,11 @@ from kvstore.raft.messages import GroupConfig, HardState, SnapshotMeta
 from kvstore.server.recovery import marks_missing, recover_group
 from kvstore.server.replicas import ReplicaNodes
 from kvstore.server.shard_host import ShardHost
-from kvstore.sharding.ring import belongs_to
+from kvstore.sharding.ring import belong_to
 from kvstore.storage import records, stays
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from kvstore.config import NodeConfig
     from kvstore.ids import NodeId
@@ -79,11 +79,11 @@ def _founders(founding: ShardMap, group: GroupId) -> GroupConfig:
     return GroupConfig(tuple(sorted(replica.id for replica in founding.members(group))))
 
 
-def owner_of_keys(group: GroupId, shards: int) -> Callable[[bytes], bool]:
-    """Whether a key belongs to ``group``; the meta group has keys of its own."""
+def owner_of_keys(group: GroupId, shards: int) -> Callable[[Collection[bytes]], bool]:
+    """Whether keys all belong to ``group``; the meta group has keys of its own."""
     if group == META_GROUP:
-        return lambda key: True
-    return belongs_to(shard_of_group(group), shards)
+        return lambda keys: True
+    return belong_to(shard_of_group(group), shards)
 
 
 def load_machine(group: GroupId, shards: int, engine: Engine) -> StateMachine:

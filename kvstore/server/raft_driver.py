@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -191,7 +192,7 @@ class RaftDriver:
         """
         for _, message in messages:
             check_message(message)
-        self.guarded(lambda: self._step(node, messages))
+        self.guarded(self._step, node, messages)
 
     def _step(self, node: NodeId, messages: Sequence[tuple[GroupId, Message]]) -> None:
         now = self._clock()
@@ -273,7 +274,7 @@ class RaftDriver:
             if host.core.has_ready() or self._roles.get(host) != _role_of(host):
                 self.wake(host)
 
-    def guarded(self, work: Callable[[], None]) -> None:
+    def guarded(self, work: Callable[..., None], *arguments: object) -> None:
         """Run ``work`` unless stopped; if it fails the node must stop.
 
         For every callback that touches a core: an event loop only logs what one raises.
@@ -281,7 +282,7 @@ class RaftDriver:
         if self._stopped:
             return
         try:
-            work()
+            work(*arguments)
         except BaseException as error:
             self.fail(error)
             raise
@@ -336,37 +337,38 @@ class RaftDriver:
             batch.records.append(
                 records.encode_hard_state(group, ready.hard_state.term, ready.hard_state.vote)
             )
-        batch.records += [
-            records.encode_entry(group, entry.index, entry.term, entry.kind, entry.payload)
-            for entry in ready.entries
-        ]
+        for entry in ready.entries:
+            batch.records.append(
+                records.encode_entry(group, entry.index, entry.term, entry.kind, entry.payload)
+            )
         if ready.compacted is not None:
             index, term, config = ready.compacted
             batch.records.append(records.encode_mark(group, index, term, confchange.encode(config)))
-        if ready.entries or ready.messages_when_durable:
-            last = ready.entries[-1] if ready.entries else None
+        if ready.entries:
+            last = ready.entries[-1]
             batch.when_durable.append(
-                _Durable(
-                    host,
-                    last.index if last else LogIndex(0),
-                    last.term if last else Term(0),
-                    ready.messages_when_durable,
-                )
+                _Durable(host, last.index, last.term, ready.messages_when_durable)
+            )
+        elif ready.messages_when_durable:
+            batch.when_durable.append(
+                _Durable(host, LogIndex(0), Term(0), ready.messages_when_durable)
             )
 
     def _append(self, batch: _LogBatch, *, urgent: bool = False) -> None:
         if batch.records or batch.when_durable:
-            done = batch.when_durable
-            self._wal.append(
-                batch.records, lambda: self.guarded(lambda: self._durable(done)), urgent=urgent
-            )
+            done = functools.partial(self.guarded, self._durable, batch.when_durable)
+            self._wal.append(batch.records, done, urgent=urgent)
 
     def _take(self, host: ShardHost, ready: Ready, outbox: Outbox) -> None:
         """What need not wait for the log."""
-        host.observe(ready.entries)
-        outbox.add(host, ready.messages)
-        host.commit(ready.committed)
-        host.confirm(ready.read_states, ready.reads_failed)
+        if ready.entries:
+            host.observe(ready.entries)
+        if ready.messages:
+            outbox.add(host, ready.messages)
+        if ready.committed:
+            host.commit(ready.committed)
+        if ready.read_states or ready.reads_failed:
+            host.confirm(ready.read_states, ready.reads_failed)
         if self.snapshots is not None:
             self.snapshots.handle(host, ready)
 
@@ -374,16 +376,18 @@ class RaftDriver:
         now = self._clock()
         outbox = Outbox()
         for item in done:
-            if item.host.has_left:
+            host, messages = item.host, item.messages
+            if host.has_left:
                 continue
             if item.index:
-                item.host.core.persisted(item.index, item.term, now)
-            outbox.add(item.host, item.messages)
-            for message in item.messages:
-                if message.receiver == item.host.core.replica:
-                    item.host.core.step(message, now)
-            if item.host.core.has_ready():
-                self.wake(item.host)
+                host.core.persisted(item.index, item.term, now)
+            if messages:
+                outbox.add(host, messages)
+                for message in messages:
+                    if message.receiver == host.core.replica:
+                        host.core.step(message, now)
+            if host.core.has_ready():
+                self.wake(host)
         self._sender.send(outbox)
 
     def _note_role(self, host: ShardHost, now: float) -> None:

@@ -15,7 +15,7 @@ import xxhash
 from kvstore.ids import ShardId
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     from kvstore.ids import NodeId
 
@@ -34,11 +34,16 @@ def shard_of(key: bytes, shards: int) -> ShardId:
     return ShardId(position(key) >> (RING_BITS - shards.bit_length() + 1))
 
 
-def belongs_to(shard: ShardId, shards: int) -> Callable[[bytes], bool]:
-    """Whether a key belongs to ``shard``, as a function: it is asked about every command."""
+def belong_to(shard: ShardId, shards: int) -> Callable[[Collection[bytes]], bool]:
+    """Whether keys all belong to ``shard``, as a function: it is asked about every command."""
     hash_of = xxhash.xxh3_64_intdigest
-    shift = RING_BITS - shards.bit_length() + 1
-    return lambda key: hash_of(key) >> shift == shard
+    first, last = arc_start(shard, shards), arc_start(ShardId(shard + 1), shards) - 1
+
+    def all_belong(keys: Collection[bytes]) -> bool:
+        positions = list(map(hash_of, keys))
+        return first <= min(positions) and max(positions) <= last
+
+    return all_belong
 
 
 def arc_start(shard: ShardId, shards: int) -> int:

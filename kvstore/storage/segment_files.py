@@ -125,6 +125,10 @@ class SegmentFiles:
         with contextlib.suppress(FileNotFoundError):
             self.has_reserve = self._reserve.stat().st_size == self._config.reserve_bytes
 
+    def is_prepared(self, *, spare: bool) -> bool:
+        """Whether :meth:`prepare` has nothing to make."""
+        return self.has_reserve and (not spare or bool(self._spare_bytes))
+
     def prepare(self, *, spare: bool) -> None:
         """Make the reserve, and the spare file too if ``spare``, unless they are there."""
         if not self.has_reserve:

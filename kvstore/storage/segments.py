@@ -66,6 +66,16 @@ class Segments:
             return False
         return self._active.room >= batch_bytes(body_bytes)
 
+    def is_ready_for(self, body_bytes: int) -> bool:
+        """Whether a batch can be written, and :meth:`prepare` has nothing to do then."""
+        return self.has_room(body_bytes, urgent=False) and self._made.is_prepared(
+            spare=self._is_short_of_room
+        )
+
+    @property
+    def _is_short_of_room(self) -> bool:
+        return self._active.room < self._segment_bytes // 2
+
     def write(self, batch: Sequence[bytes], body_bytes: int) -> None:
         """Write and sync one batch, for which there is room."""
         active = self._active
@@ -113,7 +123,7 @@ class Segments:
 
         A full disk is so noticed while half a segment is still free.
         """
-        self._made.prepare(spare=self._active.room < self._segment_bytes // 2)
+        self._made.prepare(spare=self._is_short_of_room)
 
     def release(self, covered: Mapping[int, int]) -> None:
         """Delete segments, oldest first, whose entries are all covered and marked as applied."""

@@ -21,6 +21,7 @@ is written or acknowledged after it.
 from __future__ import annotations
 
 import queue
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -85,6 +86,8 @@ class LogWriter:
     ) -> None:
         self.orders: Final[queue.SimpleQueue[Order]] = queue.SimpleQueue()
         self.live_bytes = segments.live_bytes
+        self._turn = threading.Lock()
+        """Held by whoever uses the segments."""
         self._segments = segments
         self._reports = reports
         self._clock = clock
@@ -97,16 +100,13 @@ class LogWriter:
     def run(self) -> None:
         """The thread: until closed, or until the disk fails."""
         try:
-            self._prepare()
+            with self._turn:
+                self._prepare()
             while not self._closing:
                 self.step()
             self._segments.close()
-        except OSError as error:
-            failure = Internal(f"the log cannot be written: {error}")
-            failure.__cause__ = error
-            self._reports.fatal(failure)
         except BaseException as error:  # noqa: BLE001  whatever it is, the node must stop
-            self._reports.fatal(error)
+            self._reports.fatal(failure_of(error))
 
     def step(self) -> None:
         """Take the orders that have come, waiting for one if there is none; carry them out.
@@ -116,10 +116,40 @@ class LogWriter:
             OSError: the disk failed in another way; like that, the end of this log.
         """
         self._gather()
-        self._write_waiting()
-        self._prepare()
-        self._release()
-        self.live_bytes = self._segments.live_bytes
+        with self._turn:
+            self._write_waiting()
+            self._prepare()
+            self._release()
+            self.live_bytes = self._segments.live_bytes
+
+    def write_now(self, appends: Sequence[Append], bytes_max: int) -> bool:
+        """Make ``appends`` durable in the caller's thread, if they are small and no work waits.
+
+        Only for a caller whose earlier appends are all durable. False, and nothing was done, if
+        the thread is at work or room is short: then they are to go the usual way.
+
+        Raises:
+            Internal: a sync failed.
+            OSError: the disk failed in another way; like that, the end of this log.
+        """
+        if not self._turn.acquire(blocking=False):
+            return False
+        try:
+            size = sum(append.size for append in appends)
+            is_at_rest = not self._full and not self._waiting
+            if not (0 < size <= bytes_max and is_at_rest and self._segments.is_ready_for(size)):
+                return False
+            records = list(chain.from_iterable(append.records for append in appends))
+            self._segments.write(records, size)
+            self._segments.note(records)
+            self.live_bytes = self._segments.live_bytes
+        except OSError as error:
+            if not is_full(error):
+                raise
+            return False
+        finally:
+            self._turn.release()
+        return True
 
     def _gather(self) -> None:
         """Wait for orders, for a bounded time if room is being looked for; take all there are."""
@@ -220,3 +250,12 @@ class LogWriter:
         for order in self._releases:
             self._segments.release(order.covered)
         self._releases.clear()
+
+
+def failure_of(error: BaseException) -> BaseException:
+    """What to tell of an error that ends the log."""
+    if not isinstance(error, OSError):
+        return error
+    failure = Internal(f"the log cannot be written: {error}")
+    failure.__cause__ = error
+    return failure

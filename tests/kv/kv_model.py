@@ -15,7 +15,7 @@ from kvstore.kv.state_machine import StateMachine
 from kvstore.storage.memory import MemoryEngine
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
 SHARD = ShardId(5)
 START_MS = 1_700_000_000_000
@@ -28,6 +28,11 @@ Outcome = list[bool] | type[KVError]
 
 def owns(key: bytes) -> bool:
     return key != FOREIGN
+
+
+def own_all(keys: Collection[bytes]) -> bool:
+    """The same of several."""
+    return all(map(owns, keys))
 
 
 @dataclass(frozen=True)
@@ -135,7 +140,7 @@ class Replica:
 
     def __init__(self) -> None:
         self.engine = MemoryEngine()
-        self.machine = StateMachine(SHARD, self.engine, owns=owns)
+        self.machine = StateMachine(SHARD, self.engine, owns=own_all)
         self._batch = self.engine.batch()
         self._index = 0
 
@@ -160,7 +165,7 @@ class Replica:
 
     def restart(self) -> None:
         """As after a crash right behind the last write; only written state survives."""
-        self.machine = StateMachine(SHARD, self.engine, owns=owns)
+        self.machine = StateMachine(SHARD, self.engine, owns=own_all)
         self._batch = self.engine.batch()
         self._index = self.machine.applied_index
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kv_model import LIMITS, owns
+from kv_model import LIMITS, own_all, owns
 
 from kvstore.config import LimitsConfig
 from kvstore.errors import Internal, InvalidArgument
@@ -34,7 +34,7 @@ def test_a_batch_comes_back_as_it_was(
     encoded = commands.encode_batch(*session, seq, ack, run)
     opened = commands.decode_batch(encoded, len(run))
     assert (opened.session, opened.seq, opened.ack_below) == (session, seq, ack)
-    assert commands.decode_commands(opened, LIMITS, owns) == run
+    assert commands.decode_commands(opened, LIMITS, own_all) == run
 
 
 def test_the_bytes_of_a_batch_are_pinned() -> None:
@@ -72,7 +72,7 @@ def test_a_refusal_names_the_command() -> None:
     encoded = commands.encode_batch(0, 0, 0, 0, [(DELETE, b"a"), (PUT, b"b", b"v" * 65)])
     opened = commands.decode_batch(encoded, 2)
     with pytest.raises(InvalidArgument, match="command 1: a value must be at most 64 bytes"):
-        commands.decode_commands(opened, LIMITS, owns)
+        commands.decode_commands(opened, LIMITS, own_all)
 
 
 BATCHES = st.lists(st.tuples(st.integers(1, 4096), st.binary(max_size=40)), max_size=6)

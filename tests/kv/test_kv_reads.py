@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kv_model import LIMITS, START_MS, Replica, Sent, outcome, owns
+from kv_model import LIMITS, START_MS, Replica, Sent, outcome, own_all
 
 from kvstore.config import LimitsConfig
 from kvstore.errors import DataDirectoryError, Internal, InvalidArgument
@@ -205,7 +205,7 @@ def test_pages_add_up_to_the_whole(keys: set[bytes], limit: int, bytes_max: int)
 
 
 def test_shards_share_an_engine_and_nothing_else(replica: Replica) -> None:
-    neighbours = [StateMachine(ShardId(n), replica.engine, owns=owns) for n in (4, 6, 65535)]
+    neighbours = [StateMachine(ShardId(n), replica.engine, owns=own_all) for n in (4, 6, 65535)]
     for machine in neighbours:
         batch = replica.engine.batch()
         encoded = commands.encode_batch(0, 0, 0, 0, [(PUT, b"x", bytes([machine.applied_index]))])

@@ -30,7 +30,7 @@ def test_twice_the_shards_split_each_in_two(key: bytes, shards: int) -> None:
 @settings(deadline=None)
 @given(key=st.binary(min_size=1, max_size=64), shards=shard_counts)
 def test_a_key_belongs_to_one_shard(key: bytes, shards: int) -> None:
-    owners = [s for s in range(shards) if ring.belongs_to(ShardId(s), shards)(key)]
+    owners = [s for s in range(shards) if ring.belong_to(ShardId(s), shards)([key])]
     assert owners == [ring.shard_of(key, shards)]
 
 
