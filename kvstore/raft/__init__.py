@@ -10,6 +10,6 @@ The paper is Ongaro and Ousterhout 2014 ("Raft §…"), with Ongaro's thesis of 
 5. Rules that several roles share: ``snapshots``, ``replication``, ``membership``, ``commit``,
    ``compaction``, ``election``.
 6. The roles, one small handler a message: ``follower``, ``candidate``, ``leader``.
-7. The door: ``validation``, then ``dispatch`` by term and role, and ``core``, the façade, with
-   ``status`` for those who only look.
+7. The door: ``validation``, then ``dispatch`` by term and role; ``handover`` to the driver; and
+   ``core``, the façade, with ``status`` for those who only look.
 """

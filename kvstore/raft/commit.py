@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 def advance_commit(state: RaftState) -> None:
     """Commit what a quorum holds, but only by counting an entry of our own term (§5.4.2)."""
+    if state.commit_index == state.log.last_index:
+        return
     lead = leading(state)
     index = lead.tracker.quorum_index(state.log.durable_index)
     if index <= state.commit_index or state.log.term_at(index) != state.term:

@@ -24,13 +24,13 @@ from kvstore.raft import (
     replication,
     snapshots,
 )
-from kvstore.raft.messages import HardState, HeartbeatResponse, SnapshotMeta
+from kvstore.raft.handover import Handover
+from kvstore.raft.messages import SnapshotMeta
 from kvstore.raft.progress import ProgressState
 from kvstore.raft.reads import ReadRequest
-from kvstore.raft.ready import Ready, Role
-from kvstore.raft.state import Outbox, RaftState, RecoveredGroup
+from kvstore.raft.ready import Role
+from kvstore.raft.state import RaftState, RecoveredGroup
 from kvstore.raft.status import status_of
-from kvstore.raft.validation import is_plausible
 
 if TYPE_CHECKING:
     import random
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 
     from kvstore.config import RaftConfig
     from kvstore.ids import ReplicaId, Term
-    from kvstore.raft.messages import Entry, GroupConfig, Message
-    from kvstore.raft.ready import Status
+    from kvstore.raft.messages import GroupConfig, Message
+    from kvstore.raft.ready import Ready, Status
 
 __all__ = ["RaftCore", "RecoveredGroup"]
 
@@ -57,7 +57,7 @@ class RaftCore:
         now: float,
     ) -> None:
         self._state = RaftState(replica, config, recovered, rng, now)
-        self._saved = recovered.hard_state
+        self._handover = Handover(recovered.hard_state)
         self._ticked_at = now
         self._changed = True
 
@@ -152,23 +152,20 @@ class RaftCore:
             self._changed = True
 
     def step(self, message: Message, now: float) -> None:
-        """Take one message. What is not for this replica, unknown or of the past is dropped."""
+        """Take one message. What is not for this replica, unknown or of the past is dropped.
+
+        Of what comes from the network only what is plausible (see :mod:`kvstore.raft.validation`).
+        """
         state = self._state
-        if message.receiver != state.replica or not is_plausible(message):
+        if message.receiver != state.replica:
             return
         self._advance(now)
-        if message.term == state.term and isinstance(message, HeartbeatResponse):
-            # By far the most frequent one in an idle group, and mostly nothing follows.
-            if state.leading is not None:
-                leader.handle_heartbeat_response(state, message)
-            self._changed |= not state.out.is_empty
-            return
-        self._changed = True
         dispatch.dispatch(state, message)
+        self._changed = self._changed or self._handover.has_more(state)
 
     def _advance(self, now: float) -> None:
-        state = self._state
-        state.now = max(state.now, now)
+        if now > self._state.now:
+            self._state.now = now
 
     # -- requests of the driver -----------------------------------------------------------------
 
@@ -281,9 +278,9 @@ class RaftCore:
         self._advance(now)
         state = self._state
         if state.log.wrote(index, term):
-            self._changed = True
             if state.leading is not None:
                 commit.advance_commit(state)
+            self._changed = self._changed or self._handover.has_more(state)
 
     def applied(self, index: LogIndex) -> None:
         """The state machine holds everything up to ``index``; the log may be compacted."""
@@ -346,44 +343,5 @@ class RaftCore:
     def ready(self, now: float) -> Ready:
         """Everything to persist, send, apply and answer since the last call."""
         self._advance(now)
-        state = self._state
-        if state.leading is not None:
-            if state.leading.reads.waiting and state.has_committed_in_term:
-                replication.send_heartbeats(state)
-            replication.send_appends(state)
-        out, state.out = state.out, Outbox()
         self._changed = False
-        hard_state = self._take_hard_state()
-        messages, when_durable = out.messages, out.messages_when_durable
-        if hard_state is not None:
-            messages, when_durable = [], messages + when_durable
-        return Ready(
-            hard_state=hard_state,
-            entries=state.log.take_unwritten(),
-            messages=tuple(messages),
-            messages_when_durable=tuple(when_durable),
-            committed=self._take_committed(),
-            read_states=tuple(out.read_states),
-            reads_failed=tuple(out.reads_failed),
-            snapshot_reads=tuple(out.snapshot_reads),
-            snapshot_writes=tuple(out.snapshot_writes),
-            snapshots_closed=tuple(out.snapshots_closed),
-            compacted=out.compacted,
-        )
-
-    def _take_hard_state(self) -> HardState | None:
-        """Term and vote if they changed: then nothing may leave before they are durable."""
-        state = self._state
-        if (state.term, state.vote) == (self._saved.term, self._saved.vote):
-            return None
-        self._saved = HardState(state.term, state.vote)
-        return self._saved
-
-    def _take_committed(self) -> tuple[Entry, ...]:
-        state = self._state
-        last = min(state.commit_index, state.log.durable_index)
-        if last <= state.handed_index:
-            return ()
-        entries = state.log.between(LogIndex(state.handed_index + 1), last)
-        state.handed_index = last
-        return entries
+        return self._handover.take(self._state)

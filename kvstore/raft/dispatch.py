@@ -84,15 +84,15 @@ def _answer_past_term(state: RaftState, message: Message) -> None:
 def _handle(state: RaftState, message: Message) -> None:
     """A message of the current term."""
     match message:
-        case VoteRequest():
-            election.answer_request(state, message)
-        case VoteResponse():
-            candidate.handle_vote_response(state, message)
         case AppendRequest() | Heartbeat() | SnapshotChunk() | TimeoutNow():
             _handle_from_leader(state, message)
         case AppendResponse() | HeartbeatResponse() | SnapshotResponse():
             if state.leading is not None:
                 _handle_as_leader(state, message)
+        case VoteRequest():
+            election.answer_request(state, message)
+        case VoteResponse():
+            candidate.handle_vote_response(state, message)
         case ReadIndexRequest():
             if state.leading is not None:
                 leader.handle_read_index_request(state, message)

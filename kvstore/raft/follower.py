@@ -55,17 +55,14 @@ def handle_append(state: RaftState, request: AppendRequest) -> None:
 
 
 def _commit_to(state: RaftState, index: LogIndex) -> None:
-    state.commit_index = max(state.commit_index, min(index, state.log.last_index))
+    index = min(index, state.log.last_index)
+    if index > state.commit_index:
+        state.commit_index = index
 
 
 def _respond(state: RaftState, request: AppendRequest, *, match_index: LogIndex) -> None:
     state.out.messages_when_durable.append(
-        AppendResponse(
-            sender=state.replica,
-            receiver=request.sender,
-            term=state.term,
-            match_index=match_index,
-        )
+        AppendResponse(state.replica, request.sender, state.term, match_index)
     )
 
 
@@ -95,12 +92,7 @@ def handle_heartbeat(state: RaftState, heartbeat: Heartbeat) -> None:
     if not state.is_installing:
         _commit_to(state, heartbeat.commit_index)
     state.out.messages.append(
-        HeartbeatResponse(
-            sender=state.replica,
-            receiver=heartbeat.sender,
-            term=state.term,
-            read_round=heartbeat.read_round,
-        )
+        HeartbeatResponse(state.replica, heartbeat.sender, state.term, heartbeat.read_round)
     )
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         SnapshotResponse,
     )
     from kvstore.raft.progress import Progress
-    from kvstore.raft.state import RaftState
+    from kvstore.raft.state import LeaderState, RaftState
 
 
 def handle_append_response(state: RaftState, response: AppendResponse) -> None:
@@ -67,7 +67,8 @@ def handle_heartbeat_response(state: RaftState, response: HeartbeatResponse) -> 
     peer.arrivals.arrived(state.now)
     if response.read_round <= lead.read_round:
         peer.read_round = max(peer.read_round, response.read_round)
-        _note_lease(state, peer)
+        if lead.rounds_sent:
+            _note_lease(state, lead, peer)
     replication.confirm_reads(state)
     peer.probe_sent = False
     snapshots.check_progress(state, peer)
@@ -82,9 +83,8 @@ def handle_heartbeat_response(state: RaftState, response: HeartbeatResponse) -> 
     membership.tell_departed(state, peer)
 
 
-def _note_lease(state: RaftState, peer: Progress) -> None:
+def _note_lease(state: RaftState, lead: LeaderState, peer: Progress) -> None:
     """Remember when the answered heartbeat was sent; forget rounds that nobody needs."""
-    lead = replication.leading(state)
     for number, sent_at in lead.rounds_sent:
         if number > peer.read_round:
             break

@@ -44,30 +44,24 @@ class _Write:
 
 
 class RaftLog:
-    """Entries behind ``base``, all of them durable at the start."""
+    """Entries behind ``base``, all of them durable at the start.
+
+    ``last_index`` and ``last_term`` are those of the last entry, or of the base.
+    """
 
     def __init__(self, base: SnapshotMeta, entries: Sequence[Entry]) -> None:
         self._entries: list[Entry] = []
         self._configs: list[tuple[LogIndex, GroupConfig]] = [(base.index, base.config)]
-        self.base_index = base.index
-        self.base_term = base.term
+        self.base_index = self.last_index = base.index
+        self.base_term = self.last_term = base.term
         self.bytes = 0
         self.extend(entries)
         self.durable_index = self.last_index
-        self._unwritten_from = LogIndex(self.last_index + 1)
+        self.unwritten_from = LogIndex(self.last_index + 1)
+        """Entries from here on have not been handed out for writing yet."""
         self._writes: deque[_Write] = deque()
 
     # -- questions --------------------------------------------------------------------------
-
-    @property
-    def last_index(self) -> LogIndex:
-        """Index of the last entry, or of the base."""
-        return LogIndex(self.base_index + len(self._entries))
-
-    @property
-    def last_term(self) -> Term:
-        """Term of the last entry, or of the base."""
-        return self._entries[-1].term if self._entries else self.base_term
 
     @property
     def config(self) -> GroupConfig:
@@ -137,6 +131,7 @@ class RaftLog:
             assert entry.index == self.last_index + 1
             assert entry.term >= self.last_term
             self._entries.append(entry)
+            self.last_index, self.last_term = entry.index, entry.term
             self.bytes += size_of(entry)
             if entry.kind is EntryKind.CONFIG:
                 self._configs.append((entry.index, confchange.decode(entry.payload)))
@@ -144,10 +139,9 @@ class RaftLog:
     def conflict(self, entries: Sequence[Entry]) -> LogIndex | None:
         """Where a leader's entries part from ours, if they contradict what we have."""
         for entry in entries:
-            term = self.term_at(entry.index)
-            if term is None:
+            if entry.index > self.last_index:
                 return None
-            if term != entry.term:
+            if self.term_at(entry.index) != entry.term:
                 return entry.index
         return None
 
@@ -166,20 +160,23 @@ class RaftLog:
         assert start >= 0
         self.bytes -= sum(size_of(entry) for entry in self._entries[start:])
         del self._entries[start:]
+        self.last_index = LogIndex(first - 1)
+        self.last_term = self._entries[-1].term if self._entries else self.base_term
         while self._configs[-1][0] >= first:
             self._configs.pop()
         self.durable_index = min(self.durable_index, LogIndex(first - 1))
-        self._unwritten_from = min(self._unwritten_from, first)
+        self.unwritten_from = min(self.unwritten_from, first)
         for write in self._writes:
             write.valid_to = min(write.valid_to, LogIndex(first - 1))
 
     def take_unwritten(self) -> tuple[Entry, ...]:
         """Entries that have not been handed out for writing yet."""
-        if self._unwritten_from > self.last_index:
+        last_index = self.last_index
+        if self.unwritten_from > last_index:
             return ()
-        entries = self.between(self._unwritten_from, self.last_index)
-        self._unwritten_from = LogIndex(self.last_index + 1)
-        self._writes.append(_Write(self.last_index, self.last_term, self.last_index))
+        entries = self.between(self.unwritten_from, last_index)
+        self.unwritten_from = LogIndex(last_index + 1)
+        self._writes.append(_Write(last_index, self.last_term, last_index))
         return entries
 
     def wrote(self, index: LogIndex, term: Term) -> bool:
@@ -187,13 +184,15 @@ class RaftLog:
 
         Only what has not been replaced since counts. True if more is durable than before.
         """
-        if not any((w.last_index, w.last_term) == (index, term) for w in self._writes):
-            return False
-        before, ended = self.durable_index, False
-        while not ended:
-            write = self._writes.popleft()
-            self.durable_index = max(self.durable_index, write.valid_to)
-            ended = (write.last_index, write.last_term) == (index, term)
+        for count, write in enumerate(self._writes, start=1):
+            if write.last_index == index and write.last_term == term:
+                return self._end_writes(count)
+        return False
+
+    def _end_writes(self, count: int) -> bool:
+        before = self.durable_index
+        for _ in range(count):
+            self.durable_index = max(self.durable_index, self._writes.popleft().valid_to)
         return self.durable_index > before
 
     def compact(self, index: LogIndex) -> None:
@@ -219,9 +218,10 @@ class RaftLog:
         """A snapshot replaces everything."""
         self._entries.clear()
         self._configs = [(meta.index, meta.config)]
-        self.base_index, self.base_term = meta.index, meta.term
+        self.base_index = self.last_index = meta.index
+        self.base_term = self.last_term = meta.term
         self.bytes = 0
         self.durable_index = meta.index
-        self._unwritten_from = LogIndex(meta.index + 1)
+        self.unwritten_from = LogIndex(meta.index + 1)
         for write in self._writes:
             write.valid_to = LogIndex(0)

@@ -7,11 +7,12 @@ envelope's business. All are immutable.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import IntEnum
 from typing import TypeAlias
 
 from kvstore.ids import LogIndex, ReplicaId, Term
+from kvstore.raft.immutable import immutable
 
 
 class EntryKind(IntEnum):
@@ -25,7 +26,7 @@ class EntryKind(IntEnum):
     """A new leader's first entry, so that it can commit what came before (Raft §5.4.2, §8)."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Entry:
     """One log entry. ``payload`` is never looked into by the core, but for CONFIG."""
 
@@ -35,7 +36,7 @@ class Entry:
     payload: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class HardState:
     """What must be durable before a message that depends on it leaves (Raft figure 2)."""
 
@@ -44,7 +45,7 @@ class HardState:
     """Whom this replica voted for in ``term``; ``NO_REPLICA`` if nobody."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class GroupConfig:
     """The members of a group (Raft §6; thesis §4.2.1 for learners, §4.3 for joint consensus).
 
@@ -62,7 +63,7 @@ class GroupConfig:
     epoch: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class SnapshotMeta:
     """What a snapshot stands for: the state after entry ``index``."""
 
@@ -71,7 +72,7 @@ class SnapshotMeta:
     config: GroupConfig
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class VoteRequest:
     """Raft §5.2; thesis §9.6 when ``pre_vote`` (then ``term`` is the one it would start)."""
 
@@ -85,7 +86,7 @@ class VoteRequest:
     """The leader itself asked for this election: voters do not protect it (thesis §3.10)."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class VoteResponse:
     """For a granted pre-vote ``term`` is the requested one, else the voter's own."""
 
@@ -96,7 +97,7 @@ class VoteResponse:
     pre_vote: bool
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class AppendRequest:
     """Raft §5.3. ``entries`` follow ``prev_index``; empty when it only probes."""
 
@@ -111,7 +112,7 @@ class AppendRequest:
     """For the sender's driver, not on the wire: nobody waits for this, so it may be held back."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class AppendResponse:
     """``match_index`` when accepted: all up to it is durable here and equal to the leader's.
 
@@ -130,7 +131,7 @@ class AppendResponse:
     hint_term: Term = Term(0)
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Heartbeat:
     """Keeps followers quiet, moves their commit index, confirms reads.
 
@@ -146,7 +147,7 @@ class Heartbeat:
     read_round: int
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class HeartbeatResponse:
     """Echoes the round of the heartbeat it answers."""
 
@@ -156,7 +157,7 @@ class HeartbeatResponse:
     read_round: int
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class ReadIndexRequest:
     """A follower asks for an index at which a read is linearizable (thesis §6.4)."""
 
@@ -166,7 +167,7 @@ class ReadIndexRequest:
     context: int
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class ReadIndexResponse:
     """``refused`` when the asked replica cannot confirm that it leads."""
 
@@ -178,7 +179,7 @@ class ReadIndexResponse:
     refused: bool
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class TimeoutNow:
     """Leadership transfer: start an election at once (thesis §3.10)."""
 
@@ -187,7 +188,7 @@ class TimeoutNow:
     term: Term
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class SnapshotChunk:
     """A piece of a snapshot (Raft §7). ``data`` starts at byte ``offset`` of the stream."""
 
@@ -202,7 +203,7 @@ class SnapshotChunk:
     is_last: bool
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class SnapshotResponse:
     """``next_offset`` is durable so far; ``installed`` once the whole state is in force."""
 

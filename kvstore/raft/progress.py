@@ -142,7 +142,7 @@ class Progress:
     def is_paused(self, messages_max: int, bytes_max: int) -> bool:
         """Whether no append may be sent now."""
         if self.state is ProgressState.REPLICATE:
-            if self.is_catching_up:
+            if self.match_index < self.catch_up.old_end:
                 return bool(self.inflight)
             return len(self.inflight) >= messages_max or self.inflight_bytes >= bytes_max
         return self.state is ProgressState.SNAPSHOT or self.probe_sent
@@ -162,7 +162,8 @@ class Progress:
         """All up to ``index`` is durable there. False if that was known before."""
         while self.inflight and self.inflight[0][0] <= index:
             self.inflight_bytes -= self.inflight.popleft()[1]
-        self.next_index = max(self.next_index, LogIndex(index + 1))
+        if index >= self.next_index:
+            self.next_index = LogIndex(index + 1)
         if index <= self.match_index:
             return False
         self.match_index = index

@@ -28,7 +28,7 @@ class VoteResult(IntEnum):
 
 def majority_value(voters: Sequence[ReplicaId], value: Callable[[ReplicaId], _Number]) -> _Number:
     """The highest number that a majority of ``voters`` has reached; ``voters`` is not empty."""
-    reached = sorted((value(voter) for voter in voters), reverse=True)
+    reached = sorted(map(value, voters), reverse=True)
     return reached[len(voters) // 2]
 
 

@@ -36,6 +36,11 @@ class LeaderReads:
         """Arrived since the last round began."""
         self._rounds: deque[_Round] = deque()
 
+    @property
+    def is_confirming(self) -> bool:
+        """Whether reads wait for answers to a round."""
+        return bool(self._rounds)
+
     def begin_round(self, number: int, commit_index: LogIndex) -> None:
         """Heartbeats with ``number`` leave now: what waits is confirmed by their answers."""
         if self.waiting:

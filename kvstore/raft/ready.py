@@ -14,11 +14,16 @@ The driver's duties, in order (DESIGN section 4):
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import IntEnum
+from typing import TYPE_CHECKING
 
-from kvstore.ids import LogIndex, ReplicaId, Term
-from kvstore.raft.messages import Entry, GroupConfig, HardState, Message, SnapshotMeta
+from kvstore.raft.immutable import immutable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kvstore.ids import LogIndex, ReplicaId, Term
+    from kvstore.raft.messages import Entry, GroupConfig, HardState, Message, SnapshotMeta
 
 
 class Role(IntEnum):
@@ -30,7 +35,7 @@ class Role(IntEnum):
     LEADER = 3
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class ReadState:
     """The read called ``context`` is linearizable at any state from ``index`` on."""
 
@@ -38,7 +43,7 @@ class ReadState:
     index: LogIndex
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class SnapshotRead:
     """Read the next piece of this group's state for ``peer``.
 
@@ -52,7 +57,7 @@ class SnapshotRead:
     bytes_max: int
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class SnapshotWrite:
     """Append ``data`` at ``offset`` of the staged snapshot ``meta``; offset 0 starts afresh.
 
@@ -67,29 +72,29 @@ class SnapshotWrite:
     is_last: bool
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Ready:
     """Everything to persist, send, apply and answer since the last one."""
 
     hard_state: HardState | None
     entries: tuple[Entry, ...]
     """To append; the first one's index may lie within the log: what follows it is replaced."""
-    messages: tuple[Message, ...]
-    messages_when_durable: tuple[Message, ...]
+    messages: Sequence[Message]
+    messages_when_durable: Sequence[Message]
     committed: tuple[Entry, ...]
     """Committed, durable here and not handed out before."""
-    read_states: tuple[ReadState, ...]
-    reads_failed: tuple[int, ...]
+    read_states: Sequence[ReadState]
+    reads_failed: Sequence[int]
     """Contexts of reads that cannot be confirmed here any more."""
-    snapshot_reads: tuple[SnapshotRead, ...]
-    snapshot_writes: tuple[SnapshotWrite, ...]
-    snapshots_closed: tuple[int, ...]
+    snapshot_reads: Sequence[SnapshotRead]
+    snapshot_writes: Sequence[SnapshotWrite]
+    snapshots_closed: Sequence[int]
     """Transfers that ended, maybe in this very ``Ready``: what they opened can be released."""
     compacted: tuple[LogIndex, Term, GroupConfig] | None
     """Write a compaction mark: entries up to it are applied and left the core's log."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Status:
     """A view for operators, the router and the controller; never used by the rules."""
 
@@ -107,7 +112,7 @@ class Status:
     """Only on a leader, sorted by replica."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class PeerProgress:
     """How far a leader believes a peer to be."""
 

@@ -77,9 +77,21 @@ def append(state: RaftState, kind: EntryKind, payload: bytes) -> tuple[LogIndex,
 
 def send_appends(state: RaftState) -> None:
     """Send every peer what it lacks, as far as its window allows."""
+    last_index = state.log.last_index
     for peer in leading(state).tracker.peers.values():
-        if peer.next_index <= state.log.last_index:
+        if peer.next_index <= last_index:
             send_append(state, peer)
+
+
+def has_more_to_send(state: RaftState) -> bool:
+    """Whether a peer could be sent what it lacks, or a round of heartbeats would confirm reads."""
+    last_index, options = state.log.last_index, state.options
+    for peer in leading(state).tracker.peers.values():
+        if peer.next_index <= last_index and not peer.is_paused(
+            options.inflight_messages_max, options.inflight_bytes_max
+        ):
+            return True
+    return has_reads_to_confirm(state)
 
 
 def send_append(state: RaftState, peer: Progress, *, even_if_empty: bool = False) -> None:
@@ -97,9 +109,9 @@ def send_append(state: RaftState, peer: Progress, *, even_if_empty: bool = False
         _send(state, peer, prev_index, prev_term, entries)
         if entries:
             peer.sent(entries[-1].index, sum(map(size_of, entries)))
-        even_if_empty = False
-        if not entries:
+        if not entries or peer.next_index > state.log.last_index:
             return
+        even_if_empty = False
 
 
 def _send(
@@ -112,14 +124,14 @@ def _send(
     """One append, behind the entry (``prev_index``, ``prev_term``)."""
     state.out.messages.append(
         AppendRequest(
-            sender=state.replica,
-            receiver=peer.replica,
-            term=state.term,
-            prev_index=prev_index,
-            prev_term=prev_term,
-            entries=entries,
-            commit_index=state.commit_index,
-            is_catch_up=peer.is_catching_up,
+            state.replica,
+            peer.replica,
+            state.term,
+            prev_index,
+            prev_term,
+            entries,
+            state.commit_index,
+            peer.is_catching_up,
         )
     )
 
@@ -147,9 +159,9 @@ def send_heartbeats(state: RaftState) -> None:
     for peer in lead.tracker.peers.values():
         state.out.messages.append(
             Heartbeat(
-                sender=state.replica,
-                receiver=peer.replica,
-                term=state.term,
+                state.replica,
+                peer.replica,
+                state.term,
                 commit_index=min(state.commit_index, peer.match_index),
                 read_round=lead.read_round,
             )
@@ -160,9 +172,16 @@ def send_heartbeats(state: RaftState) -> None:
 # -- reads ----------------------------------------------------------------------------------------
 
 
+def has_reads_to_confirm(state: RaftState) -> bool:
+    """Whether reads wait for a round to begin. Before the term's first commit they must wait."""
+    return bool(leading(state).reads.waiting) and state.has_committed_in_term
+
+
 def confirm_reads(state: RaftState) -> None:
     """Release the reads whose round a quorum has answered."""
     lead = leading(state)
+    if not lead.reads.is_confirming:
+        return
     number = lead.tracker.quorum_read_round(lead.read_round)
     for request, index in lead.reads.confirm(number):
         answer_read(state, request.origin, request.context, index)

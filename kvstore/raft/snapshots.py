@@ -37,9 +37,10 @@ to run a command costs it several times what it costs to store a row."""
 
 def is_better(state: RaftState, peer: Progress) -> bool:
     """Whether ``peer`` should get a snapshot although the log reaches back far enough."""
-    has_nothing = peer.is_catching_up and peer.next_index == 1
+    if peer.next_index > 1 or not peer.is_catching_up:
+        return False  # It has something, or what it lacks is new.
     is_long = state.log.bytes > state.options.log_bytes_max // NEWCOMER_SHARE
-    return has_nothing and is_long and state.applied_index > 0
+    return is_long and state.applied_index > 0
 
 
 def begin(state: RaftState, peer: Progress) -> None:

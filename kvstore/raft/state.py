@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from kvstore.ids import NO_REPLICA, LogIndex, ReplicaId, Term
 from kvstore.phi import ArrivalWindow
 from kvstore.raft.confchange import is_voter, members
+from kvstore.raft.immutable import immutable
 from kvstore.raft.log import RaftLog, size_of
 from kvstore.raft.messages import Entry, GroupConfig, HardState, Message, SnapshotMeta
 from kvstore.raft.reads import ForwardedReads, LeaderReads
@@ -32,7 +33,7 @@ LAST_WORDS_S = 0.1
 its death; it does not bring it back. Whoever is heard later lives."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class RecoveredGroup:
     """What storage brings back: all of it durable, ``entries`` directly behind ``base``."""
 
@@ -140,7 +141,9 @@ class RaftState:
         self.gone: dict[ReplicaId, float] = {}
         """Peers whose process is known to be dead, and since when."""
         self.heard_from_leader_at = now if options.lease_reads else float("-inf")
-        self.election_at = 0.0
+        self._election_at: float | None = None
+        self._timer_began_at = now
+        self._timeouts = 1.0
         self.transfers_begun = 0
         self.out = Outbox()
         self.reset_election_timer()
@@ -188,16 +191,33 @@ class RaftState:
         return min(max(silence, low), high)
 
     def reset_election_timer(self) -> None:
-        """Wait a whole timeout again, randomised so that replicas rarely collide (Raft §5.2)."""
-        self.election_at = self.now + self.election_timeout_s() * (1.0 + self.rng.random())
+        """Wait a whole timeout again, randomised so that replicas rarely collide (Raft §5.2).
+
+        When it ends is worked out when it is asked for: each append begins it anew.
+        """
+        self._timer_began_at = self.now
+        self._timeouts = 1.0 + self.rng.random()
+        self._election_at = None
+
+    @property
+    def election_at(self) -> float:
+        """When to stand for election, unless the leader is heard before."""
+        if self._election_at is None:
+            self._election_at = self._timer_began_at + self._timeouts * self.election_timeout_s()
+        return self._election_at
+
+    @election_at.setter
+    def election_at(self, at: float) -> None:
+        self._election_at = at
 
     def heard_from_leader(self) -> None:
         """The leader of the current term is there."""
         self.heard_from_leader_at = self.now
         gone_at = self.gone.get(self.leader)
-        if gone_at is not None and self.now - gone_at < LAST_WORDS_S:
-            return
-        self.gone.pop(self.leader, None)
+        if gone_at is not None:
+            if self.now - gone_at < LAST_WORDS_S:
+                return
+            del self.gone[self.leader]
         self.reset_election_timer()
 
     # -- transitions --------------------------------------------------------------------------

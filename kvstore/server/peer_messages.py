@@ -12,14 +12,11 @@ from typing import TYPE_CHECKING
 
 from kvstore.errors import Internal, ProtocolError
 from kvstore.kv import commands
-from kvstore.raft import confchange
-from kvstore.raft.messages import AppendRequest, EntryKind, SnapshotChunk
+from kvstore.raft.messages import AppendRequest, EntryKind
+from kvstore.raft.validation import is_plausible
 
 if TYPE_CHECKING:
     from kvstore.raft.messages import Entry, Message
-
-TERM_MAX = 1 << 39
-"""Beyond it the numbers of snapshot transfers (term << 24) would leave 64 bits."""
 
 
 def check_message(message: Message) -> None:
@@ -28,31 +25,19 @@ def check_message(message: Message) -> None:
     Raises:
         ProtocolError: says what is wrong.
     """
-    if message.term > TERM_MAX:
-        raise ProtocolError(f"raft: a message of the impossible term {message.term}")
+    if not is_plausible(message):
+        raise ProtocolError(
+            f"raft: an impossible {type(message).__name__} of term {message.term} "
+            f"by replica {message.sender}"
+        )
     if isinstance(message, AppendRequest):
-        _check_append(message)
-    elif isinstance(message, SnapshotChunk) and not message.meta.config.voters:
-        raise ProtocolError("raft: a snapshot of a group without voters")
+        for entry in message.entries:
+            if entry.kind is EntryKind.COMMAND:
+                _check_command(entry)
 
 
-def _check_append(message: AppendRequest) -> None:
-    term = message.prev_term
-    for entry in message.entries:
-        if not term <= entry.term <= message.term:
-            raise ProtocolError(
-                f"raft: entry {entry.index} of term {entry.term} follows one of term {term} "
-                f"in a message of term {message.term}"
-            )
-        term = entry.term
-        _check_payload(entry)
-
-
-def _check_payload(entry: Entry) -> None:
+def _check_command(entry: Entry) -> None:
     try:
-        if entry.kind is EntryKind.COMMAND:
-            commands.last_revision(entry.payload)
-        elif entry.kind is EntryKind.CONFIG:
-            confchange.decode(entry.payload)
-    except (Internal, ValueError) as error:
+        commands.last_revision(entry.payload)
+    except Internal as error:
         raise ProtocolError(f"raft: entry {entry.index} cannot be used: {error}") from error

@@ -17,6 +17,7 @@ import asyncio
 import contextlib
 import functools
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -37,7 +38,7 @@ from kvstore.server.shard_host import GATHER_S, ShardHost
 from kvstore.storage import records
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     from kvstore.ids import ReplicaId
     from kvstore.kv.engine import Engine
@@ -89,7 +90,7 @@ class _Durable:
     host: ShardHost
     index: LogIndex
     term: Term
-    messages: tuple[Message, ...]
+    messages: Sequence[Message]
 
 
 @dataclass(slots=True)

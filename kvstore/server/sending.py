@@ -6,7 +6,6 @@ the lane of snapshots and is held to a pace. To the cores that is a slow network
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -27,7 +26,7 @@ from kvstore.wire.kinds import Kind
 from kvstore.wire.raft_codec import encode_bodies
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Sequence
 
     from kvstore.ids import ReplicaId
     from kvstore.net.transport import PeerTransport
@@ -44,32 +43,36 @@ LOG_WEIGHT: Final = 4
 class Outbox:
     """Messages of one tick by destination, each list one frame."""
 
-    frames: defaultdict[tuple[NodeId, Lane], list[tuple[GroupId, Message]]] = field(
-        default_factory=lambda: defaultdict(list)
-    )
+    frames: dict[tuple[NodeId, Lane], list[tuple[GroupId, Message]]] = field(default_factory=dict)
     old: list[tuple[NodeId, ShardHost, AppendRequest]] = field(default_factory=list)
     """Old parts of logs, for newcomers."""
 
-    def add(self, host: ShardHost, messages: Iterable[Message]) -> None:
+    def add(self, host: ShardHost, messages: Sequence[Message]) -> None:
         """Messages that the core of ``host`` wants sent."""
-        group = group_of_shard(host.shard)
+        if not messages:
+            return
+        group, own, replicas = group_of_shard(host.shard), host.core.replica, host.replicas
         for message in messages:
-            node = host.replicas.get(message.receiver)
-            if node is None or message.receiver == host.core.replica:
+            node = replicas.get(message.receiver)
+            if node is None or message.receiver == own:
                 continue
-            if isinstance(message, AppendRequest) and message.is_catch_up:
+            if type(message) is AppendRequest and message.is_catch_up:
                 self.old.append((node, host, message))
             else:
-                self.frames[node, lane_of(message)].append((group, message))
+                self.frames.setdefault((node, lane_of(message)), []).append((group, message))
+
+
+_LANES: Final[dict[type[Message], Lane]] = {
+    AppendRequest: Lane.DATA,
+    AppendResponse: Lane.DATA,
+    SnapshotChunk: Lane.BULK,
+    SnapshotResponse: Lane.BULK,
+}
 
 
 def lane_of(message: Message) -> Lane:
     """Control for what must never wait, data for appends, bulk for snapshots."""
-    if isinstance(message, AppendRequest | AppendResponse):
-        return Lane.DATA
-    if isinstance(message, SnapshotChunk | SnapshotResponse):
-        return Lane.BULK
-    return Lane.CONTROL
+    return _LANES.get(type(message), Lane.CONTROL)
 
 
 class Sender:

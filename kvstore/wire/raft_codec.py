@@ -42,7 +42,7 @@ from kvstore.raft.messages import (
 from kvstore.wire.codec import pack, unpack
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
 _ITEMS_MAX: Final = 1 << 18
 _UINT_MAX: Final = (1 << 64) - 1
@@ -72,11 +72,13 @@ def encode_messages(messages: Iterable[tuple[GroupId, Message]]) -> bytes:
     return pack([_ENCODERS[type(message)](group, message) for group, message in messages])
 
 
-def encode_bodies(messages: Iterable[tuple[GroupId, Message]], bytes_max: int) -> list[bytes]:
+def encode_bodies(messages: Sequence[tuple[GroupId, Message]], bytes_max: int) -> list[bytes]:
     """Like :func:`encode_messages`, in as many bodies as keep each below ``bytes_max``.
 
     A single message that is larger gets a body of its own. Order is kept.
     """
+    if len(messages) == 1:
+        return [encode_messages(messages)]
     bodies: list[bytes] = []
     gathered: list[tuple[GroupId, Message]] = []
     gathered_bytes = 0
@@ -155,6 +157,7 @@ def _malformed(kind: type[Any]) -> ProtocolError:
 # -- messages that carry data ---------------------------------------------------------------
 
 _APPEND_TYPES: Final = (*(int,) * 8, list)
+_ENTRY_TYPES: Final = (int, int, bytes)
 _CHUNK_TYPES: Final = (*(int,) * 9, list, bytes, bool)
 
 
@@ -192,25 +195,16 @@ def _decode_append(row: list[Any]) -> AppendRequest:
 
 def _entries(prev_index: int, flat: list[Any]) -> tuple[Entry, ...]:
     """The entries after ``prev_index`` from ``term, kind, payload, term, ...``."""
-    if not flat:
-        return ()
-    terms, kinds, payloads = flat[0::3], flat[1::3], flat[2::3]
-    if (
-        len(flat) % 3
-        or set(map(type, terms)) != {int}
-        or set(map(type, kinds)) != {int}
-        or set(map(type, payloads)) != {bytes}
-        or min(terms) < 0
-        or not _ENTRY_KINDS.keys() >= set(kinds)
-        or prev_index + len(terms) > _UINT_MAX
-    ):
+    if len(flat) % 3 or prev_index + len(flat) // 3 > _UINT_MAX:
         raise ProtocolError("raft: malformed entries")
-    return tuple(
-        Entry(LogIndex(index), term, _ENTRY_KINDS[kind], payload)
-        for index, (term, kind, payload) in enumerate(
-            zip(terms, kinds, payloads, strict=True), prev_index + 1
-        )
-    )
+    rows = zip(flat[0::3], flat[1::3], flat[2::3], strict=True)
+    entries = []
+    for index, (term, kind, payload) in enumerate(rows, prev_index + 1):
+        types = (type(term), type(kind), type(payload))
+        if types != _ENTRY_TYPES or term < 0 or kind not in _ENTRY_KINDS:
+            raise ProtocolError("raft: malformed entries")
+        entries.append(Entry(LogIndex(index), term, _ENTRY_KINDS[kind], payload))
+    return tuple(entries)
 
 
 def _encode_chunk(group: GroupId, message: SnapshotChunk) -> tuple[Any, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
 from kvstore.config import RaftConfig
@@ -143,7 +143,14 @@ class Replica:
     def drive(self) -> None:
         while self.core.has_ready():
             self._take(self.core.ready(self.cluster.now))
+        self._check_that_nothing_is_kept_back()
         self.cluster.check(self)
+
+    def _check_that_nothing_is_kept_back(self) -> None:
+        """A core that says that nothing follows has nothing to hand over."""
+        ready = self.core.ready(self.cluster.now)
+        kept = [name.name for name in fields(ready) if getattr(ready, name.name)]
+        assert not kept, f"{kept} of {self.id} would have waited for the next timer"
 
     def _take(self, ready: Ready) -> None:
         for message in ready.messages:

@@ -49,7 +49,7 @@ ELECTION = (
     mutant(
         "votes-before-the-disk",
         "what depends on a hard state waits for it (Raft figure 2)",
-        ("raft/core.py", "messages, when_durable = [], messages + when_durable", "pass"),
+        ("raft/handover.py", "messages, when_durable = [], messages + when_durable", "pass"),
         (
             "raft/election.py",
             "state.out.messages_when_durable += [*requests, own]",

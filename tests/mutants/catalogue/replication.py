@@ -77,7 +77,7 @@ REPLICATION = (
         "applies-what-is-not-committed",
         "only committed entries are applied (Raft §5.3)",
         (
-            "raft/core.py",
+            "raft/handover.py",
             "last = min(state.commit_index, state.log.durable_index)",
             "last = state.log.durable_index",
         ),
@@ -124,7 +124,7 @@ REPLICATION = (
         "applies-before-its-own-disk",
         "no replica applies an entry before it is in its own log (DESIGN section 4)",
         (
-            "raft/core.py",
+            "raft/handover.py",
             "last = min(state.commit_index, state.log.durable_index)",
             "last = state.commit_index",
         ),
