@@ -41,6 +41,9 @@ there is one for every put of every client.
 COMMANDS_MAX: Final = 4096
 """Commands of one batch."""
 
+SHORT_BYTES: Final = 2048
+"""A batch up to here cannot promise more than 12 MB, however arrays are nested in it."""
+
 ENTRY_FORMAT: Final = 1
 
 _FIELDS = {PUT: 3, DELETE: 2, CAS: 4}
@@ -104,20 +107,32 @@ def decode_batch(encoded: bytes, announced: int) -> Batch:
 
 
 def _decode_flat(encoded: bytes) -> list[Any]:
-    """The fields of an array of scalars.
+    """The fields of an array of scalars."""
+    try:
+        if len(encoded) <= SHORT_BYTES:
+            fields = msgpack.unpackb(
+                encoded, max_array_len=len(encoded), max_map_len=0, max_ext_len=0
+            )
+            if type(fields) is not list or list in map(type, fields):
+                raise ValueError
+            return fields
+        return _decode_long(encoded)
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
+        raise InvalidArgument(f"batch: not a flat msgpack array ({type(error).__name__})") from None
 
-    Read one by one, so that an array or map inside is refused by its header: to decode it
-    first would allocate what it only claims to hold, level upon level.
+
+def _decode_long(encoded: bytes) -> list[Any]:
+    """The same, read one by one, so that an array or map inside is refused by its header.
+
+    To decode it first would allocate what it only claims to hold, level upon level: of a short one
+    that is little, and it is quicker.
     """
     unpacker = msgpack.Unpacker(
         max_buffer_size=len(encoded), max_array_len=0, max_map_len=0, max_ext_len=0
     )
     unpacker.feed(encoded)
-    try:
-        length = unpacker.read_array_header()
-        fields = list(islice(unpacker, min(length, _BATCH_FIELDS_MAX + 1)))
-    except (ValueError, msgpack.UnpackException) as error:
-        raise InvalidArgument(f"batch: not a flat msgpack array ({type(error).__name__})") from None
+    length = unpacker.read_array_header()
+    fields = list(islice(unpacker, min(length, _BATCH_FIELDS_MAX + 1)))
     if len(fields) != length or unpacker.tell() != len(encoded):
         raise InvalidArgument(f"batch: {length} fields announced, not what follows")
     return fields
