@@ -47,9 +47,9 @@ class Stall:
 
     late_s: float
     own_s: float
-    """Without the wait for a processor."""
+    """Without the wait for a processor, and at least what follows."""
     busy_s: float
-    """Processor time in it, at most."""
+    """Processor time of the loop's thread since the beat was asked for, but no more than that."""
 
 
 def stall_of(beat: Beat, wanted_s: float) -> Stall | None:
@@ -57,7 +57,8 @@ def stall_of(beat: Beat, wanted_s: float) -> Stall | None:
     late_s = beat.passed_s - wanted_s
     if late_s < STALL_S:
         return None
-    return Stall(late_s, max(0.0, late_s - beat.waited_s), min(late_s, beat.busy_s))
+    busy_s = min(late_s, beat.busy_s)
+    return Stall(late_s, max(late_s - beat.waited_s, busy_s), busy_s)
 
 
 def next_beat_s(beat: Beat) -> float:

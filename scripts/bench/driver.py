@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
-from elasticity.driver import END_WAIT_S, SCRIPTS, Driver
+from elasticity.driver import ANSWER_WAIT_S, END_WAIT_S, SCRIPTS, Driver
 
 from bench.histogram import Histogram
 from bench.measured import Run
@@ -58,16 +58,31 @@ class Bencher:
         pids: Mapping[str, int],
     ) -> Run:
         """Measure one cell for a time. Raises likewise."""
-        asked = {"cell": asdict(cell), "keys": keys, "seed": seed, "pids": dict(pids)}
-        said = await self._driver.ask("run", **asked, warm_up_s=warm_up_s, seconds=seconds)
+        said = await self._driver.ask(
+            "run",
+            cell=asdict(cell),
+            keys=keys,
+            seed=seed,
+            pids=dict(pids),
+            warm_up_s=warm_up_s,
+            seconds=seconds,
+            within_s=ANSWER_WAIT_S + warm_up_s + seconds,
+        )
         return run_of(said)
 
     async def run_number(
         self, cell: Cell, operations: int, *, keys: int, seed: int, pids: Mapping[str, int]
     ) -> Run:
         """Measure one cell for so many operations. Raises likewise."""
-        asked = {"cell": asdict(cell), "keys": keys, "seed": seed, "pids": dict(pids)}
-        return run_of(await self._driver.ask("run_number", **asked, operations=operations))
+        said = await self._driver.ask(
+            "run_number",
+            cell=asdict(cell),
+            keys=keys,
+            seed=seed,
+            pids=dict(pids),
+            operations=operations,
+        )
+        return run_of(said)
 
 
 def run_of(said: dict[str, Any]) -> Run:

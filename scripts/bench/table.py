@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 HEADER: Final = (
     *("load", "in flight", "conns", "value", "ops/s", "min..max", "p50 ms", "p99", "p99.9"),
-    *("server µs/op", "client µs/op", "disk B/B", "MiB"),
+    *("server µs/op", "client µs/op", "disk B/B", "MiB", "stall ms"),
 )
 
 
@@ -22,7 +22,7 @@ def line(measured: Measured) -> tuple[str, ...]:
     """One load, as :data:`HEADER` names it."""
     cell, rate = measured.cell, measured.rate
     pace = "" if cell.rate is None else f" at {cell.rate:,.0f}/s"
-    memory = measured.memory_bytes
+    memory, stall = measured.memory_bytes, measured.stall_ms
     return (
         cell.operation + pace + _outcomes(measured),
         f"{cell.in_flight:,}",
@@ -33,6 +33,7 @@ def line(measured: Measured) -> tuple[str, ...]:
         *(significant(measured.percentile_ms(p).median) for p in (50, 99, 99.9)),
         *map(_median, (measured.server_us, measured.client_us, measured.bytes_per_byte)),
         "-" if memory is None else _mib(memory.median),
+        "-" if stall is None else f"{stall.high:.0f}",
     )
 
 
@@ -71,6 +72,13 @@ def notes(measured: Sequence[Measured]) -> list[str]:
             f"MiB: resident in the largest server after it; it never was over {_mib(peak)}.",
             f"Other programs used {min(others):.1f} to {max(others):.1f} cores meanwhile.",
         ]
+    late = [max(run.late_ms.values()) for run in runs if run.late_ms]
+    if late:
+        said.append(
+            "stall ms: the longest, in all runs, that a server's event loop did not come back to "
+            "its poll for what the server did; with the wait for a processor it was up to "
+            f"{max(late)} ms."
+        )
     return said
 
 

@@ -25,6 +25,8 @@ from bench.loops import closed, counted, paced
 from bench.measured import LOAD as LOAD
 from bench.measured import Cell
 from bench.resources import is_told, look, others_cores
+from bench.stalls import LATE, OWN, longest_ms
+from bench.stalls import counted as stalls
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,11 +72,16 @@ class Worker:
     async def run(self, warm_up_s: float, seconds: float, **asked: Any) -> dict[str, Any]:
         """One cell for a time, as :func:`bench.driver.run_of` takes it."""
         cell, load, callers, looking = await self._ready(**asked)
+        before = await stalls(callers[0])
         if cell.rate is None:
             lapse = await closed(load, callers, warm_up_s, seconds, looking)
         else:
             lapse = await paced(load, callers, cell.rate, warm_up_s, seconds, looking)
-        return told(lapse)
+        after = await stalls(callers[0])
+        return told(lapse) | {
+            "stall_ms": longest_ms(before, after, OWN),
+            "late_ms": longest_ms(before, after, LATE),
+        }
 
     async def run_number(self, operations: int, **asked: Any) -> dict[str, Any]:
         """The same for so many operations."""

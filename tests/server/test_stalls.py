@@ -29,10 +29,11 @@ def test_who_comes_in_time_shows_no_stall() -> None:
     [
         (Beat(0.034, busy_s=0.034, waited_s=0.0), Stall(0.030, 0.030, 0.030)),
         (Beat(0.034, busy_s=0.001, waited_s=0.0), Stall(0.030, 0.030, 0.001)),
-        (Beat(0.034, busy_s=0.010, waited_s=0.024), Stall(0.030, 0.006, 0.010)),
-        (Beat(0.034, busy_s=0.001, waited_s=0.033), Stall(0.030, 0.0, 0.001)),
+        (Beat(0.034, busy_s=0.010, waited_s=0.024), Stall(0.030, 0.010, 0.010)),
+        (Beat(0.034, busy_s=0.001, waited_s=0.020), Stall(0.030, 0.010, 0.001)),
+        (Beat(0.034, busy_s=0.001, waited_s=0.033), Stall(0.030, 0.001, 0.001)),
     ],
-    ids=["worked", "blocked", "worked and waited", "waited"],
+    ids=["worked", "blocked", "worked and waited", "blocked and waited", "waited"],
 )
 def test_whose_doing_a_stall_is(beat: Beat, stall: Stall) -> None:
     found = stall_of(beat, 0.004)
