@@ -31,7 +31,7 @@ def line(measured: Measured) -> tuple[str, ...]:
         f"{rate.median:,.0f}",
         f"{rate.low:,.0f}..{rate.high:,.0f}",
         *(significant(measured.percentile_ms(p).median) for p in (50, 99, 99.9)),
-        *map(_median, (measured.server_us, measured.client_us, measured.bytes_per_byte)),
+        *map(median, (measured.server_us, measured.client_us, measured.bytes_per_byte)),
         "-" if memory is None else _mib(memory.median),
         "-" if stall is None else f"{stall.high:.0f}",
     )
@@ -56,10 +56,19 @@ def title(plan: Plan) -> str:
 
 def notes(measured: Sequence[Measured]) -> list[str]:
     """What the table needs to be understood."""
-    runs = [run for each in measured for run in each.runs]
     said = ["ops/s and all after it: the median of all runs; min..max: of their rates."]
     if any(each.cell.rate is not None for each in measured):
         said.append("Where a rate is named, times run from when an operation was due.")
+    if any(run.disk_bytes for each in measured for run in each.runs):
+        said.append(
+            "disk B/B: bytes that all servers together wrote to their disks for each byte put."
+        )
+    return said + common_notes(measured)
+
+
+def common_notes(measured: Sequence[Measured]) -> list[str]:
+    """Likewise, of what every table of loads has."""
+    runs, said = [run for each in measured for run in each.runs], []
     if any(run.cpu_s for run in runs):
         said.append(
             "µs/op: processor time of an operation, in all servers together and in the client."
@@ -68,7 +77,6 @@ def notes(measured: Sequence[Measured]) -> list[str]:
         peak = max(max(run.peak_bytes.values()) for run in runs if run.peak_bytes)
         others = [run.others_cores for run in runs if run.others_cores is not None]
         said += [
-            "disk B/B: bytes that all servers together wrote to their disks for each byte put.",
             f"MiB: resident in the largest server after it; it never was over {_mib(peak)}.",
             f"Other programs used {min(others):.1f} to {max(others):.1f} cores meanwhile.",
         ]
@@ -97,7 +105,8 @@ def _mib(size_bytes: float) -> str:
     return f"{size_bytes / 2**20:.0f}"
 
 
-def _median(spread: Spread | None) -> str:
+def median(spread: Spread | None) -> str:
+    """Of what is known."""
     return "-" if spread is None else significant(spread.median)
 
 
