@@ -160,16 +160,7 @@ class Node:
         peers = self._make_peers(handshake)
         self._peers = lambda: peers.peers
         self._driver = driver = self._make_driver(stored, peers, disk, admission)
-        self._pulse = Pulse(driver.loop, clock=self._clock)
-        undo.callback(self._pulse.stop)
-        self._answers = Answers(
-            config,
-            driver,
-            lambda: self._shard_map,
-            clock=self._clock,
-            wall_ms=self._wall_ms,
-            loop=self._pulse.to_map,
-        )
+        self._answers = self._make_answers(driver, undo)
         membership = await self._join(stored.shard_map, peers, handshake, undo)
         transfers = self._make_transfers(stored, driver, undo)
         self._following = following = Following(
@@ -241,6 +232,18 @@ class Node:
         )
         driver.may_lead = lambda: not admission.disk_full
         return driver
+
+    def _make_answers(self, driver: RaftDriver, undo: contextlib.AsyncExitStack) -> Answers:
+        self._pulse = Pulse(driver.loop, clock=self._clock)
+        undo.callback(self._pulse.stop)
+        return Answers(
+            self._config,
+            driver,
+            lambda: self._shard_map,
+            clock=self._clock,
+            wall_ms=self._wall_ms,
+            loop=self._pulse.to_map,
+        )
 
     async def _join(
         self,
