@@ -135,6 +135,7 @@ async def ask(
 def _answer(status: bytes, shard_map: bytes) -> Answer:
     said = decode_status_reply(status)
     _check_fields(said.get("node"), _NODE_FIELDS)
+    _check_fields(said.get("loop", {}), ())  # one of an older version does not tell
     for row in said.get("shards", ()):
         _check_fields(row, _SHARD_FIELDS)
     return Answer(said, map_wire.decode(decode_shard_map_reply(shard_map).map))

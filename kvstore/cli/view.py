@@ -25,7 +25,7 @@ LEARNER = "learner"
 """The role of a replica that has no vote (yet)."""
 
 NodeStatus = Mapping[str, Any]
-"""A node's answer to STATUS: ``{"node": {...}, "shards": [{...}, ...]}``."""
+"""A node's answer to STATUS: ``{"node": {...}, "loop": {...}, "shards": [{...}, ...]}``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +61,8 @@ class NodeView:
     state: str
     in_map: InMap | None = None
     """None for one that is not in the map (yet), or while the map is not known."""
+    loop: Mapping[str, Any] | None = None
+    """What it has measured of its event loop's stalls; one of an older version does not tell."""
 
     @property
     def name(self) -> str:
@@ -165,6 +167,7 @@ class ClusterView:
                     "address": node.address,
                     "state": node.state,
                     "map": None if node.in_map is None else node.in_map.to_json(),
+                    "loop": None if node.loop is None else dict(node.loop),
                 }
                 for node in self.nodes
             ],
@@ -232,7 +235,7 @@ def _nodes(
     for node_id, status in by_id.items():
         said = status["node"]
         views[said["address"]] = NodeView(
-            node_id, said["address"], said["state"], in_map.get(node_id)
+            node_id, said["address"], said["state"], in_map.get(node_id), status.get("loop") or None
         )
     if shard_map is None:
         for address in addresses:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kvstore.errors import Unavailable
 from kvstore.hlc import revision_at
@@ -30,6 +30,7 @@ class Answers:
         *,
         clock: Callable[[], float],
         wall_ms: Callable[[], int],
+        loop: Callable[[], dict[str, Any]] = dict,
     ) -> None:
         """Speak for the node of ``driver``.
 
@@ -39,12 +40,14 @@ class Answers:
             shard_map: The newest that it knows, None for none.
             clock: Steady seconds; the node counts as up since now.
             wall_ms: The date.
+            loop: What is known of the event loop's stalls, as ``Pulse.to_map`` gives it.
         """
         self._config = config
         self._driver = driver
         self._shard_map = shard_map
         self._clock = clock
         self._wall_ms = wall_ms
+        self._loop = loop
         self._started_at = clock()
 
     def shard_map_reply(self) -> bytes:
@@ -70,6 +73,7 @@ class Answers:
                 self._driver.hosts.values(),
                 uptime_s=now - self._started_at,
                 now=now,
+                loop=self._loop(),
             )
         )
 

@@ -35,6 +35,7 @@ from kvstore.server.following import Following
 from kvstore.server.handshake import Handshake
 from kvstore.server.membership import MemberCouriers, Membership, make_contacts
 from kvstore.server.pinning import Pinning
+from kvstore.server.pulse import Pulse
 from kvstore.server.raft_driver import RaftDriver
 from kvstore.server.shard_host import HOLD_S
 from kvstore.server.signpost import Signpost
@@ -78,6 +79,7 @@ class Node:
         self._connected_since: dict[NodeId, float] = {}
         self._driver: RaftDriver | None = None
         self._answers: Answers
+        self._pulse: Pulse
         self._membership: Membership | None = None
         self._requests: ClientRequests | None = None
         self._following: Following | None = None
@@ -110,6 +112,7 @@ class Node:
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 20, 50)
+        self._pulse.start()  # how long a start takes is another question
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -157,9 +160,7 @@ class Node:
         peers = self._make_peers(handshake)
         self._peers = lambda: peers.peers
         self._driver = driver = self._make_driver(stored, peers, disk, admission)
-        self._answers = Answers(
-            config, driver, lambda: self._shard_map, clock=self._clock, wall_ms=self._wall_ms
-        )
+        self._answers = self._make_answers(driver, undo)
         membership = await self._join(stored.shard_map, peers, handshake, undo)
         transfers = self._make_transfers(stored, driver, undo)
         self._following = following = Following(
@@ -231,6 +232,18 @@ class Node:
         )
         driver.may_lead = lambda: not admission.disk_full
         return driver
+
+    def _make_answers(self, driver: RaftDriver, undo: contextlib.AsyncExitStack) -> Answers:
+        self._pulse = Pulse(driver.loop, clock=self._clock)
+        undo.callback(self._pulse.stop)
+        return Answers(
+            self._config,
+            driver,
+            lambda: self._shard_map,
+            clock=self._clock,
+            wall_ms=self._wall_ms,
+            loop=self._pulse.to_map,
+        )
 
     async def _join(
         self,

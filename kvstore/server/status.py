@@ -20,11 +20,17 @@ LEARNER = "learner"
 
 
 def node_status(
-    address: NodeAddress, hosts: Iterable[ShardHost], *, uptime_s: float, now: float
+    address: NodeAddress,
+    hosts: Iterable[ShardHost],
+    *,
+    uptime_s: float,
+    now: float,
+    loop: dict[str, Any],
 ) -> dict[str, Any]:
     """The body of a STATUS reply: this node and each shard as this replica sees it.
 
-    The meta group, where this node is in it, stands apart.
+    The meta group, where this node is in it, stands apart. ``loop`` is what the node has measured
+    of its event loop.
     """
     rows = [(host.is_meta, shard_status(host, now)) for host in hosts]
     return {
@@ -35,6 +41,7 @@ def node_status(
             "software": __version__,
             "uptime_s": round(uptime_s, 3),
         },
+        "loop": loop,
         "shards": [row for is_meta, row in rows if not is_meta],
         "meta": next((row for is_meta, row in rows if is_meta), None),
     }

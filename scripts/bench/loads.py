@@ -30,7 +30,7 @@ SCAN_ROWS: Final = 1000
 HOT_KEYS: Final = 16
 HOT_PREFIX: Final = b"bench-hot-%06d"
 DRAWS: Final = 1 << 17
-"""After so many operations the same keys come again, in the same order."""
+"""So many different keys are asked for, at most, unless more are wanted."""
 VALUES_BYTES_MAX: Final = 4 << 20
 """What the different values take together."""
 VALUES_MAX: Final = 4096
@@ -52,8 +52,10 @@ def write_share(operation: str) -> float | None:
     return None if operation == "cas" else 1 - READ_SHARES[operation]
 
 
-def load_of(cell: Cell, keys: int, seed: int) -> Load:
+def load_of(cell: Cell, keys: int, seed: int, draws: int = DRAWS) -> Load:
     """The load of a cell on so many keys, which must be there.
+
+    After ``draws`` operations the same keys come again, in the same order.
 
     Raises:
         InvalidArgument: there is no such load, or it needs more keys.
@@ -61,9 +63,9 @@ def load_of(cell: Cell, keys: int, seed: int) -> Load:
     rng = random.Random(seed)
     match cell.operation:
         case "put":
-            return _puts(cell, keys, rng)
+            return _puts(cell, keys, rng, draws)
         case "get":
-            return _gets(keys, rng)
+            return _gets(keys, rng, draws)
         case "scan":
             return _scans(keys, rng)
         case "cas":
@@ -80,14 +82,14 @@ def values(value_bytes: int, rng: random.Random) -> Iterator[bytes]:
     return cycle([rng.randbytes(value_bytes) for _ in range(wanted)])
 
 
-def _puts(cell: Cell, keys: int, rng: random.Random) -> Load:
-    chosen = map(key_of, islice(uniform(keys, rng), DRAWS))
+def _puts(cell: Cell, keys: int, rng: random.Random, draws: int) -> Load:
+    chosen = map(key_of, islice(uniform(keys, rng), draws))
     draw = cycle(list(zip(chosen, values(cell.value_bytes, rng), strict=False))).__next__
     return Load(lambda store: store.put(*draw()))
 
 
-def _gets(keys: int, rng: random.Random) -> Load:
-    draw = cycle(list(map(key_of, islice(uniform(keys, rng), DRAWS)))).__next__
+def _gets(keys: int, rng: random.Random, draws: int) -> Load:
+    draw = cycle(list(map(key_of, islice(uniform(keys, rng), draws)))).__next__
     return Load(lambda store: store.get(draw()))
 
 

@@ -49,6 +49,11 @@ class Run:
     """Of operations that can end in more than one way, how many ended in each."""
     peak_bytes: dict[str, int] = field(default_factory=dict)
     """The most that was ever resident in each server."""
+    stall_ms: dict[str, int] = field(default_factory=dict)
+    """The longest that each server's event loop was kept from its poll by what the server did, in
+    the warm-up or after it; rounded down. Of servers that tell."""
+    late_ms: dict[str, int] = field(default_factory=dict)
+    """Likewise, with the time that it waited for a processor."""
     others_cores: float | None = None
     """That other programs used meanwhile: what they take, the store cannot have."""
 
@@ -70,6 +75,8 @@ class Run:
             "memory_bytes": self.memory_bytes,
             "peak_bytes": self.peak_bytes,
             "counts": self.counts,
+            "stall_ms": self.stall_ms,
+            "late_ms": self.late_ms,
             "others_cores": self.others_cores,
             "latency": self.latency.to_json(),
         }

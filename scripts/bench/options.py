@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from bench.measured import Cell
 
 OUT: Final = Path("bench-results")
-SECONDS_MAX: Final = 50.0
-"""Of a run: the driver does not wait for ever for its answer."""
+SECONDS_MAX: Final = 120.0
+"""Of a run: how long each operation took is kept until its end."""
 
 
 def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -28,20 +28,20 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     what = parser.add_argument_group("what is measured (lists are separated by commas)")
     what.add_argument("--only", type=_operations, metavar="LOADS", help=", ".join(OPERATIONS))
-    what.add_argument("--in-flight", type=_numbers, metavar="N", help="operations at a time")
-    what.add_argument("--connections", type=_numbers, metavar="N", help="clients")
-    what.add_argument("--value-bytes", type=_numbers, metavar="N")
-    what.add_argument("--rate", type=_above_0, metavar="N", help="a fixed pace, operations/s")
+    what.add_argument("--in-flight", type=numbers, metavar="N", help="operations at a time")
+    what.add_argument("--connections", type=numbers, metavar="N", help="clients")
+    what.add_argument("--value-bytes", type=numbers, metavar="N")
+    what.add_argument("--rate", type=above_0, metavar="N", help="a fixed pace, operations/s")
     what.add_argument("--full", action="store_true", help="all combinations: that takes hours")
     how = parser.add_argument_group("how")
-    how.add_argument("--seconds", type=_seconds, default=SECONDS, help="of each run")
-    how.add_argument("--warm-up", type=_seconds, default=WARM_UP_S, help="seconds before it")
-    how.add_argument("--runs", type=_whole, default=RUNS, help="of each load")
+    how.add_argument("--seconds", type=seconds, default=SECONDS, help="of each run")
+    how.add_argument("--warm-up", type=seconds, default=WARM_UP_S, help="seconds before it")
+    how.add_argument("--runs", type=whole, default=RUNS, help="of each load")
     how.add_argument(
-        "--keys", type=_whole, help=f"in the store ({KEYS_DEFAULT:,}, fewer of large values)"
+        "--keys", type=whole, help=f"in the store ({KEYS_DEFAULT:,}, fewer of large values)"
     )
-    how.add_argument("--nodes", type=_whole, default=NODES_DEFAULT)
-    how.add_argument("--shards", type=_whole, default=SHARDS_DEFAULT)
+    how.add_argument("--nodes", type=whole, default=NODES_DEFAULT)
+    how.add_argument("--shards", type=whole, default=SHARDS_DEFAULT)
     how.add_argument(
         "--endpoints", help="measure this cluster, whatever it is; keys bench... stay in it"
     )
@@ -83,21 +83,24 @@ def cells_of(asked: argparse.Namespace) -> tuple[Cell, ...]:
     return tuple(cell for cell in cells if asked.only is None or cell.operation in asked.only)
 
 
-def _above_0(said: str) -> float:
+def above_0(said: str) -> float:
+    """A number above 0."""
     number = float(said)
     if not 0 < number < math.inf:
         raise argparse.ArgumentTypeError(f"{said} is not above 0")
     return number
 
 
-def _seconds(said: str) -> float:
-    if (number := _above_0(said)) > SECONDS_MAX:
+def seconds(said: str) -> float:
+    """So long as a run may be."""
+    if (number := above_0(said)) > SECONDS_MAX:
         raise argparse.ArgumentTypeError(f"{said} is above {SECONDS_MAX:g}")
     return number
 
 
-def _whole(said: str) -> int:
-    _above_0(said)
+def whole(said: str) -> int:
+    """A whole number above 0."""
+    above_0(said)
     return int(said)
 
 
@@ -108,7 +111,7 @@ def _list_of(known: Callable[[str], object]) -> Callable[[str], tuple[object, ..
     return read
 
 
-_numbers = _list_of(_whole)
+numbers = _list_of(whole)
 
 
 @_list_of

@@ -28,8 +28,10 @@ class Target:
 
 
 @asynccontextmanager
-async def fresh(nodes: int, shards: int) -> AsyncIterator[Target]:
-    """A new cluster with default settings, led as its map prefers; nothing is left of it.
+async def standing(nodes: int, shards: int, settings: str = "") -> AsyncIterator[Stage]:
+    """A new cluster, led as its map prefers; nothing is left of it.
+
+    ``settings`` is TOML; without it all is as by default.
 
     Raises:
         KVError: it does not come up.
@@ -37,11 +39,18 @@ async def fresh(nodes: int, shards: int) -> AsyncIterator[Target]:
     with tempfile.TemporaryDirectory(prefix="kvstore-bench-") as directory:
         stage = Stage(Path(directory))
         try:
-            await stage.up(nodes, shards)
+            await stage.up(nodes, shards, settings)
             await stage.until_led()
-            yield Target(stage.endpoints, pids_of(stage), stage.directory)
+            yield stage
         finally:
             await stage.end()
+
+
+@asynccontextmanager
+async def fresh(nodes: int, shards: int) -> AsyncIterator[Target]:
+    """The same with default settings, as something to be measured. Raises likewise."""
+    async with standing(nodes, shards) as stage:
+        yield Target(stage.endpoints, pids_of(stage), stage.directory)
 
 
 def pids_of(stage: Stage) -> dict[str, int]:

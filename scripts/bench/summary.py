@@ -80,6 +80,13 @@ class Measured:
         return self.spread(lambda run: max(run.memory_bytes.values()))
 
     @property
+    def stall_ms(self) -> Spread | None:
+        """The longest that a server's event loop was kept from its poll by what it did."""
+        if not all(run.stall_ms for run in self.runs):
+            return None
+        return self.spread(lambda run: max(run.stall_ms.values()))
+
+    @property
     def _is_told(self) -> bool:
         return all(run.memory_bytes for run in self.runs)
 
@@ -94,6 +101,7 @@ class Measured:
             "client_us": self.client_us,
             "bytes_per_byte": self.bytes_per_byte,
             "memory_bytes": self.memory_bytes,
+            "stall_ms": self.stall_ms,
         }
         return {
             name: {"median": spread.median, "min": spread.low, "max": spread.high}

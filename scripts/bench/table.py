@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 HEADER: Final = (
     *("load", "in flight", "conns", "value", "ops/s", "min..max", "p50 ms", "p99", "p99.9"),
-    *("server µs/op", "client µs/op", "disk B/B", "MiB"),
+    *("server µs/op", "client µs/op", "disk B/B", "MiB", "stall ms"),
 )
 
 
@@ -22,7 +22,7 @@ def line(measured: Measured) -> tuple[str, ...]:
     """One load, as :data:`HEADER` names it."""
     cell, rate = measured.cell, measured.rate
     pace = "" if cell.rate is None else f" at {cell.rate:,.0f}/s"
-    memory = measured.memory_bytes
+    memory, stall = measured.memory_bytes, measured.stall_ms
     return (
         cell.operation + pace + _outcomes(measured),
         f"{cell.in_flight:,}",
@@ -31,8 +31,9 @@ def line(measured: Measured) -> tuple[str, ...]:
         f"{rate.median:,.0f}",
         f"{rate.low:,.0f}..{rate.high:,.0f}",
         *(significant(measured.percentile_ms(p).median) for p in (50, 99, 99.9)),
-        *map(_median, (measured.server_us, measured.client_us, measured.bytes_per_byte)),
+        *map(median, (measured.server_us, measured.client_us, measured.bytes_per_byte)),
         "-" if memory is None else _mib(memory.median),
+        "-" if stall is None else f"{stall.high:.0f}",
     )
 
 
@@ -55,10 +56,19 @@ def title(plan: Plan) -> str:
 
 def notes(measured: Sequence[Measured]) -> list[str]:
     """What the table needs to be understood."""
-    runs = [run for each in measured for run in each.runs]
     said = ["ops/s and all after it: the median of all runs; min..max: of their rates."]
     if any(each.cell.rate is not None for each in measured):
         said.append("Where a rate is named, times run from when an operation was due.")
+    if any(run.disk_bytes for each in measured for run in each.runs):
+        said.append(
+            "disk B/B: bytes that all servers together wrote to their disks for each byte put."
+        )
+    return said + common_notes(measured)
+
+
+def common_notes(measured: Sequence[Measured]) -> list[str]:
+    """Likewise, of what every table of loads has."""
+    runs, said = [run for each in measured for run in each.runs], []
     if any(run.cpu_s for run in runs):
         said.append(
             "µs/op: processor time of an operation, in all servers together and in the client."
@@ -67,10 +77,16 @@ def notes(measured: Sequence[Measured]) -> list[str]:
         peak = max(max(run.peak_bytes.values()) for run in runs if run.peak_bytes)
         others = [run.others_cores for run in runs if run.others_cores is not None]
         said += [
-            "disk B/B: bytes that all servers together wrote to their disks for each byte put.",
             f"MiB: resident in the largest server after it; it never was over {_mib(peak)}.",
             f"Other programs used {min(others):.1f} to {max(others):.1f} cores meanwhile.",
         ]
+    late = [max(run.late_ms.values()) for run in runs if run.late_ms]
+    if late:
+        said.append(
+            "stall ms: the longest, in all runs, that a server's event loop did not come back to "
+            "its poll for what the server did; with the wait for a processor it was up to "
+            f"{max(late)} ms."
+        )
     return said
 
 
@@ -89,7 +105,8 @@ def _mib(size_bytes: float) -> str:
     return f"{size_bytes / 2**20:.0f}"
 
 
-def _median(spread: Spread | None) -> str:
+def median(spread: Spread | None) -> str:
+    """Of what is known."""
     return "-" if spread is None else significant(spread.median)
 
 

@@ -20,11 +20,13 @@ import uvloop
 import kvstore
 from bench.histogram import Histogram
 from bench.keys import key_of
-from bench.loads import load_of, values
+from bench.loads import DRAWS, load_of, values
 from bench.loops import closed, counted, paced
 from bench.measured import LOAD as LOAD
 from bench.measured import Cell
 from bench.resources import is_told, look, others_cores
+from bench.stalls import LATE, OWN, longest_ms
+from bench.stalls import counted as stalls
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,8 +35,9 @@ if TYPE_CHECKING:
     from bench.loops import Lapse
     from bench.resources import Look
 
-FILL_AT_ONCE: Final = 512
 FILL_BYTES_AT_ONCE_MAX: Final = 8 << 20
+OPENED_AT_ONCE: Final = 50
+"""Clients: if all came at once, those that are served last would give up."""
 
 
 class Worker:
@@ -49,32 +52,48 @@ class Worker:
         """Have so many clients, each with connections of its own."""
         while len(self._stores) > connections:
             await self._stores.pop().close()
-        missing = [kvstore.connect(self._endpoints) for _ in range(connections - len(self._stores))]
-        self._stores += missing
-        await asyncio.gather(*(store.open() for store in missing))
+        while (missing := connections - len(self._stores)) > 0:
+            some = [kvstore.connect(self._endpoints) for _ in range(min(missing, OPENED_AT_ONCE))]
+            self._stores += some
+            await asyncio.gather(*(store.open() for store in some))
         return {}
 
-    async def fill(self, first: int, last: int, value_bytes: int, seed: int) -> dict[str, Any]:
-        """Write the keys from number ``first`` to before ``last``."""
-        store, numbers = self._stores[0], iter(range(first, last))
-        value = values(value_bytes, random.Random(seed)).__next__
-        at_once = max(1, min(FILL_AT_ONCE, FILL_BYTES_AT_ONCE_MAX // max(1, value_bytes)))
+    async def touch(self) -> dict[str, Any]:
+        """Have every client ask for something, so that its connections stand."""
+        for first in range(0, len(self._stores), OPENED_AT_ONCE):
+            some = self._stores[first : first + OPENED_AT_ONCE]
+            await asyncio.gather(*(store.get(key_of(0)) for store in some))
+        return {}
 
-        async def work() -> None:
+    async def fill(
+        self, first: int, last: int, value_bytes: int, seed: int, at_once: int
+    ) -> dict[str, Any]:
+        """Write the keys from number ``first`` to before ``last``."""
+        numbers = iter(range(first, last))
+        value = values(value_bytes, random.Random(seed)).__next__
+        at_once = max(1, min(at_once, FILL_BYTES_AT_ONCE_MAX // max(1, value_bytes)))
+
+        async def work(store: kvstore.Client) -> None:
             for number in numbers:
                 await store.put(key_of(number), value())
 
-        await asyncio.gather(*(work() for _ in range(at_once)))
+        stores = [self._stores[n % len(self._stores)] for n in range(at_once)]
+        await asyncio.gather(*map(work, stores))
         return {}
 
     async def run(self, warm_up_s: float, seconds: float, **asked: Any) -> dict[str, Any]:
         """One cell for a time, as :func:`bench.driver.run_of` takes it."""
         cell, load, callers, looking = await self._ready(**asked)
+        before = await stalls(callers[0])
         if cell.rate is None:
             lapse = await closed(load, callers, warm_up_s, seconds, looking)
         else:
             lapse = await paced(load, callers, cell.rate, warm_up_s, seconds, looking)
-        return told(lapse)
+        after = await stalls(callers[0])
+        return told(lapse) | {
+            "stall_ms": longest_ms(before, after, OWN),
+            "late_ms": longest_ms(before, after, LATE),
+        }
 
     async def run_number(self, operations: int, **asked: Any) -> dict[str, Any]:
         """The same for so many operations."""
@@ -82,14 +101,19 @@ class Worker:
         return told(await counted(load, callers, operations, looking))
 
     async def _ready(
-        self, cell: dict[str, Any], keys: int, seed: int, pids: dict[str, int]
+        self,
+        cell: dict[str, Any],
+        keys: int,
+        seed: int,
+        pids: dict[str, int],
+        draws: int = DRAWS,
     ) -> tuple[Cell, Load, list[kvstore.Client], Callable[[], Look]]:
         """What a run needs."""
         wanted = Cell(**cell)
         await self.connect(wanted.connections)
         callers = [self._stores[n % wanted.connections] for n in range(wanted.in_flight)]
         own = {LOAD: os.getpid()} if is_told() else {}
-        return wanted, load_of(wanted, keys, seed), callers, partial(look, pids | own)
+        return wanted, load_of(wanted, keys, seed, draws), callers, partial(look, pids | own)
 
     async def end(self) -> None:
         """Close what is open."""

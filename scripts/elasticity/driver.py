@@ -33,7 +33,9 @@ class Driver:
         """Of the process."""
         return self._process.pid
 
-    async def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
+    async def ask(
+        self, do: str, *, within_s: float = ANSWER_WAIT_S, **arguments: Any
+    ) -> dict[str, Any]:
         """Have it done; what it says of it.
 
         Raises:
@@ -45,7 +47,7 @@ class Driver:
         assert reader is not None
         writer.write(json.dumps({"do": do, **arguments}).encode() + b"\n")
         try:
-            async with asyncio.timeout(ANSWER_WAIT_S):
+            async with asyncio.timeout(within_s):
                 await writer.drain()
                 line = await reader.readline()
         except (TimeoutError, ConnectionError) as error:

@@ -84,10 +84,16 @@ class Stage:
         """Every node's address, as the client takes them."""
         return ",".join(node.files.address for node in self.nodes().values())
 
-    async def up(self, nodes: int, shards: int) -> None:
-        """Found the cluster and connect to it."""
+    async def up(self, nodes: int, shards: int, settings: str = "") -> None:
+        """Found the cluster and connect to it; ``settings`` is TOML for each node's file."""
         self._shards = shards
         base_port = free_base_port(NODES_MAX, random.SystemRandom())
+        made = clusters.Wanted(nodes, shards, base_port=base_port)
+        if settings:  # nodes read them when they are started
+            with clusters.opened(self.directory / ".kv", made) as cluster:
+                for node in cluster.nodes:
+                    with node.files.config_file.open("a", encoding="utf-8") as file:
+                        file.write(f"\n{settings}\n")
         wanted = {"nodes": nodes, "shards": shards, "base-port": base_port}
         options = (part for name, value in wanted.items() for part in (f"--{name}", str(value)))
         await self.kv("cluster", "up", *options)

@@ -50,6 +50,7 @@ def test_the_json_has_the_documented_fields() -> None:
         "address": "127.0.0.1:7403",
         "state": "unreachable",
         "map": {"state": "active", "weight": 1.0, "zone": "", "replicas": 2, "in_meta": True},
+        "loop": None,
     }
     assert shown["meta"] == {"leader": None, "replicas": ["n1", "n2", "n3"]}
     assert shown["map_version"] == MAP.version
@@ -58,6 +59,12 @@ def test_the_json_has_the_documented_fields() -> None:
     assert shard["leader"] == "n1"
     assert (shard["term"], shard["commit_index"], shard["applied_index"]) == (1, 5, 5)
     assert sorted(shard["replicas"]) == ["n1", "n2", "n3"]
+
+
+def test_what_a_node_tells_of_its_loop_is_shown() -> None:
+    told = {"beat_ms": 25.0, "recent": {"longest_ms": 3.1}}
+    view = merge(MAP, [says(1, LEADS, LEADS) | {"loop": told}, says(2, {}, {}) | {"loop": {}}])
+    assert [node["loop"] for node in view.to_json()["nodes"]] == [told, None, None]
 
 
 def test_of_two_that_say_they_lead_the_newer_term_counts() -> None:

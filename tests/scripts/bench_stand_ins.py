@@ -55,6 +55,8 @@ def run(operations: int = 1000, *, seconds: float = 2.0, ms: float = 4.0, **told
         "disk_bytes": dict.fromkeys(servers, 544_000),
         "memory_bytes": {"n1": 50 << 20, "n2": 90 << 20, "n3": 60 << 20},
         "peak_bytes": dict.fromkeys(servers, 100 << 20),
+        "stall_ms": {"n1": 3, "n2": 7, "n3": 0},
+        "late_ms": {"n1": 12, "n2": 9, "n3": 1},
         "others_cores": 0.25,
     }
     return Run(operations, seconds, latency, **{**whole, **told})

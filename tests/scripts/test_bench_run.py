@@ -36,12 +36,13 @@ WAIT_S = 60.0
 def begun(tmp_path: Path, *arguments: str) -> subprocess.Popen[str]:
     """With a temporary directory of its own to look into."""
     (tmp_path / "tmp").mkdir()
+    paths = [str(SCRIPTS), *filter(None, [os.environ.get("PYTHONPATH")])]
     return subprocess.Popen(
         [sys.executable, "-m", "bench", "--out", str(tmp_path / "out"), *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(SCRIPTS), "TMPDIR": str(tmp_path / "tmp")},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "TMPDIR": str(tmp_path / "tmp")},
     )
 
 
@@ -85,6 +86,8 @@ def test_a_small_bench_prints_and_writes_what_it_measured(tmp_path: Path) -> Non
         (run,) = cell["runs"]
         assert run["operations"] == sum(run["latency"].values())
         assert set(run["memory_bytes"]) == {"n1", "n2", "n3"}
+        assert set(run["stall_ms"]) == set(run["late_ms"]) == {"n1", "n2", "n3"}
+        assert all(run["late_ms"][node] >= stall for node, stall in run["stall_ms"].items())
         assert all(used > 0 for used in run["cpu_s"].values())
     for picture in ("throughput.svg", "latency.svg"):
         ElementTree.parse(tmp_path / "out" / picture)

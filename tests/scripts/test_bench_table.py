@@ -16,7 +16,10 @@ from bench_stand_ins import measured, run
 
 PUT = Cell("put", 256, 4)
 RUNS = (run(1000, ms=4.0), run(3000, ms=8.0), run(2000, ms=2.0))
-BARE: dict[str, Any] = {name: {} for name in ("cpu_s", "disk_bytes", "memory_bytes", "peak_bytes")}
+BARE: dict[str, Any] = {
+    name: {}
+    for name in ("cpu_s", "disk_bytes", "memory_bytes", "peak_bytes", "stall_ms", "late_ms")
+}
 
 
 def shown(*args: object) -> dict[str, str]:
@@ -38,14 +41,22 @@ def test_a_line_shows_medians() -> None:
         "client µs/op": "5.00",
         "disk B/B": "3.00",
         "MiB": "90",
+        "stall ms": "7",
     }
+
+
+def test_of_stalls_the_longest_of_all_counts() -> None:
+    runs = (run(), run(stall_ms={"n1": 31, "n2": 4}, late_ms={"n1": 90}), run())
+    assert shown(PUT, *runs)["stall ms"] == "31"
+    assert any("up to 90 ms" in note for note in notes([measured(PUT, *runs)]))
+    assert shown(PUT, run(), run(stall_ms={}))["stall ms"] == "-"
 
 
 def test_what_is_not_known_is_left_out() -> None:
     remote = run(others_cores=None, **{**BARE, "cpu_s": {LOAD: 0.5}})
     row = shown(PUT, remote)
     assert row["client µs/op"] == "500"
-    assert {row[name] for name in ("server µs/op", "disk B/B", "MiB")} == {"-"}
+    assert {row[name] for name in ("server µs/op", "disk B/B", "MiB", "stall ms")} == {"-"}
     assert not any("MiB" in note for note in notes([measured(PUT, remote)]))
     assert shown(PUT, run(others_cores=None, **BARE))["client µs/op"] == "-"
 

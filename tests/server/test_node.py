@@ -10,9 +10,10 @@ import shutil
 import signal
 import socket
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -138,6 +139,26 @@ async def test_it_serves_stops_and_brings_everything_back(
         assert item.value == b"v"
     assert_nothing_is_left(config)
     assert deaths == []
+
+
+async def test_it_tells_when_its_loop_was_blocked_and_nothing_beats_after_it(
+    config: NodeConfig,
+) -> None:
+    async with Node(config) as node:
+        async with kvstore.connect(config.address.address, timeout_s=10) as kv:
+            await kv.put("k", b"v")
+            time.sleep(0.1)  # noqa: ASYNC251  the node's loop is ours
+            loop = await loop_of(kv)  # by then the beat that was due has come
+        assert loop["since_start"]["over_20_ms"] >= 1
+        assert any(int(ms) >= 45 for ms in loop["late_ms"])
+    assert node._pulse._timer is None
+
+
+async def loop_of(kv: kvstore.Client) -> dict[str, Any]:
+    (said,) = await kv.node_statuses()
+    assert said.status is not None
+    found: dict[str, Any] = said.status["loop"]
+    return found
 
 
 async def test_a_port_in_use_leaves_nothing_behind(config: NodeConfig) -> None:

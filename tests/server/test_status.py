@@ -56,8 +56,9 @@ def test_of_an_empty_shard_nothing_is_sent() -> None:
 async def test_the_meta_group_stands_apart() -> None:
     rig = Rig(voters=1)
     await rig.lead()
-    said = node_status(ADDRESS, [rig.host], uptime_s=1.0, now=rig.now)
+    said = node_status(ADDRESS, [rig.host], uptime_s=1.0, now=rig.now, loop={"beat_ms": 4.0})
     assert ([row["role"] for row in said["shards"]], said["meta"]) == (["leader"], None)
+    assert said["loop"] == {"beat_ms": 4.0}
     rig.host.shard = META_SHARD
-    said = node_status(ADDRESS, [rig.host], uptime_s=1.0, now=rig.now)
+    said = node_status(ADDRESS, [rig.host], uptime_s=1.0, now=rig.now, loop={"beat_ms": 4.0})
     assert (said["shards"], said["meta"]["role"]) == ([], "leader")
