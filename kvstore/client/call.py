@@ -220,7 +220,7 @@ class Call:
 
     @property
     def _is_shared(self) -> bool:
-        return len(self.batch.operations.items) > 1
+        return len(self.batch.operations) > 1
 
     def _again_elsewhere(self, node: NodeId | None) -> None:
         if node is not None:

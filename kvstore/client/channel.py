@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kvstore.client.backoff import seek_delay_s
 from kvstore.client.batches import ReadBatch, ScanPage, WriteBatch
@@ -29,10 +29,8 @@ if TYPE_CHECKING:
 
     from kvstore.client.batches import Batch
     from kvstore.client.cluster import Cluster
-    from kvstore.client.key_value import KeyValue
     from kvstore.errors import KVError, NotLeader
     from kvstore.ids import NodeId, ShardId
-    from kvstore.kv.commands import Command
     from kvstore.wire.requests import ScanReply, ScanRequest
 
 
@@ -51,15 +49,27 @@ class Channel:
         self._cluster = cluster
         self._options = options
         self._loop = asyncio.get_running_loop()
-        self._writes: Gathering[WriteBatch]
-        self._reads: Gathering[ReadBatch]
-        self._writes = Gathering(lambda: WriteBatch(shard), bytes_max=options.batch_bytes_max)
-        self._reads = Gathering(lambda: ReadBatch(shard), bytes_max=options.batch_bytes_max)
         self._read_window = ReadWindow(
             budget_bytes=cluster.read_budget_bytes,
             keys_max=options.batch_commands_max,
             batches_max=options.batches_outstanding_max,
         )
+        self.writes: Gathering[WriteBatch] = Gathering(
+            lambda: WriteBatch(shard),
+            self._loop.create_future,
+            self._schedule,
+            commands_max=options.batch_commands_max,
+            bytes_max=options.batch_bytes_max,
+        )
+        """Takes commands. A put's future gets its revision, another's whether it did something."""
+        self.reads: Gathering[ReadBatch] = Gathering(
+            lambda: ReadBatch(shard),
+            self._loop.create_future,
+            self._schedule,
+            commands_max=self._read_window.batch_keys_max,
+            bytes_max=options.batch_bytes_max,
+        )
+        """Takes keys to read. Its futures get a KeyValue or None."""
         self._session = self._new_session()
         self._calls: dict[Call, None] = {}
         self._ready: deque[Call] = deque()
@@ -77,32 +87,13 @@ class Channel:
 
     # -- operations come in -------------------------------------------------------------------
 
-    def write(self, command: Command, size: int, deadline: float) -> asyncio.Future[Any]:
-        """Take a command of ``size`` bytes; it leaves at the end of this loop tick.
-
-        The future gets the revision of a put, or whether another command did something.
-        """
-        future: asyncio.Future[Any] = self._loop.create_future()
-        self._writes.add((command, future, deadline), size, self._options.batch_commands_max)
-        if not self._is_scheduled:
-            self._schedule()
-        return future
-
-    def read(self, key: bytes, size: int, deadline: float) -> asyncio.Future[KeyValue | None]:
-        """Take a key of ``size`` bytes to read; it leaves at the end of this loop tick."""
-        future: asyncio.Future[KeyValue | None] = self._loop.create_future()
-        self._reads.add((key, future, deadline), size, self._read_window.batch_keys_max)
-        if not self._is_scheduled:
-            self._schedule()
-        return future
-
     def scan(self, request: ScanRequest, deadline: float) -> asyncio.Future[ScanReply]:
         """Take a request for one page, which has a frame of its own."""
         future: asyncio.Future[ScanReply] = self._loop.create_future()
         if self._end is not None:
             future.set_exception(copy_of(self._end))  # the caller has kept a scan for too long
             return future
-        call = self._new_call(ScanPage((request, future, deadline)))
+        call = self._new_call(ScanPage(request, future, deadline))
         call.arm()
         self._ready.append(call)
         self._schedule()
@@ -122,7 +113,7 @@ class Channel:
 
     def wake(self) -> None:
         """A connection has opened or ended: see if something can go now."""
-        if self._ready or self._writes or self._reads:
+        if self._ready or self.writes or self.reads:
             self._schedule()
 
     def _schedule(self) -> None:
@@ -143,7 +134,7 @@ class Channel:
                 self._pause(call)
                 break
             self._send(call, node)
-        if self._writes or self._reads:
+        if self.writes or self.reads:
             self._watch_gathering()
 
     @property
@@ -161,14 +152,14 @@ class Channel:
             if call.batch.operations.is_wanted:
                 return call
             self.failed(call)
-        while self._writes and self._may_write:
-            write = self._writes.pop()
+        while self.writes and self._may_write:
+            write = self.writes.pop()
             if write.operations.is_wanted:
                 write.begin(self._session)
                 return self._new_call(write)
             self._release(write)
-        while self._reads and self._may_read:
-            read = self._reads.pop()
+        while self.reads and self._may_read:
+            read = self.reads.pop()
             if read.operations.is_wanted:
                 read.begin(self._read_window)
                 return self._new_call(read)
@@ -178,14 +169,14 @@ class Channel:
     @property
     def _may_write(self) -> bool:
         session = self._session
-        return session.is_idle or (session.has_room and not self._writes.may_grow)
+        return session.is_idle or (session.has_room and not self.writes.may_grow)
 
     @property
     def _may_read(self) -> bool:
-        window, reads = self._read_window, self._reads
+        window, reads = self._read_window, self.reads
         if not window.batches:
             return True
-        return not reads.may_grow and window.has_room(len(reads.first.operations.items))
+        return not reads.may_grow and window.has_room(len(reads.first.operations))
 
     def _target(self) -> NodeId | None:
         """Where to send now; None: nowhere until a connection opens or a pause is over."""
@@ -228,7 +219,8 @@ class Channel:
     def settled(self, call: Call, node: NodeId, answer_bytes: int) -> None:
         """``node`` served the call: it leads."""
         if isinstance(call.batch, ReadBatch):
-            self._read_window.observe(answer_bytes, len(call.batch.operations.items))
+            self._read_window.observe(answer_bytes, len(call.batch.operations))
+            self.reads.commands_max = self._read_window.batch_keys_max
         self.route.served(node)
         self._error = None
         self._drop(call)
@@ -270,7 +262,7 @@ class Channel:
         if batch.session is self._session:
             self._session = self._new_session(above=self._session.created + 1)
         self._drop(call)
-        self._writes.put_back([batch])
+        self.writes.put_back([batch])
         self._schedule()
 
     def split(self, call: Call) -> None:
@@ -281,10 +273,11 @@ class Channel:
         if not halves:
             self._release(batch)
         elif isinstance(batch, WriteBatch):
-            self._writes.put_back([WriteBatch(self.shard, half) for half in halves])
+            self.writes.put_back([WriteBatch(self.shard, half) for half in halves])
         else:
-            self._read_window.observe(self._options.frame_bytes_max, len(batch.operations.items))
-            self._reads.put_back([ReadBatch(self.shard, half) for half in halves])
+            self._read_window.observe(self._options.frame_bytes_max, len(batch.operations))
+            self.reads.commands_max = self._read_window.batch_keys_max
+            self.reads.put_back([ReadBatch(self.shard, half) for half in halves])
         self._schedule()
 
     def why(self) -> KVError | None:
@@ -312,17 +305,17 @@ class Channel:
         """Have a timer for the first deadline among operations that gather on."""
         if self._gather_timer is not None:
             self._gather_timer.cancel()
-        deadline = min(self._writes.deadline, self._reads.deadline)
+        deadline = min(self.writes.deadline, self.reads.deadline)
         self._gather_timer = self._loop.call_at(deadline, self._expire_gathering)
 
     def _expire_gathering(self) -> None:
         self._gather_timer = None
         now = self._loop.time() + TIMER_SLACK_S
         error = late(self.why())
-        for gathering in (self._writes, self._reads):
+        for gathering in (self.writes, self.reads):
             for batch in gathering.expire(now, error):
                 self._release(batch)
-        if self._writes or self._reads:
+        if self.writes or self.reads:
             self._watch_gathering()
 
     def close(self, error: KVError) -> None:
@@ -331,7 +324,7 @@ class Channel:
             if timer is not None:
                 timer.cancel()
         self._end = error
-        for gathering in (self._writes, self._reads):
+        for gathering in (self.writes, self.reads):
             for batch in gathering.take_all():
                 batch.operations.fail(error)
                 self._release(batch)

@@ -24,6 +24,7 @@ from kvstore.errors import Refused, Unavailable
 from kvstore.ids import NodeId, ShardId, group_of_shard
 from kvstore.net.dial import dial
 from kvstore.net.limits import NetLimits
+from kvstore.sharding.ring import RING_BITS, arc_bits, position
 from kvstore.wire.hello import Hello, Welcome
 
 if TYPE_CHECKING:
@@ -60,6 +61,9 @@ class Cluster:
             waiting_max=options.waiting_max,
         )
         self.channels: list[Channel] = []
+        """By shard."""
+        self.arc_bits = RING_BITS
+        """A key's position on the ring has its shard above so many bits."""
         self.shard_map: ShardMap | None = None
         self.loop = asyncio.get_running_loop()
         self._limits = NetLimits(
@@ -103,6 +107,10 @@ class Cluster:
             return self.links[node]
         except KeyError:
             raise Unavailable(f"{node} is not in the shard map") from None
+
+    def channel_of(self, key: bytes) -> Channel:
+        """The way to the shard of ``key``."""
+        return self.channels[position(key) >> self.arc_bits]
 
     def next_request(self) -> int:
         """A request id that this client has not used."""
@@ -238,6 +246,7 @@ class Cluster:
                 self.channels[shard].learn(_holders(shard_map, shard))
             else:
                 self.channels.append(Channel(shard, _holders(shard_map, shard), self))
+        self.arc_bits = arc_bits(shard_map.shards)
         if len(self.links) <= EAGER_NODES_MAX:
             for link in self.links.values():
                 link.contact()

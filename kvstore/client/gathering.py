@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from kvstore.client.operations import NEVER
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable, Sequence
 
     from kvstore.client.batches import Batch
-    from kvstore.client.operations import Operation, Operations
+    from kvstore.client.operations import Operations
     from kvstore.errors import KVError
 
 B = TypeVar("B", bound="Batch")
@@ -20,8 +21,21 @@ B = TypeVar("B", bound="Batch")
 class Gathering(Generic[B]):
     """Invariant: only the last batch may grow, and not if it was put back."""
 
-    def __init__(self, new_batch: Callable[[], B], *, bytes_max: int) -> None:
+    def __init__(
+        self,
+        new_batch: Callable[[], B],
+        new_future: Callable[[], asyncio.Future[Any]],
+        on_due: Callable[[], None],
+        *,
+        commands_max: int,
+        bytes_max: int,
+    ) -> None:
         self._new_batch = new_batch
+        self._new_future = new_future
+        self._on_due = on_due
+        """Called when a batch begins, or has something due sooner than was known."""
+        self.commands_max = commands_max
+        """Operations of one batch; may be changed."""
         self._bytes_max = bytes_max
         self._batches: deque[B] = deque()
         self._growing: Operations | None = None
@@ -44,18 +58,26 @@ class Gathering(Generic[B]):
         """When :meth:`expire` has something to do."""
         return min((batch.operations.deadline for batch in self._batches), default=NEVER)
 
-    def add(self, operation: Operation, size: int, commands_max: int) -> None:
-        """Take one more, of ``size`` bytes, in a batch of at most ``commands_max``."""
+    def add(self, command: Any, size: int, deadline: float) -> asyncio.Future[Any]:
+        """Take one more operation, of ``size`` bytes; returns what its caller waits for."""
         growing = self._growing
         if (
             growing is None
-            or len(growing.items) >= commands_max
+            or len(growing.futures) >= self.commands_max
             or growing.bytes + size > self._bytes_max
         ):
             batch = self._new_batch()
             self._batches.append(batch)
             self._growing = growing = batch.operations
-        growing.add(operation, size)
+        future = self._new_future()
+        growing.commands.append(command)
+        growing.futures.append(future)
+        growing.deadlines.append(deadline)
+        growing.bytes += size
+        if deadline < growing.deadline:  # so it is for the first
+            growing.deadline = deadline
+            self._on_due()
+        return future
 
     def put_back(self, batches: Sequence[B]) -> None:
         """These go before all others, as they are."""
