@@ -15,8 +15,8 @@ having happened. What follows from an attempt's outcome::
 A node is pinged when half of an attempt's time has passed in silence: one that answers is
 slow and keeps its connection, one that does not is frozen or cut off and loses it.
 
-All of it runs in callbacks of the loop; one timer per call stands for its deadlines, its
-attempt's halfway mark and end, and its backoff.
+All of it runs in callbacks of the loop; ``wakes_at`` stands for the first of a call's deadlines,
+its attempt's halfway mark and end, and its backoff.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from kvstore.client.backoff import full_jitter_s
-from kvstore.client.operations import NEVER, TIMER_SLACK_S
+from kvstore.client.operations import NEVER
 from kvstore.errors import (
     DeadlineExceeded,
     DiskFull,
@@ -96,14 +96,18 @@ class Owner(Protocol):
         """Why nothing can be sent at present, as far as is known."""
         ...
 
+    def due(self, at: float) -> None:
+        """See that the call's :meth:`Call.wake` is called then, unless it is done by then."""
+        ...
+
 
 class Call:
     """Invariant: ``request`` is the attempt whose failure counts; 0 while none is current."""
 
     __slots__ = (
         "_attempt_ends_at", "_is_doubtful", "_loop", "_owner", "_ping_at", "_refusals",
-        "_resume_at", "_rng", "_sent_at", "_timeouts", "_timer", "attempts", "batch", "error",
-        "is_done", "request",
+        "_resume_at", "_rng", "_sent_at", "_timeouts", "attempts", "batch", "error", "is_done",
+        "request", "wakes_at",
     )  # fmt: skip
 
     def __init__(
@@ -116,10 +120,11 @@ class Call:
         self.error: KVError | None = None
         """How the last attempt failed."""
         self.is_done = False
+        self.wakes_at = NEVER
+        """When there is something to do in :meth:`wake`."""
         self._owner = owner
         self._loop = loop
         self._rng = rng
-        self._timer: asyncio.TimerHandle | None = None
         self._sent_at = 0.0
         self._ping_at = NEVER
         self._attempt_ends_at = NEVER
@@ -237,9 +242,7 @@ class Call:
         """Nothing more happens to this call."""
         self.is_done = True
         self.request = 0
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self.wakes_at = NEVER
         for request, link in self.attempts.items():
             link.forget(request)
         self.attempts.clear()
@@ -247,15 +250,14 @@ class Call:
     # -- time ---------------------------------------------------------------------------------
 
     def arm(self) -> None:
-        """Set the timer for whatever comes first."""
-        if self._timer is not None:
-            self._timer.cancel()
+        """Be woken for whatever comes first."""
         deadline = self.batch.operations.deadline
-        wakes_at = min(deadline, self._ping_at, self._attempt_ends_at, self._resume_at)
-        self._timer = self._loop.call_at(wakes_at, self._wake)
+        self.wakes_at = min(deadline, self._ping_at, self._attempt_ends_at, self._resume_at)
+        self._owner.due(self.wakes_at)
 
-    def _wake(self) -> None:
-        now = self._loop.time() + TIMER_SLACK_S
+    def wake(self, now: float) -> None:
+        """Do what is due by ``now``."""
+        self.wakes_at = NEVER
         operations = self.batch.operations
         if operations.deadline <= now:
             overdue = self._overdue()

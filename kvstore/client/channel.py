@@ -4,8 +4,8 @@ The operations of one loop tick share a frame. While a batch is unanswered those
 until it is, or until they fill a frame: a busy shard is so asked much in few frames, an idle one
 at once (Nagle's rule, RFC 896). While the window of unanswered batches is full, or nobody is
 known to lead the shard, operations gather on; what was sent and failed goes before them. Whatever
-happens, a caller hears by its deadline: each batch that was taken up has a timer of its own
-(:mod:`kvstore.client.call`), those that gather share one.
+happens, a caller hears by its deadline: all batches, those that were taken up
+(:mod:`kvstore.client.call`) and those that gather, share one timer.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING
 
+from kvstore.client.alarm import Alarm
 from kvstore.client.backoff import seek_delay_s
 from kvstore.client.batches import ReadBatch, ScanPage, WriteBatch
 from kvstore.client.call import Call, late
@@ -75,7 +76,7 @@ class Channel:
         self._ready: deque[Call] = deque()
         self._seeker: Call | None = None
         self._round_timer: asyncio.TimerHandle | None = None
-        self._gather_timer: asyncio.TimerHandle | None = None
+        self._alarm = Alarm(self._loop, self._look_what_is_due)
         self._error: KVError | None = None
         self._is_scheduled = False
         self._end: KVError | None = None
@@ -135,7 +136,7 @@ class Channel:
                 break
             self._send(call, node)
         if self.writes or self.reads:
-            self._watch_gathering()
+            self._alarm.set(min(self.writes.deadline, self.reads.deadline))
 
     @property
     def _is_seeking(self) -> bool:
@@ -301,28 +302,30 @@ class Channel:
 
     # -- time and the end ---------------------------------------------------------------------
 
-    def _watch_gathering(self) -> None:
-        """Have a timer for the first deadline among operations that gather on."""
-        if self._gather_timer is not None:
-            self._gather_timer.cancel()
-        deadline = min(self.writes.deadline, self.reads.deadline)
-        self._gather_timer = self._loop.call_at(deadline, self._expire_gathering)
+    def due(self, at: float) -> None:
+        """A call has something to do then."""
+        self._alarm.set(at)
 
-    def _expire_gathering(self) -> None:
-        self._gather_timer = None
+    def _look_what_is_due(self) -> None:
         now = self._loop.time() + TIMER_SLACK_S
-        error = late(self.why())
-        for gathering in (self.writes, self.reads):
-            for batch in gathering.expire(now, error):
-                self._release(batch)
-        if self.writes or self.reads:
-            self._watch_gathering()
+        try:
+            for call in list(self._calls):
+                if call.wakes_at <= now:
+                    call.wake(now)
+            for gathering in (self.writes, self.reads):
+                if gathering.deadline <= now:
+                    for batch in gathering.expire(now, late(self.why())):
+                        self._release(batch)
+        finally:  # what is left is due in its turn, whatever has failed
+            self._alarm.set(min(self.writes.deadline, self.reads.deadline))
+            for call in self._calls:
+                self._alarm.set(call.wakes_at)
 
     def close(self, error: KVError) -> None:
         """Fail everybody, each with what is known of its effect."""
-        for timer in (self._round_timer, self._gather_timer):
-            if timer is not None:
-                timer.cancel()
+        self._alarm.cancel()
+        if self._round_timer is not None:
+            self._round_timer.cancel()
         self._end = error
         for gathering in (self.writes, self.reads):
             for batch in gathering.take_all():
