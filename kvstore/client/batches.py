@@ -69,14 +69,20 @@ class WriteBatch:
         self._seq = 0
         self._encoded = b""
 
-    def begin(self, session: Session) -> None:
-        """Take a number in ``session`` and fix the commands, without callers who left."""
-        self.operations.drop_unwanted()
+    def begin(self, session: Session) -> bool:
+        """Take a number in ``session`` and fix the commands, without callers who left.
+
+        Returns:
+            False if nobody waits for it any more; nothing is taken then.
+        """
+        if not self.operations.drop_unwanted():
+            return False
         self.session = session
         self._seq, ack_below = session.begin()
         self._encoded = commands.encode_batch(
             session.created, session.nonce, self._seq, ack_below, self.operations.commands
         )
+        return True
 
     def end(self) -> None:
         """It will not be sent again under its number."""
@@ -116,11 +122,17 @@ class ReadBatch:
         self._shard = shard
         self._window: ReadWindow | None = None
 
-    def begin(self, window: ReadWindow) -> None:
-        """Take room in ``window`` and fix the keys, without callers who left."""
-        self.operations.drop_unwanted()
+    def begin(self, window: ReadWindow) -> bool:
+        """Take room in ``window`` and fix the keys, without callers who left.
+
+        Returns:
+            False if nobody waits for it any more; nothing is taken then.
+        """
+        if not self.operations.drop_unwanted():
+            return False
         self._window = window
         window.begin(len(self.operations))
+        return True
 
     def end(self) -> None:
         """Its room is free."""

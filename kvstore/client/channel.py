@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from kvstore.client.batches import Batch
     from kvstore.client.cluster import Cluster
+    from kvstore.client.link import Link
     from kvstore.errors import KVError, NotLeader
     from kvstore.ids import NodeId, ShardId
     from kvstore.wire.requests import ScanReply, ScanRequest
@@ -114,7 +115,7 @@ class Channel:
 
     def wake(self) -> None:
         """A connection has opened or ended: see if something can go now."""
-        if self._ready or self.writes or self.reads:
+        if self._ready or self.writes.batches or self.reads.batches:
             self._schedule()
 
     def _schedule(self) -> None:
@@ -130,12 +131,12 @@ class Channel:
             call = self._take()
             if call is None:
                 break
-            node = self._target()
-            if node is None:
+            link = self._target()
+            if link is None:
                 self._pause(call)
                 break
-            self._send(call, node)
-        if self.writes or self.reads:
+            self._send(call, link)
+        if self.writes.batches or self.reads.batches:
             self._alarm.set(min(self.writes.deadline, self.reads.deadline))
 
     @property
@@ -153,16 +154,14 @@ class Channel:
             if call.batch.operations.is_wanted:
                 return call
             self.failed(call)
-        while self.writes and self._may_write:
+        while self.writes.batches and self._may_write:
             write = self.writes.pop()
-            if write.operations.is_wanted:
-                write.begin(self._session)
+            if write.begin(self._session):
                 return self._new_call(write)
             self._release(write)
-        while self.reads and self._may_read:
+        while self.reads.batches and self._may_read:
             read = self.reads.pop()
-            if read.operations.is_wanted:
-                read.begin(self._read_window)
+            if read.begin(self._read_window):
                 return self._new_call(read)
             self._release(read)
         return None
@@ -179,24 +178,26 @@ class Channel:
             return True
         return not reads.may_grow and window.has_room(len(reads.first.operations))
 
-    def _target(self) -> NodeId | None:
+    def _target(self) -> Link | None:
         """Where to send now; None: nowhere until a connection opens or a pause is over."""
-        contact = self._cluster.contact
-        leader = self.route.leader
+        cluster, leader = self._cluster, self.route.leader
         if leader is not None:
-            if contact(leader) is Contact.OPEN:
-                return leader
+            link = cluster.links.get(leader)
+            if link is not None and link.is_open:
+                return link
+            cluster.contact(leader)  # so that it is connected to again
             self.route.lost(leader)
-        return self.route.pick(contact)
+        node = self.route.pick(cluster.contact)
+        return None if node is None else cluster.link(node)
 
-    def _send(self, call: Call, node: NodeId) -> None:
+    def _send(self, call: Call, link: Link) -> None:
         if self.route.leader is None:
             self._seeker = call
-        options = self._options
+        cluster, options = self._cluster, self._options
         call.send(
-            self._cluster.link(node),
-            self._cluster.next_request(),
-            self._cluster.map_version,
+            link,
+            cluster.next_request(),
+            cluster.map_version,
             options.attempt_timeout_s,
             options.attempt_timeout_s_max,
         )

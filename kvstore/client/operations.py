@@ -66,16 +66,17 @@ class Operations:
         """Whether anybody still waits."""
         return not all(map(_is_done, self.futures))
 
-    def drop_unwanted(self) -> None:
-        """Keep those that somebody still waits for."""
+    def drop_unwanted(self) -> bool:
+        """Keep those that somebody still waits for; returns whether there are any."""
         is_done = list(map(_is_done, self.futures))
         if True not in is_done:
-            return
+            return bool(is_done)
         wanted = list(map(not_, is_done))
         self.absent += is_done.count(True)
         self.commands = list(compress(self.commands, wanted))
         self.futures = list(compress(self.futures, wanted))
         self.deadlines = list(compress(self.deadlines, wanted))
+        return True in wanted
 
     def halves(self) -> list[Operations]:
         """Those still wanted, in two parts; in one if only one is; none if nobody is.

@@ -323,7 +323,7 @@ async def test_gathering_fills_batches_by_count_and_bytes() -> None:
     for size in (10, 10, 10, 90, 500, 1):
         add(gathering, size)
     sizes = []
-    while gathering:
+    while gathering.batches:
         batch = gathering.pop().operations
         sizes.append((len(batch), batch.bytes))
     assert sizes == [(3, 30), (1, 90), (1, 500), (1, 1)]
