@@ -9,14 +9,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from kvstore.client.key_value import KeyValue
-from kvstore.client.operations import Operation, Operations
+from kvstore.client.operations import Operations
 from kvstore.errors import KVError
 from kvstore.ids import Revision, ShardId
 from kvstore.kv import commands, replies
+from kvstore.kv.commands import PUT
 from kvstore.wire import requests
 from kvstore.wire.kinds import Kind
 
 if TYPE_CHECKING:
+    import asyncio
+
     from kvstore.client.read_window import ReadWindow
     from kvstore.client.session import Session
 
@@ -60,24 +63,26 @@ class WriteBatch:
     kind = Kind.WRITE
 
     def __init__(self, shard: ShardId, operations: Operations | None = None) -> None:
-        self.operations = operations or Operations()
+        self.operations = Operations() if operations is None else operations
         self._shard = shard
         self.session: Session | None = None
         self._seq = 0
         self._encoded = b""
 
-    def begin(self, session: Session) -> None:
-        """Take a number in ``session`` and fix the commands, without callers who left."""
-        self.operations.drop_unwanted()
+    def begin(self, session: Session) -> bool:
+        """Take a number in ``session`` and fix the commands, without callers who left.
+
+        Returns:
+            False if nobody waits for it any more; nothing is taken then.
+        """
+        if not self.operations.drop_unwanted():
+            return False
         self.session = session
         self._seq, ack_below = session.begin()
         self._encoded = commands.encode_batch(
-            session.created,
-            session.nonce,
-            self._seq,
-            ack_below,
-            [command for command, _, _ in self.operations.items],
+            session.created, session.nonce, self._seq, ack_below, self.operations.commands
         )
+        return True
 
     def end(self) -> None:
         """It will not be sent again under its number."""
@@ -87,23 +92,22 @@ class WriteBatch:
 
     def encode(self, map_version: int) -> bytes:
         """The body of a WRITE."""
-        count = len(self.operations.items)
         return requests.encode_write(
-            requests.WriteRequest(map_version, self._shard, count, self._encoded)
+            requests.WriteRequest(map_version, self._shard, len(self.operations), self._encoded)
         )
 
     def settle(self, body: bytes) -> KVError | None:
         """A put gets its revision; a delete or compare-and-swap, whether it did something."""
-        items = self.operations.items
-        reply = replies.decode_reply(body, len(items))
+        waiting = self.operations
+        reply = replies.decode_reply(body, len(waiting))
         if isinstance(reply, KVError):
             return reply
-        revisions = range(reply.first_revision, reply.first_revision + len(items))
-        for (command, future, _), revision, effect in zip(
-            items, revisions, reply.effects, strict=True
+        revisions = range(reply.first_revision, reply.first_revision + len(waiting))
+        for command, future, revision, effect in zip(
+            waiting.commands, waiting.futures, revisions, reply.effects, strict=True
         ):
             if not future.done():
-                future.set_result(revision if command[0] == commands.PUT else effect)
+                future.set_result(revision if command[0] == PUT else effect)
         return None
 
 
@@ -114,25 +118,31 @@ class ReadBatch:
     kind = Kind.READ
 
     def __init__(self, shard: ShardId, operations: Operations | None = None) -> None:
-        self.operations = operations or Operations()
+        self.operations = Operations() if operations is None else operations
         self._shard = shard
         self._window: ReadWindow | None = None
 
-    def begin(self, window: ReadWindow) -> None:
-        """Take room in ``window`` and fix the keys, without callers who left."""
-        self.operations.drop_unwanted()
+    def begin(self, window: ReadWindow) -> bool:
+        """Take room in ``window`` and fix the keys, without callers who left.
+
+        Returns:
+            False if nobody waits for it any more; nothing is taken then.
+        """
+        if not self.operations.drop_unwanted():
+            return False
         self._window = window
-        window.begin(len(self.operations.items))
+        window.begin(len(self.operations))
+        return True
 
     def end(self) -> None:
         """Its room is free."""
         if self._window is not None:
-            self._window.end(len(self.operations.items))
+            self._window.end(len(self.operations))
             self._window = None
 
     def encode(self, map_version: int) -> bytes:
         """The body of a READ."""
-        keys = [key for key, _, _ in self.operations.items]
+        keys = self.operations.commands
         return requests.encode_read(
             requests.ReadRequest(
                 map_version, self._shard, requests.ReadMode.LINEARIZABLE, keys, NO_MIN_REVISION
@@ -141,38 +151,45 @@ class ReadBatch:
 
     def settle(self, body: bytes) -> KVError | None:
         """Each caller gets its item, or None."""
-        items = self.operations.items
-        rows = requests.decode_read_reply(body, len(items))
-        for (key, future, _), row in zip(items, rows, strict=True):
+        waiting = self.operations
+        rows = requests.decode_read_reply(body, len(waiting))
+        new = tuple.__new__  # a NamedTuple's own __new__ costs twice as much
+        for key, future, row in zip(waiting.commands, waiting.futures, rows, strict=True):
             if not future.done():
-                future.set_result(None if row is None else KeyValue(key, row[0], row[1]))
+                found = None if row is None else new(KeyValue, (key, row[0], row[1]))
+                future.set_result(found)
         return None
 
 
 class ScanPage:
     """One page of one shard; its only operation's command is the request itself."""
 
-    __slots__ = ("operations",)
+    __slots__ = ("_request", "operations")
     kind = Kind.SCAN
 
-    def __init__(self, operation: Operation) -> None:
+    def __init__(
+        self,
+        request: requests.ScanRequest,
+        future: asyncio.Future[requests.ScanReply],
+        deadline: float,
+    ) -> None:
+        self._request = request
         self.operations = Operations()
-        self.operations.add(operation, 0)
+        self.operations.add(request, future, 0, deadline)
         # A scan asks for a page per shard at a time: bounded without the gate.
-        self.operations.entered = 0
+        self.operations.absent = -1
 
     def end(self) -> None:
         """Nothing was taken."""
 
     def encode(self, map_version: int) -> bytes:
         """The body of a SCAN."""
-        request: requests.ScanRequest = self.operations.items[0][0]
-        return requests.encode_scan(request._replace(map_version=map_version))
+        return requests.encode_scan(self._request._replace(map_version=map_version))
 
     def settle(self, body: bytes) -> KVError | None:
         """The caller gets the page."""
         reply = requests.decode_scan_reply(body)
-        future = self.operations.items[0][1]
+        (future,) = self.operations.futures
         if not future.done():
             future.set_result(reply)
         return None

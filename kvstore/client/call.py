@@ -15,16 +15,16 @@ having happened. What follows from an attempt's outcome::
 A node is pinged when half of an attempt's time has passed in silence: one that answers is
 slow and keeps its connection, one that does not is frozen or cut off and loses it.
 
-All of it runs in callbacks of the loop; one timer per call stands for its deadlines, its
-attempt's halfway mark and end, and its backoff.
+All of it runs in callbacks of the loop; ``wakes_at`` stands for the first of a call's deadlines,
+its attempt's halfway mark and end, and its backoff.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from kvstore.client.backoff import full_jitter_s
-from kvstore.client.operations import NEVER, TIMER_SLACK_S
+from kvstore.client.operations import NEVER
 from kvstore.errors import (
     DeadlineExceeded,
     DiskFull,
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from kvstore.ids import NodeId
     from kvstore.wire.frames import Frame
 
+_REPLY: Final = Kind.REPLY  # every look into an enum costs a call
 SLOW_BYTES_PER_S = 1 << 20
 """An attempt may take longer by what stands before it on the connection, at this speed."""
 
@@ -96,14 +97,18 @@ class Owner(Protocol):
         """Why nothing can be sent at present, as far as is known."""
         ...
 
+    def due(self, at: float) -> None:
+        """See that the call's :meth:`Call.wake` is called then, unless it is done by then."""
+        ...
+
 
 class Call:
     """Invariant: ``request`` is the attempt whose failure counts; 0 while none is current."""
 
     __slots__ = (
         "_attempt_ends_at", "_is_doubtful", "_loop", "_owner", "_ping_at", "_refusals",
-        "_resume_at", "_rng", "_sent_at", "_timeouts", "_timer", "attempts", "batch", "error",
-        "is_done", "request",
+        "_resume_at", "_rng", "_sent_at", "_timeouts", "attempts", "batch", "error", "is_done",
+        "request", "wakes_at",
     )  # fmt: skip
 
     def __init__(
@@ -116,10 +121,11 @@ class Call:
         self.error: KVError | None = None
         """How the last attempt failed."""
         self.is_done = False
+        self.wakes_at = NEVER
+        """When there is something to do in :meth:`wake`."""
         self._owner = owner
         self._loop = loop
         self._rng = rng
-        self._timer: asyncio.TimerHandle | None = None
         self._sent_at = 0.0
         self._ping_at = NEVER
         self._attempt_ends_at = NEVER
@@ -147,11 +153,11 @@ class Call:
         body = self.batch.encode(map_version)
         self.attempts[request] = link
         self.request = request
-        self._sent_at = link.send(self.batch.kind, request, body, self)
+        self._sent_at = sent_at = link.send(self.batch.kind, request, body, self)
         timeout_s = min(timeout_s * 2.0**self._timeouts, timeout_s_max)
-        slack_s = (len(body) + link.unsent_bytes) / SLOW_BYTES_PER_S
-        self._attempt_ends_at = self._sent_at + timeout_s + slack_s
-        self._ping_at = self._sent_at + (timeout_s + slack_s) / 2
+        timeout_s += (len(body) + link.unsent_bytes) / SLOW_BYTES_PER_S
+        self._attempt_ends_at = sent_at + timeout_s
+        self._ping_at = sent_at + timeout_s / 2
         self.arm()
 
     def answered(self, link: Link, frame: Frame) -> None:
@@ -161,7 +167,7 @@ class Call:
             return
         error: KVError | None
         try:
-            if frame.kind == Kind.REPLY:
+            if frame.kind == _REPLY:
                 error = self.batch.settle(frame.body)
             else:
                 error = decode_error(frame.body)
@@ -220,7 +226,7 @@ class Call:
 
     @property
     def _is_shared(self) -> bool:
-        return len(self.batch.operations.items) > 1
+        return len(self.batch.operations) > 1
 
     def _again_elsewhere(self, node: NodeId | None) -> None:
         if node is not None:
@@ -237,25 +243,23 @@ class Call:
         """Nothing more happens to this call."""
         self.is_done = True
         self.request = 0
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        for request, link in self.attempts.items():
-            link.forget(request)
-        self.attempts.clear()
+        self.wakes_at = NEVER
+        if self.attempts:
+            for request, link in self.attempts.items():
+                link.forget(request)
+            self.attempts.clear()
 
     # -- time ---------------------------------------------------------------------------------
 
     def arm(self) -> None:
-        """Set the timer for whatever comes first."""
-        if self._timer is not None:
-            self._timer.cancel()
+        """Be woken for whatever comes first."""
         deadline = self.batch.operations.deadline
-        wakes_at = min(deadline, self._ping_at, self._attempt_ends_at, self._resume_at)
-        self._timer = self._loop.call_at(wakes_at, self._wake)
+        self.wakes_at = min(deadline, self._ping_at, self._attempt_ends_at, self._resume_at)
+        self._owner.due(self.wakes_at)
 
-    def _wake(self) -> None:
-        now = self._loop.time() + TIMER_SLACK_S
+    def wake(self, now: float) -> None:
+        """Do what is due by ``now``."""
+        self.wakes_at = NEVER
         operations = self.batch.operations
         if operations.deadline <= now:
             overdue = self._overdue()

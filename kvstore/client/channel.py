@@ -4,16 +4,17 @@ The operations of one loop tick share a frame. While a batch is unanswered those
 until it is, or until they fill a frame: a busy shard is so asked much in few frames, an idle one
 at once (Nagle's rule, RFC 896). While the window of unanswered batches is full, or nobody is
 known to lead the shard, operations gather on; what was sent and failed goes before them. Whatever
-happens, a caller hears by its deadline: each batch that was taken up has a timer of its own
-(:mod:`kvstore.client.call`), those that gather share one.
+happens, a caller hears by its deadline: all batches, those that were taken up
+(:mod:`kvstore.client.call`) and those that gather, share one timer.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from kvstore.client.alarm import Alarm
 from kvstore.client.backoff import seek_delay_s
 from kvstore.client.batches import ReadBatch, ScanPage, WriteBatch
 from kvstore.client.call import Call, late
@@ -29,10 +30,9 @@ if TYPE_CHECKING:
 
     from kvstore.client.batches import Batch
     from kvstore.client.cluster import Cluster
-    from kvstore.client.key_value import KeyValue
+    from kvstore.client.link import Link
     from kvstore.errors import KVError, NotLeader
     from kvstore.ids import NodeId, ShardId
-    from kvstore.kv.commands import Command
     from kvstore.wire.requests import ScanReply, ScanRequest
 
 
@@ -51,21 +51,33 @@ class Channel:
         self._cluster = cluster
         self._options = options
         self._loop = asyncio.get_running_loop()
-        self._writes: Gathering[WriteBatch]
-        self._reads: Gathering[ReadBatch]
-        self._writes = Gathering(lambda: WriteBatch(shard), bytes_max=options.batch_bytes_max)
-        self._reads = Gathering(lambda: ReadBatch(shard), bytes_max=options.batch_bytes_max)
         self._read_window = ReadWindow(
             budget_bytes=cluster.read_budget_bytes,
             keys_max=options.batch_commands_max,
             batches_max=options.batches_outstanding_max,
         )
+        self.writes: Gathering[WriteBatch] = Gathering(
+            lambda: WriteBatch(shard),
+            self._loop.create_future,
+            self._schedule,
+            commands_max=options.batch_commands_max,
+            bytes_max=options.batch_bytes_max,
+        )
+        """Takes commands. A put's future gets its revision, another's whether it did something."""
+        self.reads: Gathering[ReadBatch] = Gathering(
+            lambda: ReadBatch(shard),
+            self._loop.create_future,
+            self._schedule,
+            commands_max=self._read_window.batch_keys_max,
+            bytes_max=options.batch_bytes_max,
+        )
+        """Takes keys to read. Its futures get a KeyValue or None."""
         self._session = self._new_session()
         self._calls: dict[Call, None] = {}
         self._ready: deque[Call] = deque()
         self._seeker: Call | None = None
         self._round_timer: asyncio.TimerHandle | None = None
-        self._gather_timer: asyncio.TimerHandle | None = None
+        self._alarm = Alarm(self._loop, self._look_what_is_due)
         self._error: KVError | None = None
         self._is_scheduled = False
         self._end: KVError | None = None
@@ -77,32 +89,13 @@ class Channel:
 
     # -- operations come in -------------------------------------------------------------------
 
-    def write(self, command: Command, size: int, deadline: float) -> asyncio.Future[Any]:
-        """Take a command of ``size`` bytes; it leaves at the end of this loop tick.
-
-        The future gets the revision of a put, or whether another command did something.
-        """
-        future: asyncio.Future[Any] = self._loop.create_future()
-        self._writes.add((command, future, deadline), size, self._options.batch_commands_max)
-        if not self._is_scheduled:
-            self._schedule()
-        return future
-
-    def read(self, key: bytes, size: int, deadline: float) -> asyncio.Future[KeyValue | None]:
-        """Take a key of ``size`` bytes to read; it leaves at the end of this loop tick."""
-        future: asyncio.Future[KeyValue | None] = self._loop.create_future()
-        self._reads.add((key, future, deadline), size, self._read_window.batch_keys_max)
-        if not self._is_scheduled:
-            self._schedule()
-        return future
-
     def scan(self, request: ScanRequest, deadline: float) -> asyncio.Future[ScanReply]:
         """Take a request for one page, which has a frame of its own."""
         future: asyncio.Future[ScanReply] = self._loop.create_future()
         if self._end is not None:
             future.set_exception(copy_of(self._end))  # the caller has kept a scan for too long
             return future
-        call = self._new_call(ScanPage((request, future, deadline)))
+        call = self._new_call(ScanPage(request, future, deadline))
         call.arm()
         self._ready.append(call)
         self._schedule()
@@ -122,7 +115,7 @@ class Channel:
 
     def wake(self) -> None:
         """A connection has opened or ended: see if something can go now."""
-        if self._ready or self._writes or self._reads:
+        if self._ready or self.writes.batches or self.reads.batches:
             self._schedule()
 
     def _schedule(self) -> None:
@@ -138,13 +131,13 @@ class Channel:
             call = self._take()
             if call is None:
                 break
-            node = self._target()
-            if node is None:
+            link = self._target()
+            if link is None:
                 self._pause(call)
                 break
-            self._send(call, node)
-        if self._writes or self._reads:
-            self._watch_gathering()
+            self._send(call, link)
+        if self.writes.batches or self.reads.batches:
+            self._alarm.set(min(self.writes.deadline, self.reads.deadline))
 
     @property
     def _is_seeking(self) -> bool:
@@ -161,16 +154,14 @@ class Channel:
             if call.batch.operations.is_wanted:
                 return call
             self.failed(call)
-        while self._writes and self._may_write:
-            write = self._writes.pop()
-            if write.operations.is_wanted:
-                write.begin(self._session)
+        while self.writes.batches and self._may_write:
+            write = self.writes.pop()
+            if write.begin(self._session):
                 return self._new_call(write)
             self._release(write)
-        while self._reads and self._may_read:
-            read = self._reads.pop()
-            if read.operations.is_wanted:
-                read.begin(self._read_window)
+        while self.reads.batches and self._may_read:
+            read = self.reads.pop()
+            if read.begin(self._read_window):
                 return self._new_call(read)
             self._release(read)
         return None
@@ -178,33 +169,35 @@ class Channel:
     @property
     def _may_write(self) -> bool:
         session = self._session
-        return session.is_idle or (session.has_room and not self._writes.may_grow)
+        return session.is_idle or (session.has_room and not self.writes.may_grow)
 
     @property
     def _may_read(self) -> bool:
-        window, reads = self._read_window, self._reads
+        window, reads = self._read_window, self.reads
         if not window.batches:
             return True
-        return not reads.may_grow and window.has_room(len(reads.first.operations.items))
+        return not reads.may_grow and window.has_room(len(reads.first.operations))
 
-    def _target(self) -> NodeId | None:
+    def _target(self) -> Link | None:
         """Where to send now; None: nowhere until a connection opens or a pause is over."""
-        contact = self._cluster.contact
-        leader = self.route.leader
+        cluster, leader = self._cluster, self.route.leader
         if leader is not None:
-            if contact(leader) is Contact.OPEN:
-                return leader
+            link = cluster.links.get(leader)
+            if link is not None and link.is_open:
+                return link
+            cluster.contact(leader)  # so that it is connected to again
             self.route.lost(leader)
-        return self.route.pick(contact)
+        node = self.route.pick(cluster.contact)
+        return None if node is None else cluster.link(node)
 
-    def _send(self, call: Call, node: NodeId) -> None:
+    def _send(self, call: Call, link: Link) -> None:
         if self.route.leader is None:
             self._seeker = call
-        options = self._options
+        cluster, options = self._cluster, self._options
         call.send(
-            self._cluster.link(node),
-            self._cluster.next_request(),
-            self._cluster.map_version,
+            link,
+            cluster.next_request(),
+            cluster.map_version,
             options.attempt_timeout_s,
             options.attempt_timeout_s_max,
         )
@@ -228,7 +221,8 @@ class Channel:
     def settled(self, call: Call, node: NodeId, answer_bytes: int) -> None:
         """``node`` served the call: it leads."""
         if isinstance(call.batch, ReadBatch):
-            self._read_window.observe(answer_bytes, len(call.batch.operations.items))
+            self._read_window.observe(answer_bytes, len(call.batch.operations))
+            self.reads.commands_max = self._read_window.batch_keys_max
         self.route.served(node)
         self._error = None
         self._drop(call)
@@ -270,7 +264,7 @@ class Channel:
         if batch.session is self._session:
             self._session = self._new_session(above=self._session.created + 1)
         self._drop(call)
-        self._writes.put_back([batch])
+        self.writes.put_back([batch])
         self._schedule()
 
     def split(self, call: Call) -> None:
@@ -281,10 +275,11 @@ class Channel:
         if not halves:
             self._release(batch)
         elif isinstance(batch, WriteBatch):
-            self._writes.put_back([WriteBatch(self.shard, half) for half in halves])
+            self.writes.put_back([WriteBatch(self.shard, half) for half in halves])
         else:
-            self._read_window.observe(self._options.frame_bytes_max, len(batch.operations.items))
-            self._reads.put_back([ReadBatch(self.shard, half) for half in halves])
+            self._read_window.observe(self._options.frame_bytes_max, len(batch.operations))
+            self.reads.commands_max = self._read_window.batch_keys_max
+            self.reads.put_back([ReadBatch(self.shard, half) for half in halves])
         self._schedule()
 
     def why(self) -> KVError | None:
@@ -308,30 +303,32 @@ class Channel:
 
     # -- time and the end ---------------------------------------------------------------------
 
-    def _watch_gathering(self) -> None:
-        """Have a timer for the first deadline among operations that gather on."""
-        if self._gather_timer is not None:
-            self._gather_timer.cancel()
-        deadline = min(self._writes.deadline, self._reads.deadline)
-        self._gather_timer = self._loop.call_at(deadline, self._expire_gathering)
+    def due(self, at: float) -> None:
+        """A call has something to do then."""
+        self._alarm.set(at)
 
-    def _expire_gathering(self) -> None:
-        self._gather_timer = None
+    def _look_what_is_due(self) -> None:
         now = self._loop.time() + TIMER_SLACK_S
-        error = late(self.why())
-        for gathering in (self._writes, self._reads):
-            for batch in gathering.expire(now, error):
-                self._release(batch)
-        if self._writes or self._reads:
-            self._watch_gathering()
+        try:
+            for call in list(self._calls):
+                if call.wakes_at <= now:
+                    call.wake(now)
+            for gathering in (self.writes, self.reads):
+                if gathering.deadline <= now:
+                    for batch in gathering.expire(now, late(self.why())):
+                        self._release(batch)
+        finally:  # what is left is due in its turn, whatever has failed
+            self._alarm.set(min(self.writes.deadline, self.reads.deadline))
+            for call in self._calls:
+                self._alarm.set(call.wakes_at)
 
     def close(self, error: KVError) -> None:
         """Fail everybody, each with what is known of its effect."""
-        for timer in (self._round_timer, self._gather_timer):
-            if timer is not None:
-                timer.cancel()
+        self._alarm.cancel()
+        if self._round_timer is not None:
+            self._round_timer.cancel()
         self._end = error
-        for gathering in (self._writes, self._reads):
+        for gathering in (self.writes, self.reads):
             for batch in gathering.take_all():
                 batch.operations.fail(error)
                 self._release(batch)

@@ -27,7 +27,7 @@ from kvstore.client.question import ask
 from kvstore.client.scan import ShardCursor, merge
 from kvstore.errors import DeadlineExceeded, InvalidArgument, KVError, Unavailable, copy_of
 from kvstore.kv.commands import CAS, DELETE, PUT
-from kvstore.sharding.ring import shard_of
+from kvstore.sharding.ring import position, shard_of
 from kvstore.wire.kinds import Kind
 from kvstore.wire.requests import ReadMode, ScanReply, ScanRequest, decode_status_reply
 
@@ -110,6 +110,9 @@ class Client:
         self._endpoints = endpoints
         self._opened: Cluster | None = None
         self._is_closed = False
+        self._key_bytes_max = options.key_bytes_max
+        self._value_bytes_max = options.value_bytes_max
+        self._timeout_s = options.timeout_s
 
     # -- opening and closing ------------------------------------------------------------------
 
@@ -159,34 +162,56 @@ class Client:
         return self._opened
 
     # -- keys and values ----------------------------------------------------------------------
+    # put and get are called some hundred thousand times a second: what the others leave to
+    # helpers is written out in them.
 
     async def put(self, key: Text, value: Text, *, timeout_s: float | None = None) -> Revision:
         """Store ``value`` under ``key``; returns the revision of the change."""
-        key, value = self._key(key), self._value(value)
+        if type(key) is not bytes:
+            key = as_bytes(key, "key")
+        if type(value) is not bytes:
+            value = as_bytes(value, "value")
+        if not 0 < len(key) <= self._key_bytes_max:
+            raise bad_key(key, self._key_bytes_max)
+        if len(value) > self._value_bytes_max:
+            raise bad_value(value, self._value_bytes_max)
         size = len(key) + len(value)
-        deadline = self._deadline(timeout_s)
-        if not self._cluster.gate.try_enter(size):
-            await self._cluster.gate.enter(size, deadline)
-        revision: Revision = await self._channel(key).write((PUT, key, value), size, deadline)
+        cluster = self._cluster
+        if timeout_s is None:
+            deadline = cluster.loop.time() + self._timeout_s
+        else:
+            deadline = cluster.loop.time() + check_timeout(timeout_s)
+        if not cluster.gate.try_enter(size):
+            cluster = await self._enter(size, deadline)
+        channel = cluster.channels[position(key) >> cluster.arc_bits]
+        revision: Revision = await channel.writes.add((PUT, key, value), size, deadline)
         return revision
 
     async def get(self, key: Text, *, timeout_s: float | None = None) -> KeyValue | None:
         """The value of ``key`` and its revision; None if there is none."""
-        key = self._key(key)
+        if type(key) is not bytes:
+            key = as_bytes(key, "key")
         size = len(key)
-        deadline = self._deadline(timeout_s)
-        if not self._cluster.gate.try_enter(size):
-            await self._cluster.gate.enter(size, deadline)
-        return await self._channel(key).read(key, size, deadline)
+        if not 0 < size <= self._key_bytes_max:
+            raise bad_key(key, self._key_bytes_max)
+        cluster = self._cluster
+        if timeout_s is None:
+            deadline = cluster.loop.time() + self._timeout_s
+        else:
+            deadline = cluster.loop.time() + check_timeout(timeout_s)
+        if not cluster.gate.try_enter(size):
+            cluster = await self._enter(size, deadline)
+        channel = cluster.channels[position(key) >> cluster.arc_bits]
+        found: KeyValue | None = await channel.reads.add(key, size, deadline)
+        return found
 
     async def delete(self, key: Text, *, timeout_s: float | None = None) -> bool:
         """Remove ``key``; returns whether it was there."""
         key = self._key(key)
         size = len(key)
         deadline = self._deadline(timeout_s)
-        if not self._cluster.gate.try_enter(size):
-            await self._cluster.gate.enter(size, deadline)
-        existed: bool = await self._channel(key).write((DELETE, key), size, deadline)
+        cluster = await self._enter(size, deadline)
+        existed: bool = await cluster.channel_of(key).writes.add((DELETE, key), size, deadline)
         return existed
 
     async def compare_and_swap(
@@ -203,38 +228,39 @@ class Client:
         if size + FRAME_OVERHEAD_BYTES > self.options.frame_bytes_max:
             raise InvalidArgument(f"the two values together have {size} bytes, too many to send")
         deadline = self._deadline(timeout_s)
-        if not self._cluster.gate.try_enter(size):
-            await self._cluster.gate.enter(size, deadline)
+        cluster = await self._enter(size, deadline)
         command = (CAS, key, expected, value)
-        swapped: bool = await self._channel(key).write(command, size, deadline)
+        swapped: bool = await cluster.channel_of(key).writes.add(command, size, deadline)
         return swapped
 
     def _key(self, key: Text) -> bytes:
         if type(key) is not bytes:
             key = as_bytes(key, "key")
-        if not 0 < len(key) <= self.options.key_bytes_max:
-            raise bad_key(key, self.options.key_bytes_max)
+        if not 0 < len(key) <= self._key_bytes_max:
+            raise bad_key(key, self._key_bytes_max)
         return key
 
     def _value(self, value: Text) -> bytes:
         if type(value) is not bytes:
             value = as_bytes(value, "value")
-        if len(value) > self.options.value_bytes_max:
-            raise bad_value(value, self.options.value_bytes_max)
+        if len(value) > self._value_bytes_max:
+            raise bad_value(value, self._value_bytes_max)
         return value
 
     def _deadline(self, timeout_s: float | None) -> float:
         """By the loop's clock."""
         if timeout_s is None:
-            timeout_s = self.options.timeout_s
+            timeout_s = self._timeout_s
         else:
             check_timeout(timeout_s)
         return self._cluster.loop.time() + timeout_s
 
-    def _channel(self, key: bytes) -> Channel:
-        """The way to the shard of ``key``; asked for after a wait, during which all may end."""
-        channels = self._cluster.channels
-        return channels[shard_of(key, len(channels))]
+    async def _enter(self, size: int, deadline: float) -> Cluster:
+        """Pass the gate with ``size`` bytes; returns the cluster, which may end during a wait."""
+        gate = self._cluster.gate
+        if not gate.try_enter(size):
+            await gate.enter(size, deadline)
+        return self._cluster
 
     def scan(
         self,

@@ -24,10 +24,11 @@ from kvstore.errors import Refused, Unavailable
 from kvstore.ids import NodeId, ShardId, group_of_shard
 from kvstore.net.dial import dial
 from kvstore.net.limits import NetLimits
+from kvstore.sharding.ring import RING_BITS, arc_bits, position
 from kvstore.wire.hello import Hello, Welcome
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from kvstore.client.options import ClientOptions
     from kvstore.errors import NotLeader
@@ -60,7 +61,12 @@ class Cluster:
             waiting_max=options.waiting_max,
         )
         self.channels: list[Channel] = []
+        """By shard."""
+        self.arc_bits = RING_BITS
+        """A key's position on the ring has its shard above so many bits."""
         self.shard_map: ShardMap | None = None
+        self.map_version = 0
+        """Of the shard map that requests are routed by; 0 while there is none."""
         self.loop = asyncio.get_running_loop()
         self._limits = NetLimits(
             frame_bytes_max=options.frame_bytes_max, outbound_bytes_max=options.outbound_bytes_max
@@ -72,15 +78,11 @@ class Cluster:
         self._closing: set[asyncio.Task[None]] = set()
         """Links that nobody needs any more."""
         self.estimate = RevisionEstimate()
-        self._requests = count(1)
+        self.next_request: Callable[[], int] = count(1).__next__
+        """A request id that this client has not used."""
         self.learner = MapLearner(self, endpoints)
 
     # -- what channels ask --------------------------------------------------------------------
-
-    @property
-    def map_version(self) -> int:
-        """Of the shard map that requests are routed by."""
-        return self.shard_map.version if self.shard_map is not None else 0
 
     @property
     def read_budget_bytes(self) -> int:
@@ -104,9 +106,9 @@ class Cluster:
         except KeyError:
             raise Unavailable(f"{node} is not in the shard map") from None
 
-    def next_request(self) -> int:
-        """A request id that this client has not used."""
-        return next(self._requests)
+    def channel_of(self, key: bytes) -> Channel:
+        """The way to the shard of ``key``."""
+        return self.channels[position(key) >> self.arc_bits]
 
     def new_session_id(self) -> tuple[int, int]:
         """``created`` and ``nonce`` of a new session."""
@@ -215,7 +217,7 @@ class Cluster:
 
     def install(self, shard_map: ShardMap) -> None:
         """Route by ``shard_map``, which is newer than ours, from now on."""
-        self.shard_map = shard_map
+        self.shard_map, self.map_version = shard_map, shard_map.version
         seeds = self.learner.endpoint_links
         known = {seed.node: seed for seed in seeds if seed.is_open and seed.node is not None}
         known |= self.links
@@ -238,6 +240,7 @@ class Cluster:
                 self.channels[shard].learn(_holders(shard_map, shard))
             else:
                 self.channels.append(Channel(shard, _holders(shard_map, shard), self))
+        self.arc_bits = arc_bits(shard_map.shards)
         if len(self.links) <= EAGER_NODES_MAX:
             for link in self.links.values():
                 link.contact()

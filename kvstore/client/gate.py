@@ -21,19 +21,16 @@ class Gate:
         self.operations = 0
         self.bytes = 0
 
-    def try_enter(self, size: int) -> bool:
-        """Enter with ``size`` bytes if there is room and nobody waits."""
-        if self._waiting or not self._fits(size):
+    def try_enter(self, size: int, *, is_next: bool = False) -> bool:
+        """Enter with ``size`` bytes if there is room, and nobody waits or ``is_next`` to do so."""
+        if self._waiting and not is_next:
             return False
-        self.operations += 1
-        self.bytes += size
-        return True
-
-    def _fits(self, size: int) -> bool:
+        operations, held = self.operations, self.bytes + size
         # What is larger than the whole bound goes alone.
-        return not self.operations or (
-            self.operations < self._operations_max and self.bytes + size <= self._bytes_max
-        )
+        if operations and (operations >= self._operations_max or held > self._bytes_max):
+            return False
+        self.operations, self.bytes = operations + 1, held
+        return True
 
     async def enter(self, size: int, deadline: float) -> None:
         """Wait for room, at most until ``deadline`` (the loop's time).
@@ -79,10 +76,8 @@ class Gate:
             turn = next(iter(self._waiting))
             size = self._waiting[turn]
             if not turn.done():
-                if not self._fits(size):
+                if not self.try_enter(size, is_next=True):
                     return
-                self.operations += 1
-                self.bytes += size
                 turn.set_result(None)
             del self._waiting[turn]
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from kvstore.client.operations import NEVER
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable, Sequence
 
     from kvstore.client.batches import Batch
-    from kvstore.client.operations import Operation, Operations
+    from kvstore.client.operations import Operations
     from kvstore.errors import KVError
 
 B = TypeVar("B", bound="Batch")
@@ -20,50 +21,69 @@ B = TypeVar("B", bound="Batch")
 class Gathering(Generic[B]):
     """Invariant: only the last batch may grow, and not if it was put back."""
 
-    def __init__(self, new_batch: Callable[[], B], *, bytes_max: int) -> None:
+    def __init__(
+        self,
+        new_batch: Callable[[], B],
+        new_future: Callable[[], asyncio.Future[Any]],
+        on_due: Callable[[], None],
+        *,
+        commands_max: int,
+        bytes_max: int,
+    ) -> None:
         self._new_batch = new_batch
+        self._new_future = new_future
+        self._on_due = on_due
+        """Called when a batch begins, or has something due sooner than was known."""
+        self.commands_max = commands_max
+        """Operations of one batch; may be changed."""
         self._bytes_max = bytes_max
-        self._batches: deque[B] = deque()
+        self.batches: deque[B] = deque()
+        """In the order in which they go."""
         self._growing: Operations | None = None
-
-    def __bool__(self) -> bool:
-        return bool(self._batches)
 
     @property
     def may_grow(self) -> bool:
         """Whether the next batch still takes operations; to be asked if there is one."""
-        return self._batches[0].operations is self._growing
+        return self.batches[0].operations is self._growing
 
     @property
     def first(self) -> B:
         """The batch that goes next."""
-        return self._batches[0]
+        return self.batches[0]
 
     @property
     def deadline(self) -> float:
         """When :meth:`expire` has something to do."""
-        return min((batch.operations.deadline for batch in self._batches), default=NEVER)
+        return min((batch.operations.deadline for batch in self.batches), default=NEVER)
 
-    def add(self, operation: Operation, size: int, commands_max: int) -> None:
-        """Take one more, of ``size`` bytes, in a batch of at most ``commands_max``."""
+    def add(self, command: Any, size: int, deadline: float) -> asyncio.Future[Any]:
+        """Take one more operation, of ``size`` bytes; returns what its caller waits for."""
         growing = self._growing
         if (
             growing is None
-            or len(growing.items) >= commands_max
+            or len(growing.futures) >= self.commands_max
             or growing.bytes + size > self._bytes_max
         ):
             batch = self._new_batch()
-            self._batches.append(batch)
+            self.batches.append(batch)
             self._growing = growing = batch.operations
-        growing.add(operation, size)
+        future = self._new_future()
+        growing.commands.append(command)
+        growing.futures.append(future)
+        growing.deadlines.append(deadline)
+        growing.bytes += size
+        if deadline < growing.deadline:  # so it is for the first
+            growing.deadline = deadline
+            self._on_due()
+        return future
 
     def put_back(self, batches: Sequence[B]) -> None:
         """These go before all others, as they are."""
-        self._batches.extendleft(reversed(batches))
+        self.batches.extendleft(reversed(batches))
 
     def pop(self) -> B:
         """Take the first batch up."""
-        batch = self._batches.popleft()
+        batch = self.batches.popleft()
         if batch.operations is self._growing:
             self._growing = None
         return batch
@@ -71,19 +91,19 @@ class Gathering(Generic[B]):
     def expire(self, now: float, error: KVError) -> list[B]:
         """Fail operations whose time is up; take out and return batches nobody waits for."""
         empty = []
-        for batch in self._batches:
+        for batch in self.batches:
             if batch.operations.deadline <= now:
                 batch.operations.expire(now, error)
                 if batch.operations.deadline == NEVER:
                     empty.append(batch)
         if empty:
-            self._batches = deque(batch for batch in self._batches if batch not in empty)
-            if all(batch.operations is not self._growing for batch in self._batches):
+            self.batches = deque(batch for batch in self.batches if batch not in empty)
+            if all(batch.operations is not self._growing for batch in self.batches):
                 self._growing = None
         return empty
 
     def take_all(self) -> list[B]:
         """Empty it."""
-        batches, self._growing = list(self._batches), None
-        self._batches.clear()
+        batches, self._growing = list(self.batches), None
+        self.batches.clear()
         return batches

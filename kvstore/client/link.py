@@ -84,7 +84,8 @@ class Link:
         self._dialing: asyncio.Task[None] | None = None
         self._dial_began = 0.0
         self._heard_at = 0.0
-        self._unsent_bytes = 0
+        self.unsent_bytes = 0
+        """What waits to be sent, as of the last request."""
         self._waiting: dict[int, Waiter] = {}
         self._is_closed = False
 
@@ -131,7 +132,7 @@ class Link:
             self.connection = connection
             self.node = connection.welcome.node_id
             self.error = None
-            self._unsent_bytes = 0
+            self.unsent_bytes = 0
             self._breaker.succeeded()
         finally:
             self._dialing = None
@@ -197,13 +198,8 @@ class Link:
             self._heard_at = now
         self._waiting[request] = waiter
         connection.send(encode_frame(kind, request, body))
-        self._unsent_bytes = connection.unsent_bytes
+        self.unsent_bytes = connection.unsent_bytes
         return now
-
-    @property
-    def unsent_bytes(self) -> int:
-        """What waits to be sent, as of the last request."""
-        return self._unsent_bytes
 
     def forget(self, request: int) -> None:
         """The answer is no longer of interest."""
@@ -219,8 +215,8 @@ class Link:
         connection = self.connection
         if connection is None or connection.heard or self._heard_at > then:
             return False
-        before, self._unsent_bytes = self._unsent_bytes, connection.unsent_bytes
-        return self._unsent_bytes >= before or not self._unsent_bytes
+        before, self.unsent_bytes = self.unsent_bytes, connection.unsent_bytes
+        return self.unsent_bytes >= before or not self.unsent_bytes
 
     def _frames(self, connection: FrameConnection, frames: list[Frame]) -> None:
         waiting = self._waiting

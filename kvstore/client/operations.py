@@ -7,76 +7,103 @@ done; the others in the frame do not notice.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeAlias
+from itertools import compress
+from operator import methodcaller, not_
+from typing import TYPE_CHECKING, Any
 
 from kvstore.errors import KVError, copy_of
 
 if TYPE_CHECKING:
     import asyncio
 
-Operation: TypeAlias = tuple[Any, "asyncio.Future[Any]", float]
-"""What to do, who waits for it, and until when (the loop's time). A tuple: it is hot."""
-
 NEVER = float("inf")
 TIMER_SLACK_S = 0.001
 """An event loop's timer may come a little early; what is due by then is due."""
 
+_is_done = methodcaller("done")
+
 
 class Operations:
-    """Some operations and their size. Invariant: ``deadline`` is not after any of theirs."""
+    """Some operations and their size; columns rather than objects, for it is hot.
 
-    __slots__ = ("bytes", "deadline", "entered", "items")
+    Invariants: the columns are equally long; ``deadline`` is not after any of theirs.
+    """
+
+    __slots__ = ("absent", "bytes", "commands", "deadline", "deadlines", "futures")
 
     def __init__(self) -> None:
-        self.items: list[Operation] = []
-        self.entered = 0
-        """How many the gate let in for this batch; also those who have left."""
+        self.commands: list[Any] = []
+        """What to do: what the batch makes a frame of."""
+        self.futures: list[asyncio.Future[Any]] = []
+        """Who waits for it."""
+        self.deadlines: list[float] = []
+        """And until when (the loop's time)."""
+        self.absent = 0
+        """How many more the gate let in for this batch than are still in it."""
         self.bytes = 0
-        """Keys and values of all who entered."""
+        """Keys and values of all whom it let in."""
         self.deadline = NEVER
         """When :meth:`expire` has something to do."""
 
-    def add(self, operation: Operation, size: int) -> None:
+    def add(self, command: Any, future: asyncio.Future[Any], size: int, deadline: float) -> None:
         """Take one more, of ``size`` bytes."""
-        self.items.append(operation)
-        self.entered += 1
+        self.commands.append(command)
+        self.futures.append(future)
+        self.deadlines.append(deadline)
         self.bytes += size
-        if operation[2] < self.deadline:
-            self.deadline = operation[2]
+        self.deadline = min(self.deadline, deadline)
+
+    def __len__(self) -> int:
+        return len(self.futures)
+
+    @property
+    def entered(self) -> int:
+        """How many the gate let in for this batch; also those who have left."""
+        return len(self.futures) + self.absent
 
     @property
     def is_wanted(self) -> bool:
         """Whether anybody still waits."""
-        return any(not future.done() for _, future, _ in self.items)
+        return not all(map(_is_done, self.futures))
 
-    def drop_unwanted(self) -> None:
-        """Keep those that somebody still waits for."""
-        self.items = [operation for operation in self.items if not operation[1].done()]
+    def drop_unwanted(self) -> bool:
+        """Keep those that somebody still waits for; returns whether there are any."""
+        is_done = list(map(_is_done, self.futures))
+        if True not in is_done:
+            return bool(is_done)
+        wanted = list(map(not_, is_done))
+        self.absent += is_done.count(True)
+        self.commands = list(compress(self.commands, wanted))
+        self.futures = list(compress(self.futures, wanted))
+        self.deadlines = list(compress(self.deadlines, wanted))
+        return True in wanted
 
     def halves(self) -> list[Operations]:
-        """Those still wanted, in two parts; empty if there are not two to divide.
+        """Those still wanted, in two parts; in one if only one is; none if nobody is.
 
         What the gate counted goes with the first part, less what is in the second.
         """
         self.drop_unwanted()
-        if len(self.items) < 2:
-            return []
-        first, second = Operations(), Operations()
-        middle = len(self.items) // 2
-        first.items, second.items = self.items[:middle], self.items[middle:]
-        first.deadline = second.deadline = self.deadline
-        second.entered = len(second.items)
-        first.entered, first.bytes = self.entered - second.entered, self.bytes
-        return [first, second]
+        middle = (len(self) + 1) // 2
+        first, second = self._part(slice(middle)), self._part(slice(middle, None))
+        first.absent, first.bytes = self.absent, self.bytes
+        return [part for part in (first, second) if part]
+
+    def _part(self, which: slice) -> Operations:
+        part = Operations()
+        part.commands, part.futures = self.commands[which], self.futures[which]
+        part.deadlines, part.deadline = self.deadlines[which], self.deadline
+        return part
 
     def outlast(self, now: float) -> bool:
         """Whether anybody still waits beyond ``now``."""
-        return any(deadline > now and not future.done() for _, future, deadline in self.items)
+        waiting = zip(self.futures, self.deadlines, strict=True)
+        return any(deadline > now and not future.done() for future, deadline in waiting)
 
     def expire(self, now: float, error: KVError) -> None:
         """Fail those whose time is up; ``deadline`` becomes that of the rest."""
         left = NEVER
-        for _, future, deadline in self.items:
+        for future, deadline in zip(self.futures, self.deadlines, strict=True):
             if future.done():
                 continue
             if deadline <= now:
@@ -87,6 +114,6 @@ class Operations:
 
     def fail(self, error: KVError) -> None:
         """Fail all who still wait."""
-        for _, future, _ in self.items:
+        for future in self.futures:
             if not future.done():
                 future.set_exception(copy_of(error))

@@ -45,8 +45,9 @@ class Session:
     @property
     def has_room(self) -> bool:
         """Whether another batch may begin."""
-        return self.is_idle or (
-            len(self._outstanding) < self._outstanding_max
+        outstanding = self._outstanding
+        return not outstanding or (
+            len(outstanding) < self._outstanding_max
             and self._next_seq < self.ack_below + SEQ_WINDOW
         )
 
@@ -54,7 +55,7 @@ class Session:
         """Number a batch that was never sent: its seq and the ack_below to send along."""
         assert self.has_room
         seq = self._next_seq
-        self._next_seq += 1
+        self._next_seq = seq + 1
         self._outstanding[seq] = None
         return seq, self.ack_below
 

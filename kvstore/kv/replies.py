@@ -59,9 +59,12 @@ def decode_reply(body: bytes, count: int) -> BatchReply | KVError:
         fields = msgpack.unpackb(body, max_array_len=8, max_map_len=0, max_ext_len=0)
     except (ValueError, TypeError, RecursionError) as error:
         raise ProtocolError(f"reply: not msgpack ({type(error).__name__})") from None
-    match fields:
-        case [0, int(first_revision), bytes(packed)] if first_revision >= 0:
+    # What nearly all answers are, before a pattern, which would cost as much as all else here.
+    if type(fields) is list and len(fields) == 3 and fields[0] == _DONE:
+        _, first_revision, packed = fields
+        if type(first_revision) is int and first_revision >= 0 and type(packed) is bytes:
             return BatchReply(first_revision, _effects(packed, count))
+    match fields:
         case [1, str(code), str(message), bool(may_have_applied)]:
             return from_wire(code, message, may_have_applied=may_have_applied)
         case _:
@@ -72,6 +75,8 @@ def _effects(packed: bytes, count: int) -> list[bool]:
     bits = int.from_bytes(packed, "big")
     if len(packed) != (count + 7) // 8 or bits >> count:
         raise ProtocolError(f"reply: effects do not fit {count} commands")
+    if bits + 1 == 1 << count:  # as for puts
+        return [True] * count
     return [digit == "1" for digit in f"{bits:0{count}b}"]
 
 

@@ -24,14 +24,18 @@ RING_SIZE = 1 << RING_BITS
 TOKENS_PER_WEIGHT = 128
 
 
-def position(key: bytes) -> int:
-    """Where ``key`` stands on the ring, 0 … 2^64-1 (XXH3, 64 bits, seed 0)."""
-    return xxhash.xxh3_64_intdigest(key)
+position: Callable[[bytes], int] = xxhash.xxh3_64_intdigest
+"""Where a key stands on the ring, 0 … 2^64-1 (XXH3, 64 bits, seed 0)."""
+
+
+def arc_bits(shards: int) -> int:
+    """How many of a position's low bits tell places of one arc apart: above stands the shard."""
+    return RING_BITS - shards.bit_length() + 1
 
 
 def shard_of(key: bytes, shards: int) -> ShardId:
     """The shard that holds ``key`` when there are ``shards`` of them, a power of two."""
-    return ShardId(position(key) >> (RING_BITS - shards.bit_length() + 1))
+    return ShardId(position(key) >> arc_bits(shards))
 
 
 def belong_to(shard: ShardId, shards: int) -> Callable[[Collection[bytes]], bool]:
@@ -48,7 +52,7 @@ def belong_to(shard: ShardId, shards: int) -> Callable[[Collection[bytes]], bool
 
 def arc_start(shard: ShardId, shards: int) -> int:
     """The first position of a shard's arc."""
-    return shard << (RING_BITS - shards.bit_length() + 1)
+    return shard << arc_bits(shards)
 
 
 def arc_in_hex(shard: ShardId, shards: int) -> tuple[str, str]:

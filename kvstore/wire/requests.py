@@ -163,10 +163,12 @@ def decode_read_reply(body: bytes, count: int) -> list[tuple[bytes, Revision] | 
     rows = unpack(body)
     if type(rows) is not list or len(rows) != count:
         raise ProtocolError(f"read reply: expected {count} rows")
-    found = [row for row in rows if row is not None]
-    if found and (set(map(type, found)) != {list} or set(map(len, found)) != {2}):
-        raise ProtocolError("read reply: a row must be nil or [value, revision]")
-    for value, revision in found:
+    for row in rows:
+        if row is None:
+            continue
+        if type(row) is not list or len(row) != 2:
+            raise ProtocolError("read reply: a row must be nil or [value, revision]")
+        value, revision = row
         if type(value) is not bytes or type(revision) is not int or revision < 0:
             raise ProtocolError("read reply: a row must be nil or [value, revision]")
     return rows

@@ -345,6 +345,11 @@ class FakeNode:
         for connection, data in held:
             connection.data_received(data)
 
+    @property
+    def is_asked(self) -> bool:
+        """Whether anything arrived while it is frozen."""
+        return bool(self._held)
+
     def hold(self, connection: FakeConnection, data: bytes) -> None:
         self._held.append((connection, data))
 

@@ -4,10 +4,13 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from fake_kv_cluster import until
 
 import kvstore
 from kvstore import InvalidArgument, KeyValue
 from kvstore.wire.kinds import Kind
+
+BAD = b"bad"
 
 if TYPE_CHECKING:
     from fake_kv_cluster import FakeCluster
@@ -140,6 +143,24 @@ async def test_one_bad_operation_fails_alone(kv: Client, cluster: FakeCluster) -
         bad = [i for i, result in enumerate(results) if isinstance(result, BaseException)]
         assert bad == [7, 70]
         assert all(isinstance(results[i], InvalidArgument) for i in bad)
+
+
+async def test_whoever_is_left_of_a_batch_that_is_refused_is_asked_for_alone(
+    kv: Client, cluster: FakeCluster
+) -> None:
+    await kv.put(BAD, b"v")  # the leader is known now
+    leader = cluster.leader_of(BAD)
+    cluster.bad_keys = {BAD}
+    leader.freeze()
+    same = [key for i in range(100) if cluster.shard_of(key := b"%d" % i) is cluster.shard_of(BAD)]
+    bad, good = asyncio.create_task(kv.get(BAD)), asyncio.create_task(kv.get(same[0]))
+    await until(lambda: leader.is_asked)
+    bad.cancel()
+    leader.thaw()
+    async with asyncio.timeout(10):
+        assert await good is None
+    assert bad.cancelled()
+    assert kv._cluster.gate.operations == 0
 
 
 async def test_answers_too_large_for_a_frame_are_asked_for_in_parts(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
@@ -26,9 +26,11 @@ from kvstore.client.session import SEQ_WINDOW, RevisionEstimate, Session
 from kvstore.errors import NotLeader, Unavailable
 from kvstore.hlc import revision_at
 from kvstore.ids import NodeId, ShardId
+from kvstore.kv.commands import PUT
 
 if TYPE_CHECKING:
-    from kvstore.client.operations import Operation
+    from asyncio import Future
+    from collections.abc import Callable
 
 N1, N2, N3 = NodeId("n1"), NodeId("n2"), NodeId("n3")
 
@@ -290,73 +292,123 @@ def test_read_window_bounds_keys_and_batches_but_lets_one_pass() -> None:
 # -- gathering --------------------------------------------------------------------------------
 
 
-def new_gathering() -> Gathering[WriteBatch]:
-    return Gathering(lambda: WriteBatch(ShardId(0)), bytes_max=100)
+class Dues:
+    """Counts how often somebody is told that something is due."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self) -> None:
+        self.count += 1
 
 
-def operation(deadline: float = 10.0) -> Operation:
-    return (0, b"k", b"v"), asyncio.get_running_loop().create_future(), deadline
+def new_gathering(
+    commands_max: int = 9, on_due: Callable[[], None] = lambda: None
+) -> Gathering[WriteBatch]:
+    return Gathering(
+        lambda: WriteBatch(ShardId(0)),
+        asyncio.get_running_loop().create_future,
+        on_due,
+        commands_max=commands_max,
+        bytes_max=100,
+    )
+
+
+def add(gathering: Gathering[WriteBatch], size: int = 1, deadline: float = 10.0) -> Future[Any]:
+    return gathering.add((0, b"k", b"v"), size, deadline)
 
 
 async def test_gathering_fills_batches_by_count_and_bytes() -> None:
-    gathering = new_gathering()
+    gathering = new_gathering(3)
     for size in (10, 10, 10, 90, 500, 1):
-        gathering.add(operation(), size, 3)
+        add(gathering, size)
     sizes = []
-    while gathering:
+    while gathering.batches:
         batch = gathering.pop().operations
-        sizes.append((len(batch.items), batch.bytes))
+        sizes.append((len(batch), batch.bytes))
     assert sizes == [(3, 30), (1, 90), (1, 500), (1, 1)]
 
 
 async def test_what_is_put_back_goes_first_and_does_not_grow() -> None:
     gathering = new_gathering()
-    gathering.add(operation(), 1, 9)
+    add(gathering)
     back = gathering.pop()
     gathering.put_back([back])
-    gathering.add(operation(), 1, 9)
+    add(gathering)
     assert gathering.pop() is back
-    assert len(back.operations.items) == 1
-    assert len(gathering.pop().operations.items) == 1
+    assert len(back.operations) == 1
+    assert len(gathering.pop().operations) == 1
+
+
+async def test_gathering_tells_of_each_batch_and_of_each_earlier_deadline() -> None:
+    dues = Dues()
+    gathering = new_gathering(3, dues)
+    told = []
+    for deadline in (10.0, 10.0, 9.0, 10.0, 11.0):
+        add(gathering, deadline=deadline)
+        told.append(dues.count)
+    assert told == [1, 1, 2, 3, 3]
+    assert gathering.deadline == 9.0
 
 
 async def test_gathering_expires_what_is_due_and_hands_out_empty_batches() -> None:
-    gathering = new_gathering()
-    early, late = operation(1.0), operation(2.0)
-    gathering.add(early, 1, 1)
-    gathering.add(late, 1, 1)
+    gathering = new_gathering(1)
+    early, late = add(gathering, deadline=1.0), add(gathering, deadline=2.0)
     assert gathering.deadline == 1.0
     (empty,) = gathering.expire(1.5, Unavailable("nobody leads"))
     assert empty.operations.entered == 1
     with pytest.raises(Unavailable, match="nobody leads"):
-        early[1].result()
+        early.result()
     assert gathering.deadline == 2.0
-    assert gathering.first.operations.items == [late]
-    gathering.add(operation(3.0), 1, 2)
-    assert len(gathering.first.operations.items) == 2
+    assert gathering.first.operations.futures == [late]
+    gathering.commands_max = 2
+    add(gathering, deadline=3.0)
+    assert len(gathering.first.operations) == 2
 
 
 async def test_callers_get_errors_of_their_own() -> None:
     gathering = new_gathering()
-    first, second = operation(1.0), operation(1.0)
-    gathering.add(first, 1, 2)
-    gathering.add(second, 1, 2)
+    first, second = add(gathering, deadline=1.0), add(gathering, deadline=1.0)
     error = NotLeader("moved", leader="n2", may_have_applied=True)
     gathering.expire(1.0, error)
-    errors = [first[1].exception(), second[1].exception()]
+    errors = [first.exception(), second.exception()]
     assert errors[0] is not errors[1]
     for each in errors:
         assert isinstance(each, NotLeader)
         assert (each.message, each.leader, each.may_have_applied) == ("moved", "n2", True)
 
 
+async def test_who_left_is_not_sent_and_still_counts_at_the_gate() -> None:
+    gathering = new_gathering()
+    futures = [gathering.add((PUT, key, b""), 10, due) for key, due in ((b"a", 1.0), (b"b", 2.0))]
+    futures[0].cancel()
+    operations = gathering.pop().operations
+    operations.drop_unwanted()
+    assert (operations.commands, operations.futures) == ([(PUT, b"b", b"")], futures[1:])
+    assert operations.deadlines == [2.0]
+    assert (operations.entered, operations.bytes) == (2, 20)
+    assert operations.is_wanted
+    futures[1].cancel()
+    assert not operations.is_wanted
+
+
 async def test_halves_share_what_entered_the_gate() -> None:
     gathering = new_gathering()
-    operations = [operation() for _ in range(5)]
-    for each in operations:
-        gathering.add(each, 10, 9)
-    operations[0][1].cancel()
+    futures = [add(gathering, 10) for _ in range(5)]
+    futures[0].cancel()
     first, second = gathering.pop().operations.halves()
-    assert (first.items, second.items) == (operations[1:3], operations[3:])
+    assert (first.futures, second.futures) == (futures[1:3], futures[3:])
     assert first.entered + second.entered == 5
     assert first.bytes + second.bytes == 50
+
+
+async def test_a_half_may_be_all_that_is_left() -> None:
+    gathering = new_gathering()
+    futures = [add(gathering, 10) for _ in range(2)]
+    futures[0].cancel()
+    operations = gathering.pop().operations
+    (half,) = operations.halves()
+    assert half.futures == futures[1:]
+    assert (half.entered, half.bytes) == (2, 20)
+    futures[1].cancel()
+    assert half.halves() == []

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from fake_kv_cluster import Do, FakeNode, until
+from fake_kv_cluster import QUICK, Do, FakeNode, until
 
+from kvstore.client import connect
 from kvstore.errors import (
     DeadlineExceeded,
     DiskFull,
@@ -21,6 +23,8 @@ from kvstore.errors import (
 from kvstore.wire.kinds import Kind
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
     from fake_kv_cluster import FakeCluster
 
     from kvstore import Client
@@ -266,6 +270,27 @@ async def test_calls_of_one_batch_have_their_own_deadlines(
     await patient
 
 
+async def test_a_call_in_a_hurry_that_gathers_with_others_has_its_own_deadline(
+    kv: Client, cluster: FakeCluster
+) -> None:
+    await kv.put(KEY, b"v")
+    leader = cluster.leader_of(KEY)
+    leader.freeze()
+    sent = asyncio.create_task(kv.put(KEY, b"sent", timeout_s=60))
+    await until(lambda: leader.is_asked)
+    patient = asyncio.create_task(kv.put(KEY, b"gathers", timeout_s=60))
+    await asyncio.sleep(0)
+    with pytest.raises(KVError) as caught:
+        async with asyncio.timeout(10):
+            await kv.put(KEY, b"in a hurry", timeout_s=0.03)
+    assert isinstance(caught.value, DeadlineExceeded | Unavailable)
+    assert not caught.value.may_have_applied
+    assert not sent.done()
+    assert not patient.done()
+    leader.thaw()
+    await asyncio.gather(sent, patient)
+
+
 async def test_a_deadline_in_a_batch_that_goes_on_for_others_is_of_unknown_outcome(
     kv: Client, cluster: FakeCluster
 ) -> None:
@@ -326,6 +351,30 @@ async def test_closing_fails_what_is_under_way(cluster: FakeCluster, kv: Client)
     assert [type(result) for result in results] == [Unavailable] * 3
     assert [result.may_have_applied for result in results] == [True, False, False]  # type: ignore[union-attr]
     assert kv._opened is None
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda kv: kv.put(KEY, b"v"),
+        lambda kv: kv.get(KEY),
+        lambda kv: kv.delete(KEY),
+        lambda kv: kv.compare_and_swap(KEY, None, b"v"),
+    ],
+)
+async def test_closing_as_a_call_gets_its_turn(
+    cluster: FakeCluster, call: Callable[[Client], Coroutine[Any, Any, object]]
+) -> None:
+    async with connect(cluster.endpoints, options=replace(QUICK, operations_max=1)) as kv:
+        gate = kv._cluster.gate
+        assert gate.try_enter(1)
+        waiting = asyncio.create_task(call(kv))
+        await until(lambda: gate._waiting)
+        gate.leave(1, 1)
+        await kv.close()
+        with pytest.raises(Unavailable, match="closed"):
+            async with asyncio.timeout(10):
+                await waiting
 
 
 async def test_every_answer_lost_now_and_then(kv: Client, cluster: FakeCluster) -> None:
