@@ -66,18 +66,18 @@ class Data:
             CAS, whether it swapped.
         """
         effects = []
-        prefix, row_of, put = self._prefix, self._row, self._put
+        prefix, put = self._prefix, self._put
         for command in commands:
             op = command[0]
             key = prefix + command[1]
             if op == PUT:
-                put(key, row_of(key), revision, command[2])
+                put(key, command[2], revision)
                 effect = True
             elif op == DELETE:
                 effect = self._delete(key)
             else:
                 assert op == CAS
-                effect = self._compare_and_swap(key, command[2], revision, command[3])
+                effect = self._compare_and_swap(key, command[2], command[3], revision)
             effects.append(effect)
             revision += 1
         return effects
@@ -91,7 +91,8 @@ class Data:
                 row = self._engine.get(key)
         return row
 
-    def _put(self, key: bytes, before: bytes | None, revision: int, value: bytes) -> None:
+    def _put(self, key: bytes, value: bytes, revision: int) -> None:
+        before = self._row(key)
         if before is None:
             row = values.encode(revision, revision, values.NO_LEASE, value)
             self.keys += 1
@@ -111,7 +112,7 @@ class Data:
         return True
 
     def _compare_and_swap(
-        self, key: bytes, expected: bytes | None, revision: int, value: bytes
+        self, key: bytes, expected: bytes | None, value: bytes, revision: int
     ) -> bool:
         before = self._row(key)
         if before is None or expected is None:
@@ -119,7 +120,7 @@ class Data:
         else:
             is_as_expected = values.is_value(before, expected)
         if is_as_expected:
-            self._put(key, before, revision, value)
+            self._put(key, value, revision)
         return is_as_expected
 
     def flush(self, batch: WriteBatch) -> None:
