@@ -89,14 +89,14 @@ class FrameConnection(asyncio.Protocol):
         self._on_closed = on_closed
         self._decoder = FrameDecoder(min(HELLO_FRAME_BYTES_MAX, limits.frame_bytes_max))
         self._transport: asyncio.Transport | None = None
-        self._established = False
-        self._closing = False
+        self._established = self._closing = False
         self._outbox: list[bytes] = []
         self._outbox_bytes = 0
-        self._unsent_bytes = 0  # in the transport, as of the last look
+        self._unsent_bytes = 0  # in the transport, at most: as of the last look, and added since
         self._written_bytes = 0  # ever given to the transport
         self._high_water_bytes = limits.outbound_bytes_max // 2
         self._is_jammed = False  # the transport has had enough, until the other side reads
+        self._is_deaf = False  # we have told the transport not to read
         self._frames_received = 0
         self._linger: asyncio.TimerHandle | None = None
         self._receiving, self._sending = Progress(), Progress()
@@ -202,32 +202,31 @@ class FrameConnection(asyncio.Protocol):
             self.abort(Overloaded(f"{unsent} bytes wait for a side that does not read them"))
             return False
         if self._transport is not None and unsent > self._high_water_bytes:
+            self._is_deaf = True
             self._transport.pause_reading()
         return True
 
     def _hear_on(self) -> None:
-        """Read again, unless the socket is gone, as after a dial that was cancelled.
-
-        In that case uvloop says that the transport is not closing, and fails.
-        """
-        if self._transport is not None and not self._transport.is_closing():
-            with suppress(RuntimeError):
+        """Read again, if we had stopped, and the socket is not gone."""
+        if self._is_deaf and self._transport is not None and not self._transport.is_closing():
+            self._is_deaf = False
+            with suppress(RuntimeError):  # uvloop, of a dial that was cancelled: "not closing"
                 self._transport.resume_reading()
 
     def _flush(self) -> None:
         """Give the transport all that gathered in this iteration of the loop."""
-        frames, self._outbox = self._outbox, []
-        self._written_bytes += self._outbox_bytes
-        self._outbox_bytes = 0
+        frames, size = self._outbox, self._outbox_bytes
+        self._outbox, self._outbox_bytes = [], 0
         transport = self._transport
         if transport is None or not frames:
             return
+        self._written_bytes += size
+        self._unsent_bytes += size
         if len(frames) == 1:
             transport.write(frames[0])
         else:
             transport.writelines(frames)
-        self._unsent_bytes = transport.get_write_buffer_size()
-        if not self._is_jammed:
+        if self._is_deaf and not self._is_jammed:
             self._hear_on()
 
     # -- receiving --------------------------------------------------------------------------
@@ -367,6 +366,7 @@ class FrameConnection(asyncio.Protocol):
         """Called by the event loop: half of the outbound bound is taken."""
         self._is_jammed = True
         if self._transport is not None and not self._closing:
+            self._is_deaf = True
             self._transport.pause_reading()
 
     def resume_writing(self) -> None:

@@ -58,6 +58,21 @@ async def test_sends_of_different_ticks_do_not_wait_for_each_other() -> None:
         assert node.arrivals == [1, 1, 1]
 
 
+async def test_what_the_other_side_has_taken_counts_no_more() -> None:
+    async with listening() as node:
+        client = Client()
+        await client.connect(node)
+        transport = client.connection._transport
+        assert transport is not None
+        question, size = read_frame(1, bytes(100_000)), 0
+        while size < 2 * LIMITS.outbound_bytes_max:
+            assert client.connection.send(question)
+            size += len(question)
+            await until(lambda: len(client.frames) * len(question) == size)  # noqa: B023
+            assert transport.is_reading()
+        assert client.connection.unsent_bytes == 0
+
+
 async def test_a_frame_of_the_largest_size() -> None:
     async with listening() as node:
         client = Client()
