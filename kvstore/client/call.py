@@ -106,8 +106,8 @@ class Call:
     """Invariant: ``request`` is the attempt whose failure counts; 0 while none is current."""
 
     __slots__ = (
-        "_attempt_ends_at", "_is_doubtful", "_loop", "_owner", "_ping_at", "_refusals",
-        "_resume_at", "_rng", "_sent_at", "_timeouts", "attempts", "batch", "error", "is_done",
+        "_attempt_ends_at", "_is_doubtful", "_loop", "_owner", "_patience", "_ping_at",
+        "_refusals", "_resume_at", "_rng", "_sent_at", "attempts", "batch", "error", "is_done",
         "request", "wakes_at",
     )  # fmt: skip
 
@@ -131,7 +131,7 @@ class Call:
         self._attempt_ends_at = NEVER
         self._resume_at = NEVER
         self._refusals = 0
-        self._timeouts = 0
+        self._patience = 1.0  # doubles with each attempt that took too long
         self._is_doubtful = False
 
     @property
@@ -154,7 +154,7 @@ class Call:
         self.attempts[request] = link
         self.request = request
         self._sent_at = sent_at = link.send(self.batch.kind, request, body, self)
-        timeout_s = min(timeout_s * 2.0**self._timeouts, timeout_s_max)
+        timeout_s = min(timeout_s * self._patience, timeout_s_max)
         timeout_s += (len(body) + link.unsent_bytes) / SLOW_BYTES_PER_S
         self._attempt_ends_at = sent_at + timeout_s
         self._ping_at = sent_at + timeout_s / 2
@@ -283,7 +283,7 @@ class Call:
     def _attempt_took_too_long(self) -> None:
         """Ask elsewhere; the answer still counts should it come, if the node is heard at all."""
         link = self.attempts[self.request]
-        self._timeouts += 1
+        self._patience *= 2
         self.error = Unavailable(f"{link.node} does not answer")
         self._owner.silent()
         if link.is_silent_since(self._sent_at):

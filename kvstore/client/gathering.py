@@ -68,12 +68,7 @@ class Gathering(Generic[B]):
             self.batches.append(batch)
             self._growing = growing = batch.operations
         future = self._new_future()
-        growing.commands.append(command)
-        growing.futures.append(future)
-        growing.deadlines.append(deadline)
-        growing.bytes += size
-        if deadline < growing.deadline:  # so it is for the first
-            growing.deadline = deadline
+        if growing.add(command, future, size, deadline):
             self._on_due()
         return future
 

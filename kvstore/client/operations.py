@@ -45,13 +45,16 @@ class Operations:
         self.deadline = NEVER
         """When :meth:`expire` has something to do."""
 
-    def add(self, command: Any, future: asyncio.Future[Any], size: int, deadline: float) -> None:
-        """Take one more, of ``size`` bytes."""
+    def add(self, command: Any, future: asyncio.Future[Any], size: int, deadline: float) -> bool:
+        """Take one more, of ``size`` bytes; returns whether it is due before all others."""
         self.commands.append(command)
         self.futures.append(future)
         self.deadlines.append(deadline)
         self.bytes += size
-        self.deadline = min(self.deadline, deadline)
+        if deadline >= self.deadline:
+            return False
+        self.deadline = deadline
+        return True
 
     def __len__(self) -> int:
         return len(self.futures)
