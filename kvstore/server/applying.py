@@ -5,6 +5,9 @@ share for every group. Only once the batch is written do answers leave and reads
 full disk the batch is kept and written later; meanwhile nothing else is run. Where somebody
 wants to see a group's state between two entries, the batch holds nothing of it beyond the
 first (:mod:`kvstore.server.checkpoints`).
+
+A leader applies at once, for clients wait. A follower has more urgent work, to write and to
+acknowledge what comes next: it applies a little later, and so more at a time.
 """
 
 from __future__ import annotations
@@ -30,6 +33,9 @@ APPLY_BYTES_MAX = 256 * 1024
 """Committed bytes applied in one loop tick, so that a long catch-up never stalls the loop."""
 
 DISK_RETRY_S = 0.25
+
+FOLLOWER_LATER_S = 0.002
+"""A follower's state lags behind its log by so much more."""
 
 
 @dataclass(slots=True)
@@ -67,20 +73,48 @@ class Applier:
         self._on_full = on_full
         self._on_resumed = on_resumed
         self._unwritten: _Applied | None = None
+        self._followers: dict[ShardHost, None] = {}
+        """Who has something to run when the timer is up."""
         self._when_written: list[Callable[[], None]] = []
 
     def can_apply(self, host: ShardHost) -> bool:
         """Whether committed entries of ``host`` may be run now."""
         return bool(host.to_apply) and not host.installing and self._unwritten is None
 
+    def must_go_on(self, host: ShardHost) -> bool:
+        """Whether ``host`` is to be looked at again at once, to run what is left."""
+        return host.is_leader and self.can_apply(host)
+
     def apply(self, hosts: Collection[ShardHost]) -> None:
-        """Run what is committed, all groups in one engine write, then serve reads."""
-        if waiting := [host for host in hosts if self.can_apply(host)]:
-            applied = _Applied(self._engine.batch())
-            self._gather(waiting, applied)
-            self._write(applied)
+        """Run what is committed, all groups in one engine write, then serve reads.
+
+        What followers have to run waits a little.
+        """
+        ready = [host for host in hosts if self.can_apply(host)]
+        followers = [host for host in ready if not host.is_leader]
+        if followers:
+            if not self._followers:
+                self._loop.call_later(FOLLOWER_LATER_S, self._guarded, self._apply_followers)
+            self._followers.update(dict.fromkeys(followers))
+            ready = [host for host in ready if host.is_leader]
+        self._run(ready)
         for host in hosts:
             host.serve_reads()
+
+    def _apply_followers(self) -> None:
+        followers, self._followers = self._followers, {}
+        self._run([host for host in followers if self.can_apply(host) and not host.has_left])
+        self._followers = {host: None for host in followers if self.can_apply(host)}
+        if self._followers:
+            self._loop.call_soon(self._guarded, self._apply_followers)
+        for host in followers:
+            host.serve_reads()
+
+    def _run(self, hosts: list[ShardHost]) -> None:
+        if hosts:
+            applied = _Applied(self._engine.batch())
+            self._gather(hosts, applied)
+            self._write(applied)
 
     def when_written(self, callback: Callable[[], None]) -> None:
         """Run ``callback`` once the engine holds all that was run: at once, if no write waits.

@@ -327,7 +327,7 @@ class RaftDriver:
         self._append(to_log)
         self._applier.apply(dirty)
         for host in dirty:
-            if host.core.has_ready() or self._applier.can_apply(host) or host.may_propose:
+            if host.core.has_ready() or self._applier.must_go_on(host) or host.may_propose:
                 self.wake(host)
             elif host.is_gathering:
                 self._wake_gathered(host)
