@@ -12,8 +12,8 @@ from kvstore.client.key_value import KeyValue
 from kvstore.client.operations import Operations
 from kvstore.errors import KVError
 from kvstore.ids import Revision, ShardId
-from kvstore.kv import commands, replies
-from kvstore.kv.commands import PUT
+from kvstore.kv import replies
+from kvstore.kv.commands import PUT, encode_batch
 from kvstore.wire import requests
 from kvstore.wire.kinds import Kind
 
@@ -79,7 +79,7 @@ class WriteBatch:
             return False
         self.session = session
         self._seq, ack_below = session.begin()
-        self._encoded = commands.encode_batch(
+        self._encoded = encode_batch(
             session.created, session.nonce, self._seq, ack_below, self.operations.commands
         )
         return True

@@ -10,6 +10,9 @@ import pytest
 from fake_kv_cluster import QUICK, Do, FakeNode, until
 
 from kvstore.client import connect
+from kvstore.client.batches import ScanPage
+from kvstore.client.call import Call
+from kvstore.client.operations import NEVER
 from kvstore.errors import (
     DeadlineExceeded,
     DiskFull,
@@ -289,6 +292,34 @@ async def test_a_call_in_a_hurry_that_gathers_with_others_has_its_own_deadline(
     assert not patient.done()
     leader.thaw()
     await asyncio.gather(sent, patient)
+
+
+async def test_a_bug_in_one_call_keeps_no_other_from_its_deadline(
+    kv: Client, cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wake(call: Call, now: float) -> None:
+        if not isinstance(call.batch, ScanPage):
+            wake_well(call, now)
+            return
+        call.wakes_at = NEVER
+        raise ZeroDivisionError
+
+    wake_well = Call.wake
+    monkeypatch.setattr(Call, "wake", wake)
+    bugs: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, bug: bugs.append(bug))
+    await kv.put(KEY, b"v")
+    cluster.leader_of(KEY).freeze()
+    rows = kv.scan(timeout_s=0.01)
+    scan = asyncio.ensure_future(anext(rows))
+    await asyncio.sleep(0)
+    with pytest.raises(KVError) as caught:
+        async with asyncio.timeout(10):
+            await kv.put(KEY, b"w", timeout_s=0.02)
+    assert isinstance(caught.value, DeadlineExceeded | Unavailable)
+    assert bugs
+    scan.cancel()
+    await asyncio.gather(scan, return_exceptions=True)
 
 
 async def test_a_deadline_in_a_batch_that_goes_on_for_others_is_of_unknown_outcome(
