@@ -434,15 +434,12 @@ class Node:
                         self._driver.receive(node, decode_messages(frame.body))
                     elif self._membership is not None:
                         self._membership.receive(node, frame)
-                self._driver.input_ended()
             return
         for frame in frames:
             if self._requests is not None:
                 self._requests.handle(connection, frame)
             else:
                 send_error(connection, frame.request, Unavailable(self._refusal))
-        if self._driver is not None:
-            self._driver.input_ended()
 
     def _peer_connected(self, node: NodeId) -> None:
         assert self._driver is not None

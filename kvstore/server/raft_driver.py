@@ -127,8 +127,6 @@ class RaftDriver:
         self._dirty: dict[ShardHost, None] = {}
         self._gathering: dict[ShardHost, None] = {}
         self._flush_scheduled = False
-        self._flushed = 0
-        """How many groups the last flush looked at."""
         self._stopped = False
         self._roles: dict[ShardHost, tuple[Role, Term, ReplicaId]] = {}
         self.loop: Loop = loop or asyncio.get_running_loop()
@@ -181,15 +179,6 @@ class RaftDriver:
         if not self._flush_scheduled and not self._stopped:
             self._flush_scheduled = True
             self.loop.call_soon(self.guarded, self._flush)
-
-    def input_ended(self) -> None:
-        """All that one connection brought is taken in: look at it now, if little else goes on.
-
-        Otherwise it waits for the end of the iteration, to share one write and one frame per peer
-        with what other connections bring.
-        """
-        if len(self._dirty) == 1 and self._flushed <= 1:
-            self.guarded(self._flush)
 
     def _wake_all(self) -> None:
         for host in self.hosts.values():
@@ -308,11 +297,8 @@ class RaftDriver:
 
     def _flush(self) -> None:
         self._flush_scheduled = False
-        if not self._dirty:
-            return
         now, wall_ms = self._clock(), self._wall_ms()
         dirty, self._dirty = self._dirty, {}
-        self._flushed = len(dirty)
         outbox, to_log, votes = Outbox(), _LogBatch(), _LogBatch()
         for host in dirty:
             host.collect(now, wall_ms)
