@@ -70,7 +70,7 @@ class EngineConfig:
 
     memtable_bytes: int = 32 * MIB
     block_cache_bytes: int = 32 * MIB
-    row_cache_bytes: int = 32 * MIB
+    row_cache_bytes: int = 64 * MIB
     background_jobs: int = 2
 
 

@@ -51,9 +51,9 @@ YARDSTICK_S: Final = 0.05
 SLACK: Final = 2.0
 """How many times its budget an operation may cost."""
 BUDGETS: Final = (
-    Budget(Cell("put", 256, 4), 20_000, server_us=120.0, client_us=25.0),
-    Budget(Cell("get", 256, 4), 40_000, server_us=24.0, client_us=12.0),
-    Budget(Cell("put", 1, 1), 1_000, server_us=1600.0, client_us=140.0),
+    Budget(Cell("put", 256, 4), 20_000, server_us=72.0, client_us=13.5),
+    Budget(Cell("get", 256, 4), 40_000, server_us=17.0, client_us=8.5),
+    Budget(Cell("put", 1, 1), 1_000, server_us=1400.0, client_us=120.0),
 )
 
 NODES: Final = 3

@@ -25,7 +25,7 @@ RUNS: Final = 3
 SECONDS: Final = 3.0
 WARM_UP_S: Final = 1.0
 NODES_DEFAULT: Final = 3
-KEYS_DEFAULT: Final = 100_000
+KEYS_DEFAULT: Final = 10_000
 DATA_BYTES: Final = 64 << 20
 """Of all values together, unless the number of keys is given: of larger ones there are fewer."""
 

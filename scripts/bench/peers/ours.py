@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from bench.measured import Cell, Run
 
 NODES: Final = 3
-KEYS: Final = 100_000
+KEYS: Final = 10_000
 VALUE_BYTES: Final = 256
 SEED: Final = 1
 
