@@ -1,4 +1,4 @@
-"""Measures what the README claims: `python scripts/figures.py start|failover|freeze|idle|load`.
+"""Measures what the README claims: `python scripts/figures.py start|failover|freeze|idle`.
 
 Each figure comes from a fresh cluster of real processes with default settings, in a temporary
 directory on free ports. Run it on a quiet machine; it prints medians and what was seen at
@@ -31,7 +31,7 @@ from kvstore.cli.launcher.ready import wait_until_led, wait_until_serving
 from kvstore.sharding.ring import shard_of
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Iterator
 
     from kvstore.cli.launcher.cluster import Cluster
 
@@ -158,56 +158,11 @@ def _rss_mib(pid: int) -> float:
     raise LookupError(f"no memory figure for process {pid}")
 
 
-async def measure_load(seconds: int) -> None:
-    """Puts of 256 B and linearizable gets, closed loop."""
-    with fresh_cluster() as cluster:
-        await start(cluster)
-        for connections, in_flight in ((1, 1), (4, 256), (4, 1024)):
-            stores = [kvstore.connect(endpoints(cluster)) for _ in range(connections)]
-            for store in stores:
-                await store.open()
-            await _measure_rate("put", lambda s, k: s.put(k, VALUE), stores, in_flight, seconds)
-            await _measure_rate("get", lambda s, k: s.get(k), stores, in_flight, seconds)
-            for store in stores:
-                await store.close()
-
-
-async def _measure_rate(
-    name: str,
-    operation: Callable[[kvstore.Client, bytes], Awaitable[object]],
-    stores: list[kvstore.Client],
-    in_flight: int,
-    seconds: int,
-) -> None:
-    latencies: list[float] = []
-    began = time.perf_counter()
-
-    async def worker(number: int) -> None:
-        store = stores[number % len(stores)]
-        for turn in count():
-            at = time.perf_counter()
-            if at - began > seconds:
-                return
-            await operation(store, b"key-%05d-%03d" % (number, turn % 100))
-            latencies.append(time.perf_counter() - at)
-
-    await asyncio.gather(*map(worker, range(in_flight)))
-    rate = len(latencies) / (time.perf_counter() - began)
-    latencies.sort()
-    print(
-        f"{name}, {in_flight} in flight on {len(stores)} clients: {rate:,.0f}/s, "
-        f"p50 {latencies[len(latencies) // 2] * 1000:.2f} ms, "
-        f"p99 {latencies[len(latencies) * 99 // 100] * 1000:.2f} ms",
-        flush=True,
-    )
-
-
 FIGURES = {
     "start": (measure_start, 5),
     "failover": (measure_failover, 30),
     "freeze": (measure_freeze, 10),
     "idle": (measure_idle, 30),
-    "load": (measure_load, 5),
 }
 
 
@@ -215,7 +170,7 @@ def main() -> int:
     """Measure one figure."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("figure", choices=FIGURES)
-    parser.add_argument("amount", nargs="?", type=int, help="runs, or seconds for idle and load")
+    parser.add_argument("amount", nargs="?", type=int, help="runs, or seconds for idle")
     chosen = parser.parse_args()
     measure, amount = FIGURES[chosen.figure]
     try:

@@ -44,7 +44,8 @@ class Gathering(Generic[B]):
     @property
     def may_grow(self) -> bool:
         """Whether the next batch still takes operations; to be asked if there is one."""
-        return self.batches[0].operations is self._growing
+        first = self.batches[0].operations
+        return first is self._growing and len(first.futures) < self.commands_max
 
     @property
     def first(self) -> B:

@@ -113,7 +113,7 @@ def _decode_flat(encoded: bytes) -> list[Any]:
             fields = msgpack.unpackb(
                 encoded, max_array_len=len(encoded), max_map_len=0, max_ext_len=0
             )
-            if type(fields) is not list or list in map(type, fields):
+            if type(fields) is not list or any(type(each) is list and each for each in fields):
                 raise ValueError
             return fields
         return _decode_long(encoded)

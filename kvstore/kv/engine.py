@@ -119,7 +119,8 @@ class Engine(Protocol):
     """An ordered map of bytes. Reads see every finished :meth:`write`, and no other."""
 
     row_cache: RowCache
-    """Kept by those who read and write rows by this seam, in the thread of the event loop."""
+    """Kept by those who read and write rows by this seam, in the thread of the event loop; whoever
+    has put other rows in a shard's place empties it, in any thread."""
 
     def get(self, key: bytes) -> bytes | None:
         """The value of ``key``, or None."""

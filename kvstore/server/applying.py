@@ -102,8 +102,8 @@ class Applier:
             host.serve_reads()
 
     def _apply_followers(self) -> None:
-        followers, self._followers = self._followers, {}
-        self._run([host for host in followers if self.can_apply(host) and not host.has_left])
+        followers = [host for host in self._followers if not host.has_left]
+        self._run([host for host in followers if self.can_apply(host)])
         self._followers = {host: None for host in followers if self.can_apply(host)}
         if self._followers:
             self._loop.call_soon(self._guarded, self._apply_followers)

@@ -144,16 +144,16 @@ class Wal:
         here, self._here = self._here, []
         if self._failed:
             return
-        began = self._clock.now()
         try:
+            began = self._clock.now()
             written = self._writer.write_now(here, HERE_BYTES_MAX)
+            took_s = self._clock.now() - began
         except BaseException as error:  # noqa: BLE001  as for the thread: the node must stop
             self._fatal(failure_of(error))
             return
         if not written:
             self._give_to_thread(here)
             return
-        took_s = self._clock.now() - began
         if took_s > HERE_S_MAX:
             self._here_from = time.monotonic() + PAUSE_FACTOR * took_s
         self._durable([append.done for append in here])
@@ -161,6 +161,12 @@ class Wal:
     def _give_to_thread(self, appends: list[Append]) -> None:
         for append in appends:
             self._writer.orders.put(append)
+
+    def _order(self, order: Release | Close) -> None:
+        """Give the thread an order that counts behind everything appended so far."""
+        here, self._here = self._here, []
+        self._give_to_thread(here)
+        self._writer.orders.put(order)
 
     def release(self, covered: Mapping[GroupId, LogIndex]) -> None:
         """Delete the oldest segments whose entries are not needed any more.
@@ -170,7 +176,7 @@ class Wal:
         entries are never needed. Takes effect after everything appended before: ``covered``
         must be of the replica that the group has in the log by then.
         """
-        self._writer.orders.put(Release(dict[int, int](covered.items())))
+        self._order(Release(dict[int, int](covered.items())))
 
     async def close(self) -> None:
         """Write what was appended, run its ``done``, and end.
@@ -179,9 +185,7 @@ class Wal:
         """
         if not self._closed:
             self._closed = True
-            here, self._here = self._here, []
-            self._give_to_thread(here)
-            self._writer.orders.put(Close())
+            self._order(Close())
             await asyncio.to_thread(self._thread.join)
             self._clock.close()
 
@@ -204,8 +208,9 @@ class Wal:
         self._on_disk_full(full)
 
     def _fatal(self, error: BaseException) -> None:
-        self._failed = True
-        self._on_fatal(error)
+        if not self._failed:
+            self._failed = True
+            self._on_fatal(error)
 
 
 async def open_wal(  # noqa: PLR0913  named options, half of them with defaults

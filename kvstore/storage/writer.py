@@ -24,7 +24,8 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Final, TypeAlias
@@ -91,6 +92,7 @@ class LogWriter:
         self._segments = segments
         self._reports = reports
         self._clock = clock
+        self._failed = False
         self._waiting: deque[Append] = deque()
         self._releases: list[Release] = []
         self._closing = False
@@ -100,11 +102,12 @@ class LogWriter:
     def run(self) -> None:
         """The thread: until closed, or until the disk fails."""
         try:
-            with self._turn:
+            with self._turn, self._last_if_it_fails():
                 self._prepare()
             while not self._closing:
                 self.step()
-            self._segments.close()
+            with self._turn, self._last_if_it_fails():
+                self._segments.close()
         except BaseException as error:  # noqa: BLE001  whatever it is, the node must stop
             self._reports.fatal(failure_of(error))
 
@@ -116,11 +119,22 @@ class LogWriter:
             OSError: the disk failed in another way; like that, the end of this log.
         """
         self._gather()
-        with self._turn:
+        with self._turn, self._last_if_it_fails():
             self._write_waiting()
             self._prepare()
             self._release()
             self.live_bytes = self._segments.live_bytes
+
+    @contextmanager
+    def _last_if_it_fails(self) -> Iterator[None]:
+        """Use the segments, in turn: nothing is done with them any more once something failed."""
+        if self._failed:
+            raise Internal("the log has failed before")
+        try:
+            yield
+        except BaseException:
+            self._failed = True
+            raise
 
     def write_now(self, appends: Sequence[Append], bytes_max: int) -> bool:
         """Make ``appends`` durable in the caller's thread, if they are small and no work waits.
@@ -135,20 +149,25 @@ class LogWriter:
         if not self._turn.acquire(blocking=False):
             return False
         try:
-            size = sum(append.size for append in appends)
-            is_at_rest = not self._full and not self._waiting
-            if not (0 < size <= bytes_max and is_at_rest and self._segments.is_ready_for(size)):
-                return False
-            records = list(chain.from_iterable(append.records for append in appends))
+            with self._last_if_it_fails():
+                return self._write_if_quick(appends, bytes_max)
+        finally:
+            self._turn.release()
+
+    def _write_if_quick(self, appends: Sequence[Append], bytes_max: int) -> bool:
+        size = sum(append.size for append in appends)
+        is_at_rest = not self._full and not self._waiting
+        if not (0 < size <= bytes_max and is_at_rest and self._segments.is_ready_for(size)):
+            return False
+        records = list(chain.from_iterable(append.records for append in appends))
+        try:
             self._segments.write(records, size)
-            self._segments.note(records)
-            self.live_bytes = self._segments.live_bytes
         except OSError as error:
             if not is_full(error):
                 raise
             return False
-        finally:
-            self._turn.release()
+        self._segments.note(records)
+        self.live_bytes = self._segments.live_bytes
         return True
 
     def _gather(self) -> None:
