@@ -12,14 +12,14 @@ STAMP := $(VENV)/.installed
 TESTS ?= tests
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test sim mutants chaos walk elastic bench bench-peers bench-check lint \
+.PHONY: help setup demo test sim mutants chaos walk elastic bench bench-peers bench-scaling bench-check lint \
 	layers types check clean
 
 # What the test programs are told: make sim SEEDS=1000 becomes --seeds 1000.
 option = $(if $($(1)),--$(2) $($(1)))
 
 help:  ## show these lines
-	@sed -n 's/^\([a-z-]*\):[^#]*##/\1/p' $(MAKEFILE_LIST) | awk '{ name = $$1; $$1 = ""; printf "  make %-12s%s\n", name, $$0 }'
+	@sed -n 's/^\([a-z-]*\):[^#]*##/\1/p' $(MAKEFILE_LIST) | awk '{ name = $$1; $$1 = ""; printf "  make %-14s%s\n", name, $$0 }'
 
 setup: $(STAMP)  ## make .venv and install everything into it
 
@@ -51,6 +51,9 @@ bench: $(STAMP)  ## measure speed and its cost: ARGS="--only put --in-flight 256
 
 bench-peers: $(STAMP)  ## the same loads on etcd, Redis and PySyncObj in turn: ARGS="--only etcd"
 	@PYTHONPATH=scripts $(BIN)/python -m bench.peers $(ARGS)
+
+bench-scaling: $(STAMP)  ## shards, nodes, values, keys, clients, restart, snapshot, model: ARGS="shards"
+	@PYTHONPATH=scripts $(BIN)/python -m bench.scaling $(ARGS)
 
 bench-check: $(STAMP)  ## whether operations still cost what they may, in processor time
 	@PYTHONPATH=scripts $(BIN)/python -m bench.check

@@ -329,6 +329,14 @@ async def test_gathering_fills_batches_by_count_and_bytes() -> None:
     assert sizes == [(3, 30), (1, 90), (1, 500), (1, 1)]
 
 
+async def test_a_batch_that_is_full_waits_for_nothing_more() -> None:
+    gathering = new_gathering(2)
+    add(gathering)
+    assert gathering.may_grow
+    add(gathering)
+    assert not gathering.may_grow
+
+
 async def test_what_is_put_back_goes_first_and_does_not_grow() -> None:
     gathering = new_gathering()
     add(gathering)

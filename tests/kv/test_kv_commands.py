@@ -5,6 +5,7 @@ from __future__ import annotations
 import tracemalloc
 from typing import Any
 
+import msgpack
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -126,3 +127,21 @@ def test_limits_come_from_the_configuration() -> None:
     assert ApplyLimits.of(config) == (1, U32_MAX, 1500, 7)
     assert ApplyLimits.of(LimitsConfig(session_ttl_s=1e-9)).session_ttl_ms == 1
     assert commands.encode_entry(1, [], ApplyLimits.of(LimitsConfig(session_ttl_s=1e300)))
+
+
+@given(st.lists(st.integers(0, 3) | st.binary(max_size=3) | st.none() | st.just([]), max_size=12))
+def test_short_and_long_batches_are_read_alike(fields: list[object]) -> None:
+    """A short one is decoded at once, a long one field by field; replicas must not differ."""
+    encoded = msgpack.packb(fields)
+    assert commands._decode_flat(encoded) == commands._decode_long(encoded) == fields
+
+
+@given(st.binary(max_size=40))
+def test_whatever_the_bytes_both_ways_say_the_same(encoded: bytes) -> None:
+    told = []
+    for decode in (commands._decode_flat, commands._decode_long):
+        try:
+            told.append(decode(encoded))
+        except (InvalidArgument, ValueError, TypeError, msgpack.UnpackException):
+            told.append(None)
+    assert told[0] == told[1]

@@ -87,6 +87,18 @@ async def test_who_loses_the_lead_answers_once_it_is_known_who_has_it() -> None:
     assert refusals(rig.write(), rig.read()) == [("n2", False)] * 2
 
 
+async def test_what_gathered_behind_an_entry_goes_on_to_the_next_leader() -> None:
+    rig = Rig()
+    await rig.lead()
+    under_way = rig.write()
+    await settle()
+    gathered = [rig.write(), rig.write()]
+    await settle()
+    await rig.depose()
+    assert refusals(under_way, *gathered) == [("n3", True), ("n3", False), ("n3", False)]
+    assert rig.host._writes_bytes == 0
+
+
 async def test_nobody_waits_for_long_where_nobody_leads() -> None:
     rig = Rig()
     await rig.lead()

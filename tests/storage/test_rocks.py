@@ -339,3 +339,18 @@ def test_what_may_not_be_opened_is_neither_damaged_nor_in_use(
         RocksEngine(tmp_path / "engine", EngineConfig())
     assert not caught.value.is_repairable
     assert "in use" not in str(caught.value)
+
+
+def test_a_flush_makes_durable_what_waits_in_several_memtables(
+    engine: RocksEngine, tmp_path: Path
+) -> None:
+    """Some are merged before they are written: as one file, or it would not all be there."""
+    rows = {b"%06d" % number: bytes(1000) for number in range(300)}
+    for key, value in rows.items():
+        put(engine, {key: value})  # more than two memtables, fewer than are merged
+    engine.flush()
+    copy = tmp_path / "copy"
+    shutil.copytree(tmp_path / "engine", copy, ignore=shutil.ignore_patterns("LOCK"))
+    again = RocksEngine(copy, SMALL)
+    assert dict(again.snapshot_rows(b"", b"\xff")) == rows
+    again.close()
