@@ -57,7 +57,7 @@ def test_the_rest_of_the_plan() -> None:
 def test_of_large_values_there_are_fewer_keys() -> None:
     plan = Plan(())
     assert plan.keys_of(256) == plan.keys_of(0) == KEYS_DEFAULT
-    assert plan.keys_of(4096) == 16_384
+    assert plan.keys_of(16_384) == 4096
     assert plan.keys_of(8 << 20) == 1000
 
 
