@@ -46,8 +46,11 @@ if TYPE_CHECKING:
     from kvstore.kv.engine import WriteBatch
 
 BLOOM_BITS_PER_KEY = 10
-MEMTABLES_MAX = 8
-"""One is written, the others wait for their flush; beyond that RocksDB makes writers wait."""
+MEMTABLE_PARTS = 8
+"""So many make up the bytes that recent writes may take."""
+MEMTABLES_MAX = 16
+"""One is written, the others wait for their flush; beyond that RocksDB makes writers wait, and the
+loop with them. So twice as many as usual: a burst may take longer to flush than to come."""
 MEMTABLES_MERGED = 4
 """Flushed as one file. Several small ones stay in the processor's caches better than a large one:
 a put costs half as much."""
@@ -305,7 +308,7 @@ def _options(config: EngineConfig) -> Options:
     options = Options(raw_mode=True)
     options.create_if_missing(True)
     options.set_block_based_table_factory(table)
-    options.set_write_buffer_size(config.memtable_bytes // MEMTABLES_MAX)
+    options.set_write_buffer_size(config.memtable_bytes // MEMTABLE_PARTS)
     options.set_max_write_buffer_number(MEMTABLES_MAX)
     options.set_min_write_buffer_number_to_merge(MEMTABLES_MERGED)
     options.set_memtable_whole_key_filtering(True)
