@@ -11,15 +11,14 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
-import uvloop
 from elasticity.table import markdown, plain
 
 from bench import machine
 from bench.measure import measure_all
 from bench.options import options, plan_of
+from bench.program import exit_code_of
 from bench.report import write
 from bench.table import HEADER, line, notes, title
-from kvstore.errors import KVError
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -43,14 +42,7 @@ async def _run(asked: Namespace) -> int:
 
 def main() -> int:
     """Measure what is asked for."""
-    try:
-        return uvloop.run(_run(options()))
-    except (KVError, OSError) as error:
-        sys.stderr.write(f"failed: {error}\n")
-        return 1
-    except (asyncio.CancelledError, KeyboardInterrupt):
-        sys.stderr.write("stopped\n")
-        return 1
+    return exit_code_of(_run(options()))
 
 
 if __name__ == "__main__":

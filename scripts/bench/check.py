@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import msgpack
-import uvloop
 
 from bench.driver import running_worker
 from bench.measured import LOAD, Cell
+from bench.program import exit_code_of
 from bench.resources import is_told
 from bench.stage import fresh
 from bench.table import significant
@@ -164,14 +164,7 @@ async def _run() -> int:
 
 def main() -> int:
     """Check all budgets."""
-    try:
-        return uvloop.run(_run())
-    except KVError as error:
-        sys.stderr.write(f"failed: {error}\n")
-        return 1
-    except (asyncio.CancelledError, KeyboardInterrupt):
-        sys.stderr.write("stopped\n")
-        return 1
+    return exit_code_of(_run())
 
 
 if __name__ == "__main__":

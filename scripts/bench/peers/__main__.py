@@ -13,7 +13,6 @@ import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-import uvloop
 from elasticity.table import markdown, plain
 
 from bench import machine
@@ -21,7 +20,7 @@ from bench.peers.bars import BARS, CELLS, Verdict
 from bench.peers.options import OTHERS, chosen, options
 from bench.peers.rounds import measure_all, tell
 from bench.peers.table import report
-from kvstore.errors import KVError
+from bench.program import exit_code_of
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -92,14 +91,7 @@ def everything(
 
 def main() -> int:
     """Compare what is asked for."""
-    try:
-        return uvloop.run(run(options()))
-    except (KVError, OSError) as error:
-        sys.stderr.write(f"failed: {error}\n")
-        return 1
-    except (asyncio.CancelledError, KeyboardInterrupt):
-        sys.stderr.write("stopped\n")
-        return 1
+    return exit_code_of(run(options()))
 
 
 if __name__ == "__main__":

@@ -12,12 +12,10 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
-import uvloop
-
 from bench import machine
+from bench.program import exit_code_of
 from bench.scaling.options import how, options
 from bench.worker import open_more_files
-from kvstore.errors import KVError
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -43,14 +41,7 @@ async def _run(asked: Namespace) -> int:
 def main() -> int:
     """Measure what is asked for."""
     open_more_files()  # what is started inherits it
-    try:
-        return uvloop.run(_run(options()))
-    except (KVError, OSError) as error:
-        sys.stderr.write(f"failed: {error}\n")
-        return 1
-    except (asyncio.CancelledError, KeyboardInterrupt):
-        sys.stderr.write("stopped\n")
-        return 1
+    return exit_code_of(_run(options()))
 
 
 if __name__ == "__main__":
