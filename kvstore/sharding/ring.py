@@ -40,11 +40,10 @@ def shard_of(key: bytes, shards: int) -> ShardId:
 
 def belong_to(shard: ShardId, shards: int) -> Callable[[Collection[bytes]], bool]:
     """Whether keys all belong to ``shard``, as a function: it is asked about every command."""
-    hash_of = xxhash.xxh3_64_intdigest
     first, last = arc_start(shard, shards), arc_start(ShardId(shard + 1), shards) - 1
 
     def all_belong(keys: Collection[bytes]) -> bool:
-        positions = list(map(hash_of, keys))
+        positions = list(map(position, keys))
         return first <= min(positions) and max(positions) <= last
 
     return all_belong
