@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, TypeAlias
 import msgpack
 
 from kvstore.errors import Internal, InvalidArgument
-from kvstore.kv.limits import U64_MAX, ApplyLimits
+from kvstore.kv.limits import ApplyLimits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence
@@ -38,6 +38,9 @@ Keys and values are bytes; expected None means that the key must be absent. A pl
 there is one for every put of every client.
 """
 
+Puts: TypeAlias = tuple[list[bytes], list[bytes]]
+"""Keys and the values to put there, equally many."""
+
 COMMANDS_MAX: Final = 4096
 """Commands of one batch."""
 
@@ -46,6 +49,7 @@ SHORT_BYTES: Final = 2048
 
 ENTRY_FORMAT: Final = 1
 
+_INTEGERS, _BYTES = {int}, {bytes}
 _FIELDS = {PUT: 3, DELETE: 2, CAS: 4}
 _BATCH_FIELDS_MAX = 4 + COMMANDS_MAX * max(_FIELDS.values())
 _ENTRY = Struct(">BQIIIQI")
@@ -98,12 +102,13 @@ def decode_batch(encoded: bytes, announced: int) -> Batch:
     if not 1 <= announced <= COMMANDS_MAX:
         raise InvalidArgument(f"batch: 1 to {COMMANDS_MAX} commands, not {announced}")
     fields = _decode_flat(encoded)
-    if len(fields) < 4:
+    numbers = fields[:4]
+    if len(numbers) < 4:
         raise InvalidArgument("batch: an array of at least 4 fields is needed")
-    for number in fields[:4]:
-        if type(number) is not int or not 0 <= number <= U64_MAX:
-            raise InvalidArgument("batch: session, seq and ack_below must be unsigned integers")
-    return Batch((fields[0], fields[1]), fields[2], fields[3], announced, fields)
+    if set(map(type, numbers)) != _INTEGERS or min(numbers) < 0:  # msgpack has none above 64 bits
+        raise InvalidArgument("batch: session, seq and ack_below must be unsigned integers")
+    created, nonce, seq, ack_below = numbers
+    return Batch((created, nonce), seq, ack_below, announced, fields)
 
 
 def _decode_flat(encoded: bytes) -> list[Any]:
@@ -113,12 +118,17 @@ def _decode_flat(encoded: bytes) -> list[Any]:
             fields = msgpack.unpackb(
                 encoded, max_array_len=len(encoded), max_map_len=0, max_ext_len=0
             )
-            if type(fields) is not list or any(type(each) is list and each for each in fields):
+            if type(fields) is not list or (list in set(map(type, fields)) and _is_nested(fields)):
                 raise ValueError
             return fields
         return _decode_long(encoded)
     except (ValueError, TypeError, msgpack.UnpackException) as error:
         raise InvalidArgument(f"batch: not a flat msgpack array ({type(error).__name__})") from None
+
+
+def _is_nested(fields: Sequence[Any]) -> bool:
+    """Whether an array holds more than empty ones, which pass for scalars."""
+    return any(type(field) is list and field for field in fields)
 
 
 def _decode_long(encoded: bytes) -> list[Any]:
@@ -141,7 +151,7 @@ def _decode_long(encoded: bytes) -> list[Any]:
 def decode_commands(
     batch: Batch, limits: ApplyLimits, owns: Callable[[Collection[bytes]], bool]
 ) -> list[Command]:
-    """Read and check all commands of ``batch``.
+    """Read and check all commands of ``batch``, whatever they are; see also :func:`decode_puts`.
 
     Args:
         batch: As :func:`decode_batch` opened it.
@@ -152,8 +162,6 @@ def decode_commands(
         InvalidArgument: names the first command that breaks a rule, and the rule.
     """
     fields, end = batch.fields, len(batch.fields)
-    if puts := _decode_puts(batch, limits, owns):
-        return puts
     key_bytes_max, value_bytes_max = limits.key_bytes_max, limits.value_bytes_max
     commands: list[Command] = []
     position = 4
@@ -181,29 +189,45 @@ def decode_commands(
     return commands
 
 
-def _decode_puts(
+def decode_puts(
     batch: Batch, limits: ApplyLimits, owns: Callable[[Collection[bytes]], bool]
-) -> list[Command]:
-    """The commands of a batch of nothing but puts that breaks no rule; empty for any other.
+) -> Puts | None:
+    """Read a batch of nothing but puts that breaks no rule; None for any other.
 
     Most batches are of this kind, and each is decoded on every replica: so whole columns are
-    checked at once.
+    checked at once, and run so (:meth:`kvstore.kv.data.Data.put_all`).
     """
     fields = batch.fields
     operations, keys, new_values = fields[4::3], fields[5::3], fields[6::3]
+    if len(fields) == 7:
+        return (keys, new_values) if _is_one_put(batch, limits) and owns(keys) else None
     if (
         len(fields) == 4 + 3 * batch.announced
         and operations.count(PUT) == batch.announced
-        and set(map(type, operations)) == {int}  # False counts as 0
-        and set(map(type, keys)) == {bytes}
-        and set(map(type, new_values)) == {bytes}
+        and set(map(type, operations)) == _INTEGERS  # False counts as 0
+        and set(map(type, keys)) == _BYTES
+        and set(map(type, new_values)) == _BYTES
         and all(keys)
         and len(max(keys, key=len)) <= limits.key_bytes_max
         and len(max(new_values, key=len)) <= limits.value_bytes_max
         and owns(keys)
     ):
-        return list(zip(operations, keys, new_values, strict=True))
-    return []
+        return keys, new_values
+    return None
+
+
+def _is_one_put(batch: Batch, limits: ApplyLimits) -> bool:
+    """The same for a batch of three fields: a check of a column costs as much as all of these."""
+    _, _, _, _, operation, key, value = batch.fields
+    return (
+        batch.announced == 1
+        and type(operation) is int
+        and operation == PUT
+        and type(key) is bytes
+        and 0 < len(key) <= limits.key_bytes_max
+        and type(value) is bytes
+        and len(value) <= limits.value_bytes_max
+    )
 
 
 def _refuse(commands: Sequence[Command], rule: str) -> NoReturn:
@@ -236,13 +260,15 @@ def decode_entry(payload: bytes) -> Entry:
     _check_format(payload)
     _, first_revision, total, *limits = _ENTRY.unpack_from(payload)
     batches = []
-    position, end = _ENTRY.size, len(payload)
-    while end - position >= _BATCH.size:
+    position, end, header_bytes = _ENTRY.size, len(payload), _BATCH.size
+    commands = 0
+    while end - position >= header_bytes:
         count, length = _BATCH.unpack_from(payload, position)
-        start = position + _BATCH.size
+        start = position + header_bytes
         position = start + length
         batches.append((count, payload[start:position]))
-    if position != end or total != sum(count for count, _ in batches):
+        commands += count
+    if position != end or total != commands:
         raise Internal("a log entry's payload is malformed")
     return Entry(first_revision, total, ApplyLimits(*limits), batches)
 

@@ -82,6 +82,27 @@ class Data:
             revision += 1
         return effects
 
+    def put_all(self, keys: Sequence[bytes], new_values: Sequence[bytes], revision: int) -> None:
+        """Run checked puts in order; the first one has ``revision``, the next one more.
+
+        The way of most commands, on every replica: :meth:`_put` over existing keys without its
+        calls.
+        """
+        unwritten, cached, fetch = self._unwritten, self._cache.get, self._engine.get
+        key_of, encode_over = self._prefix.__add__, values.encode_over
+        grown_bytes = 0
+        for key, value in zip(map(key_of, keys), new_values, strict=True):
+            before = unwritten.get(key, _UNCHANGED)
+            if before is _UNCHANGED:
+                before = cached(key) or fetch(key)
+            if before is None:
+                self._put(key, value, revision)
+            else:
+                unwritten[key] = row = encode_over(before, revision, values.NO_LEASE, value)
+                grown_bytes += len(row) - len(before)
+            revision += 1
+        self.size_bytes += grown_bytes
+
     def _row(self, key: bytes) -> bytes | None:
         """The row as of the command before."""
         row = self._unwritten.get(key, _UNCHANGED)

@@ -34,8 +34,16 @@ class BatchReply(NamedTuple):
 
 def encode_done(first_revision: int, effects: Sequence[bool]) -> bytes:
     """The answer to a batch that was run; at least one effect."""
-    bits = int(bytes(effects).translate(_TO_DIGITS), 2)
-    packed = bits.to_bytes((len(effects) + 7) // 8, "big")
+    return _encode_bits(first_revision, int(bytes(effects).translate(_TO_DIGITS), 2), len(effects))
+
+
+def encode_all_done(first_revision: int, count: int) -> bytes:
+    """The answer to a batch of ``count`` commands that all had an effect."""
+    return _encode_bits(first_revision, (1 << count) - 1, count)
+
+
+def _encode_bits(first_revision: int, bits: int, count: int) -> bytes:
+    packed = bits.to_bytes((count + 7) // 8, "big")
     encoded: bytes = msgpack.packb((_DONE, first_revision, packed))
     return encoded
 

@@ -164,13 +164,24 @@ class StateMachine:
             session, seq, ack_below = opened.session, opened.seq, opened.ack_below
             reply = self._sessions.find_reply(session, seq, ack_below, wall_ms_of(revision))
             if reply is None:
-                to_run = commands.decode_commands(opened, limits, self._owns)
+                reply = self._run_commands(opened, revision, limits)
         except (InvalidArgument, SessionExpired) as error:
             return replies.encode_refused(error)
-        if reply is None:
-            reply = replies.encode_done(revision, self._data.run(to_run, revision))
         self._sessions.record(session, seq, ack_below, reply, revision)
         return reply
+
+    def _run_commands(self, opened: commands.Batch, revision: int, limits: ApplyLimits) -> bytes:
+        """Run all commands of a batch and make the reply; if it breaks a rule nothing is run.
+
+        Raises:
+            InvalidArgument: which rule.
+        """
+        puts = commands.decode_puts(opened, limits, self._owns)
+        if puts is not None:
+            self._data.put_all(*puts, revision)
+            return replies.encode_all_done(revision, opened.announced)
+        to_run = commands.decode_commands(opened, limits, self._owns)
+        return replies.encode_done(revision, self._data.run(to_run, revision))
 
     # -- into the engine ------------------------------------------------------------------
 

@@ -84,6 +84,12 @@ class RaftCore:
         return self._state.leader
 
     @property
+    def standing(self) -> tuple[Role, Term, ReplicaId]:
+        """Role, term and leader."""
+        state = self._state
+        return state.role, state.term, state.leader
+
+    @property
     def is_settled(self) -> bool:
         """Whether no election is near: a leader lives as far as we know, or we may not stand."""
         state = self._state

@@ -34,8 +34,8 @@ APPLY_BYTES_MAX = 256 * 1024
 
 DISK_RETRY_S = 0.25
 
-FOLLOWER_LATER_S = 0.002
-"""A follower's state lags behind its log by so much more."""
+FOLLOWER_LATER_S = 0.01
+"""A follower's state lags behind its log by so much more: a new leader has no more to catch up."""
 
 
 @dataclass(slots=True)
@@ -90,16 +90,22 @@ class Applier:
 
         What followers have to run waits a little.
         """
-        ready = [host for host in hosts if self.can_apply(host)]
-        followers = [host for host in ready if not host.is_leader]
-        if followers:
-            if not self._followers:
-                self._loop.call_later(FOLLOWER_LATER_S, self._guarded, self._apply_followers)
-            self._followers.update(dict.fromkeys(followers))
-            ready = [host for host in ready if host.is_leader]
-        self._run(ready)
+        leaders = []
+        for host in hosts:
+            if not host.to_apply or not self.can_apply(host):
+                continue
+            if host.is_leader:
+                leaders.append(host)
+            else:
+                self._apply_later(host)
+        self._run(leaders)
         for host in hosts:
             host.serve_reads()
+
+    def _apply_later(self, host: ShardHost) -> None:
+        if not self._followers:
+            self._loop.call_later(FOLLOWER_LATER_S, self._guarded, self._apply_followers)
+        self._followers[host] = None
 
     def _apply_followers(self) -> None:
         followers = [host for host in self._followers if not host.has_left]

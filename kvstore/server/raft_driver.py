@@ -271,7 +271,7 @@ class RaftDriver:
         for host in self.hosts.values():
             host.core.tick(now)
             host.expire(now)
-            if host.core.has_ready() or self._roles.get(host) != _role_of(host):
+            if host.core.has_ready() or self._roles.get(host) != host.core.standing:
                 self.wake(host)
 
     def guarded(self, work: Callable[..., None], *arguments: object) -> None:
@@ -313,10 +313,17 @@ class RaftDriver:
         self._append(to_log)
         self._applier.apply(dirty)
         for host in dirty:
-            if host.core.has_ready() or self._applier.must_go_on(host) or host.may_propose:
+            if host.core.has_ready():
                 self.wake(host)
-            elif host.is_gathering:
-                self._wake_gathered(host)
+            elif host.has_waiting:
+                self._see_again(host)
+
+    def _see_again(self, host: ShardHost) -> None:
+        """Look at ``host`` again when what waits there may go on."""
+        if self._applier.must_go_on(host) or host.may_propose:
+            self.wake(host)
+        elif host.is_gathering:
+            self._wake_gathered(host)
 
     def _wake_gathered(self, host: ShardHost) -> None:
         """Look at ``host`` again once its writes have gathered for long enough."""
@@ -392,7 +399,7 @@ class RaftDriver:
 
     def _note_role(self, host: ShardHost, now: float) -> None:
         """Log a change of role or leader, and answer what a deposed leader cannot finish."""
-        before, after = self._roles.get(host), _role_of(host)
+        before, after = self._roles.get(host), host.core.standing
         if before == after:
             return
         self._roles[host] = after
@@ -425,7 +432,3 @@ def _may_overtake(ready: Ready) -> bool:
         isinstance(message, VoteResponse) and (message.pre_vote or not message.granted)
         for message in messages
     )
-
-
-def _role_of(host: ShardHost) -> tuple[Role, Term, ReplicaId]:
-    return host.core.role, host.core.term, host.core.leader

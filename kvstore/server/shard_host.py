@@ -150,7 +150,7 @@ class ShardHost:
 
     def collect(self, now: float, wall_ms: int) -> None:
         """Propose everything that arrived in this tick; ask one read index for its reads."""
-        if not self.is_leader:
+        if not (self._writes or self._reads) or not self.is_leader:
             return
         while self._writes and not self.core.is_handing_over:
             if self._is_gathering(now):
@@ -169,6 +169,11 @@ class ShardHost:
             and now < self._gather_until
             and self._writes_bytes < self._entry_bytes_max
         )
+
+    @property
+    def has_waiting(self) -> bool:
+        """Whether anything waits to be proposed or applied."""
+        return bool(self._writes or self.to_apply)
 
     @property
     def may_propose(self) -> bool:

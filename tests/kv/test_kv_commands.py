@@ -38,6 +38,30 @@ def test_a_batch_comes_back_as_it_was(
     assert commands.decode_commands(opened, LIMITS, own_all) == run
 
 
+NEARLY = st.one_of(
+    st.sampled_from([PUT, False, 0.0, DELETE, CAS, None, b"", b"k", b"k" * 65, "k", [], b"\xff"]),
+    KEYS,
+)
+
+
+@settings(deadline=None)
+@given(fields=st.lists(NEARLY, max_size=9), announced=st.integers(1, 3), is_owner=st.booleans())
+def test_the_quick_way_for_puts_refuses_nothing_and_lets_nothing_pass(
+    fields: list[Any], announced: int, is_owner: bool
+) -> None:
+    """It says the same as the way for all commands, or nothing."""
+    opened = commands.decode_batch(msgpack.packb([1, 2, 3, 3, *fields]), announced)
+    puts = commands.decode_puts(opened, LIMITS, lambda keys: is_owner)
+    try:
+        run = commands.decode_commands(opened, LIMITS, lambda keys: is_owner)
+    except InvalidArgument:
+        run = []
+    if run and all(command[0] == PUT for command in run):
+        assert puts == ([command[1] for command in run], [command[2] for command in run])
+    else:
+        assert puts is None
+
+
 def test_the_bytes_of_a_batch_are_pinned() -> None:
     """Clients and nodes of different versions exchange them."""
     run = [(PUT, b"a", b"1"), (DELETE, b"b"), (CAS, b"c", None, b"2")]

@@ -22,6 +22,7 @@ def test_effects_come_back_in_order(first: int, effects: list[bool]) -> None:
 def test_the_bytes_are_pinned() -> None:
     assert replies.encode_done(5, [True, False, False]) == bytes.fromhex("93 00 05 c40104")
     assert replies.encode_done(5, [True] * 9) == bytes.fromhex("93 00 05 c40201ff")
+    assert replies.encode_all_done(5, 9) == bytes.fromhex("93 00 05 c40201ff")
 
 
 def test_a_large_batch_has_a_small_reply() -> None:
