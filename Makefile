@@ -1,10 +1,7 @@
 # A fresh machine needs Python 3.11 or newer and make; the rest is installed into .venv.
 
-# The first of these that is new enough; name another with: make PYTHON=/path/to/python
-PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13 python3.14; do \
-	command -v $$python >/dev/null 2>&1 && \
-	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && \
-	echo $$python && break; done)
+# Which Python to install with: make PYTHON=/path/to/python; else the best that is found.
+PYTHON ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -78,10 +75,11 @@ clean:  ## remove .venv, caches and build output
 
 # The stamp says that what pyproject.toml asks for is installed.
 $(STAMP): pyproject.toml
-	@if [ -z "$(PYTHON)" ] || ! $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
-		echo "kvstore needs Python 3.11 or newer; name one with: make PYTHON=/path/to/python3.11" >&2; exit 1; fi
-	@echo "Installing into $(VENV) ..."
-	@$(PYTHON) -m venv $(VENV)
+	@python="$(PYTHON)"; [ -n "$$python" ] || python=$$(sh scripts/find_python.sh); \
+	if [ -z "$$python" ] || ! "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+		echo "kvstore needs Python 3.11 or newer; name one with: make PYTHON=/path/to/python3.11" >&2; exit 1; fi; \
+	echo "Installing into $(VENV) with $$python ..."; \
+	"$$python" -m venv --clear $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' \
 		--config-settings editable_mode=compat  # a plain path, which mypy follows too
 	@touch $@
