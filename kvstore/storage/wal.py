@@ -47,8 +47,9 @@ if TYPE_CHECKING:
     from kvstore.ids import GroupId, LogIndex, ReplicaId
     from kvstore.storage.segments import Segments
 
-HERE_BYTES_MAX: Final = 256 * 1024
-"""Of one batch that the loop itself writes."""
+HERE_BYTES_MAX: Final = 4 * 1024
+"""Of one batch that the loop itself writes: of a node with little to do. Where much is under way a
+thread's turn costs next to nothing, and a disk that hesitates would hold all of it up."""
 HERE_S_MAX: Final = 0.001
 """How long the disk may take for that; see ``PAUSE_FACTOR``."""
 PAUSE_FACTOR: Final = 50
