@@ -21,6 +21,7 @@ from kvstore.raft import (
     follower,
     leader,
     membership,
+    read_rounds,
     replication,
     snapshots,
 )
@@ -95,6 +96,12 @@ class RaftCore:
         state = self._state
         has_leader = state.leader != NO_REPLICA and state.leader not in state.gone
         return has_leader or not state.is_promotable
+
+    @property
+    def reads_due_at(self) -> float | None:
+        """When reads that are not confirmed by then want a :meth:`tick`, or None."""
+        leading = self._state.leading
+        return None if leading is None else read_rounds.due_at(leading)
 
     @property
     def is_handing_over(self) -> bool:

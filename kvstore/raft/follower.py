@@ -16,6 +16,7 @@ from kvstore.raft.messages import (
     HeartbeatResponse,
     ReadIndexRequest,
 )
+from kvstore.raft.reads import is_beat
 from kvstore.raft.ready import ReadState, Role
 
 if TYPE_CHECKING:
@@ -88,7 +89,8 @@ def _reject(state: RaftState, request: AppendRequest) -> None:
 
 def handle_heartbeat(state: RaftState, heartbeat: Heartbeat) -> None:
     """Stay quiet, learn what is committed, confirm the leader's round."""
-    state.arrivals.arrived(state.now)
+    if is_beat(heartbeat.read_round):
+        state.arrivals.arrived(state.now)
     if not state.is_installing:
         _commit_to(state, heartbeat.commit_index)
     state.out.messages.append(

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kvstore.ids import NO_REPLICA, LogIndex
-from kvstore.raft import replication
+from kvstore.raft import read_rounds, replication
 from kvstore.raft.messages import HardState
 from kvstore.raft.ready import Ready, Role
 from kvstore.raft.state import Outbox
@@ -48,8 +48,8 @@ class Handover:
         """Everything to persist, send, apply and answer since the last call."""
         self._role, self._leader = state.role, state.leader
         if state.leading is not None:
-            if replication.has_reads_to_confirm(state):
-                replication.send_heartbeats(state)
+            if read_rounds.has_reads_to_confirm(state):
+                read_rounds.begin(state)
             replication.send_appends(state)
         out, state.out = state.out, Outbox()
         hard_state = self._take_hard_state(state)

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from kvstore.errors import InvalidArgument, NotLeader
 from kvstore.ids import NO_REPLICA
-from kvstore.raft import commit, membership, replication, snapshots
+from kvstore.raft import commit, membership, read_rounds, replication, snapshots
 from kvstore.raft.messages import ReadIndexResponse
 from kvstore.raft.progress import ProgressState
-from kvstore.raft.reads import ReadRequest
+from kvstore.raft.reads import ReadRequest, is_beat
 
 if TYPE_CHECKING:
     from kvstore.ids import ReplicaId
@@ -59,17 +59,27 @@ def _maybe_enough(state: RaftState, peer: Progress) -> None:
 
 
 def handle_heartbeat_response(state: RaftState, response: HeartbeatResponse) -> None:
-    """The peer is there and follows us in this term: that confirms reads and the lease."""
+    """The peer is there and follows us in this term: that confirms reads and the lease.
+
+    The rest is for answers to beats. They come one interval after the other, so that nothing
+    seems to stand still only because reads are many.
+    """
     peer = _heard(state, response)
     if peer is None:
         return
     lead = replication.leading(state)
-    peer.arrivals.arrived(state.now)
     if response.read_round <= lead.read_round:
-        peer.read_round = max(peer.read_round, response.read_round)
+        read_rounds.answered(state, peer, response.read_round)
         if lead.rounds_sent:
             _note_lease(state, lead, peer)
-    replication.confirm_reads(state)
+        read_rounds.confirm_reads(state)
+    if is_beat(response.read_round):
+        _answered_beat(state, peer)
+
+
+def _answered_beat(state: RaftState, peer: Progress) -> None:
+    """Go on with whatever waited to hear of the peer again."""
+    peer.arrivals.arrived(state.now)
     peer.probe_sent = False
     snapshots.check_progress(state, peer)
     if replication.is_stalled(peer):
@@ -111,7 +121,7 @@ def handle_read_index_request(state: RaftState, request: ReadIndexRequest) -> No
 def request_read(state: RaftState, request: ReadRequest) -> None:
     """Answer by the lease if there is one, else with the next round."""
     if replication.has_lease(state):
-        replication.answer_read(state, request.origin, request.context, state.commit_index)
+        read_rounds.answer_read(state, request.origin, request.context, state.commit_index)
     else:
         replication.leading(state).reads.waiting.append(request)
 
@@ -166,9 +176,9 @@ def _heard(
 
 
 def tick(state: RaftState) -> bool:
-    """Heartbeats, CheckQuorum and the end of a vain transfer. True if something happened."""
+    """Heartbeats, late reads, CheckQuorum, vain transfers. True if something happened."""
     lead = replication.leading(state)
-    happened = False
+    happened = read_rounds.widen_if_overdue(state)
     if lead.transferring_to != NO_REPLICA and state.now >= lead.transfer_deadline:
         lead.transferring_to = NO_REPLICA
         happened = True

@@ -137,7 +137,8 @@ class Heartbeat:
 
     ``commit_index`` never exceeds what the receiver has acknowledged, because lanes may
     reorder. ``read_round`` numbers the leader's rounds of this term; an answer confirms this
-    and every earlier round.
+    and every earlier round. Odd ones are beats of the timer, even ones come with reads
+    (:mod:`kvstore.raft.reads`).
     """
 
     sender: ReplicaId

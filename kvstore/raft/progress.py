@@ -93,6 +93,10 @@ class Progress:
     """Heard from between the two checks before."""
     read_round: int = 0
     """The highest heartbeat round it has answered."""
+    is_silent: bool = False
+    """It left a read round unanswered for too long, and has answered none since."""
+    answer_s: float = 0.0
+    """How long it takes to answer a beat, smoothed; 0 before the first answer."""
     lease_from: float = float("-inf")
     """When the heartbeat was sent that it answered last."""
     stalled_at: LogIndex = LogIndex(0)

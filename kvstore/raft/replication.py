@@ -10,18 +10,15 @@ from typing import TYPE_CHECKING, Final
 
 from kvstore.errors import NotLeader, Overloaded
 from kvstore.ids import NO_REPLICA, LogIndex
-from kvstore.raft import snapshots
+from kvstore.raft import read_rounds, snapshots
 from kvstore.raft.log import size_of
 from kvstore.raft.messages import (
     AppendRequest,
     Entry,
     EntryKind,
-    Heartbeat,
-    ReadIndexResponse,
     TimeoutNow,
 )
 from kvstore.raft.progress import ProgressState
-from kvstore.raft.ready import ReadState
 
 if TYPE_CHECKING:
     from kvstore.ids import Term
@@ -84,14 +81,14 @@ def send_appends(state: RaftState) -> None:
 
 
 def has_more_to_send(state: RaftState) -> bool:
-    """Whether a peer could be sent what it lacks, or a round of heartbeats would confirm reads."""
+    """Whether a peer could be sent what it lacks, or a round would confirm reads."""
     last_index, options = state.log.last_index, state.options
     for peer in leading(state).tracker.peers.values():
         if peer.next_index <= last_index and not peer.is_paused(
             options.inflight_messages_max, options.inflight_bytes_max
         ):
             return True
-    return has_reads_to_confirm(state)
+    return read_rounds.has_reads_to_confirm(state)
 
 
 def send_append(state: RaftState, peer: Progress, *, even_if_empty: bool = False) -> None:
@@ -143,67 +140,18 @@ def _bytes_max(state: RaftState, peer: Progress) -> int:
 
 
 def send_heartbeats(state: RaftState) -> None:
-    """One numbered round to everybody; its answers confirm the reads that wait.
+    """A beat to everybody; its answers confirm the reads that wait, too.
 
     The next one is due on a beat that all groups of a process share, so that their
     heartbeats leave in one frame.
     """
     lead = leading(state)
-    lead.read_round += 1
     interval_s = state.options.heartbeat_interval_s
     lead.heartbeat_at = (state.now // interval_s + 1.0) * interval_s
-    if state.options.lease_reads:
-        lead.rounds_sent.append((lead.read_round, state.now))
-    if state.has_committed_in_term:
-        lead.reads.begin_round(lead.read_round, state.commit_index)
-    for peer in lead.tracker.peers.values():
-        state.out.messages.append(
-            Heartbeat(
-                state.replica,
-                peer.replica,
-                state.term,
-                commit_index=min(state.commit_index, peer.match_index),
-                read_round=lead.read_round,
-            )
-        )
-    confirm_reads(state)
+    read_rounds.beat(state)
 
 
-# -- reads ----------------------------------------------------------------------------------------
-
-
-def has_reads_to_confirm(state: RaftState) -> bool:
-    """Whether reads wait for a round to begin. Before the term's first commit they must wait."""
-    return bool(leading(state).reads.waiting) and state.has_committed_in_term
-
-
-def confirm_reads(state: RaftState) -> None:
-    """Release the reads whose round a quorum has answered."""
-    lead = leading(state)
-    if not lead.reads.is_confirming:
-        return
-    number = lead.tracker.quorum_read_round(lead.read_round)
-    for request, index in lead.reads.confirm(number):
-        answer_read(state, request.origin, request.context, index)
-
-
-def answer_read(state: RaftState, origin: int, context: int, index: LogIndex) -> None:
-    """A read is linearizable at ``index``: tell ourselves or the follower that asked."""
-    if origin == state.replica:
-        state.out.read_states.append(ReadState(context, index))
-        return
-    for peer in leading(state).tracker.peers.values():
-        if peer.replica == origin:
-            state.out.messages.append(
-                ReadIndexResponse(
-                    sender=state.replica,
-                    receiver=peer.replica,
-                    term=state.term,
-                    context=context,
-                    index=index,
-                    refused=False,
-                )
-            )
+# -- lease ----------------------------------------------------------------------------------------
 
 
 def has_lease(state: RaftState) -> bool:

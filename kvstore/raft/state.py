@@ -85,6 +85,10 @@ class LeaderState:
     """The no-op of this term; once it is committed, so is all before it."""
     reads: LeaderReads = field(default_factory=LeaderReads)
     read_round: int = 0
+    """The number of the last round."""
+    beat_round: int = 0
+    """The number of the last one that went to everybody by the timer."""
+    beat_sent_at: float = 0.0
     rounds_sent: deque[tuple[int, float]] = field(default_factory=deque)
     """Number and time of rounds not yet answered by a quorum, for the leader lease."""
     uncommitted_bytes: int = 0

@@ -32,6 +32,7 @@ from kvstore.raft.messages import (
 )
 from kvstore.raft.ready import Role
 from kvstore.server.applying import Applier
+from kvstore.server.late_reads import LateReads
 from kvstore.server.peer_messages import check_message
 from kvstore.server.sending import Outbox, Sender
 from kvstore.server.shard_host import GATHER_S, ShardHost
@@ -139,12 +140,9 @@ class RaftDriver:
             on_resumed=lambda: self._wake_all(),
         )
         self._sender = Sender(
-            peers,
-            pace,
-            later=lambda delay_s, work: self.loop.call_later(delay_s, self.guarded, work),
-            clock=clock,
-            on_dropped=self.messages_dropped,
+            peers, pace, later=self._later, clock=clock, on_dropped=self.messages_dropped
         )
+        self._late_reads = LateReads(self._later, clock, self.wake)
         self.snapshots: SnapshotWork | None = None
         self.may_lead: Callable[[], bool] = lambda: True
         """Whether this node can serve as a leader; if not, it declines to take over."""
@@ -274,6 +272,9 @@ class RaftDriver:
             if host.core.has_ready() or self._roles.get(host) != host.core.standing:
                 self.wake(host)
 
+    def _later(self, delay_s: float, work: Callable[[], None]) -> None:
+        self.loop.call_later(delay_s, self.guarded, work)
+
     def guarded(self, work: Callable[..., None], *arguments: object) -> None:
         """Run ``work`` unless stopped; if it fails the node must stop.
 
@@ -307,6 +308,7 @@ class RaftDriver:
                 is_vote = self._wal.disk_full and _may_overtake(ready)
                 self._log(host, ready, votes if is_vote else to_log)
                 self._take(host, ready, outbox)
+                self._late_reads.watch(host)
             self._note_role(host, now)
         self._sender.send(outbox)
         self._append(votes, urgent=True)

@@ -18,7 +18,7 @@ READS = (
         "reads-without-a-quorum",
         "a read is confirmed by a quorum's answers (thesis §6.4)",
         (
-            "raft/replication.py",
+            "raft/read_rounds.py",
             "number = lead.tracker.quorum_read_round(lead.read_round)",
             "number = lead.read_round",
         ),
@@ -37,8 +37,8 @@ READS = (
         "a read is confirmed by answers to a round begun after it came (thesis §6.4)",
         (
             "raft/reads.py",
-            "_Round(number, commit_index, self.waiting)",
-            "_Round(number - 1, commit_index, self.waiting)",
+            "Round(number, commit_index, self.waiting, asked, now)",
+            "Round(number - 1, commit_index, self.waiting, asked, now)",
         ),
     ),
     mutant(
