@@ -59,9 +59,9 @@ REPLICATION = (
         "heartbeat-commits-too-much",
         "a heartbeat's commit index never exceeds what its receiver acknowledged",
         (
-            "raft/replication.py",
-            "commit_index=min(state.commit_index, peer.match_index)",
-            "commit_index=state.commit_index",
+            "raft/read_rounds.py",
+            "commit_index = min(state.commit_index, peer.match_index)",
+            "commit_index = state.commit_index",
         ),
     ),
     mutant(
