@@ -97,6 +97,7 @@ class Replica:
         self.disk_busy = False
         self.applied = list(self.disk.applied)
         self.reads, self.staged, self.snapshots = {}, [], {}
+        self.reads_due_at = 0.0
         applied_index = self.applied[-1].index if self.applied else LogIndex(0)
         self.core = RaftCore(
             replica=self.id,
@@ -145,6 +146,13 @@ class Replica:
             self._take(self.core.ready(self.cluster.now))
         self._check_that_nothing_is_kept_back()
         self.cluster.check(self)
+        self._look_at_late_reads()
+
+    def _look_at_late_reads(self) -> None:
+        due_at = self.core.reads_due_at
+        if due_at is not None and due_at > self.reads_due_at:
+            self.reads_due_at = due_at
+            self.later(due_at - self.cluster.now, lambda: self.core.tick(self.cluster.now))
 
     def _check_that_nothing_is_kept_back(self) -> None:
         """A core that says that nothing follows has nothing to hand over."""

@@ -101,6 +101,10 @@ class Scenario:
         self.cluster.notice_return(ReplicaId(int(replica)))
         self.cluster.run(SETTLE_S)
 
+    def _freeze(self, replica: str) -> None:
+        """``replica`` stands still; what it is sent waits before it."""
+        self._at(replica).paused_until = float("inf")
+
     def _gone(self, dead: str, *witnesses: str) -> None:
         """``witnesses`` saw the connections of ``dead`` close and nobody listen."""
         for witness in witnesses:
