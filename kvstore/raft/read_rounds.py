@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 from kvstore.raft.confchange import is_voter, keeps_vote
 from kvstore.raft.messages import Heartbeat, ReadIndexResponse
 from kvstore.raft.progress import ProgressState
-from kvstore.raft.reads import next_beat, next_read_round
+from kvstore.raft.reads import Choice, next_beat, next_read_round
 from kvstore.raft.ready import ReadState
 
 if TYPE_CHECKING:
@@ -58,14 +58,17 @@ def beat(state: RaftState) -> None:
     lead.beat_round, lead.beat_sent_at = next_beat(lead.read_round), state.now
     _begin(state, lead.beat_round, everybody)
     lead.reads.asked_all()
+    confirm_reads(state)
 
 
 def begin(state: RaftState) -> None:
     """Ask as few as may do whether we still lead, for the reads that wait."""
     lead = _leading(state)
-    asked = _choose(state)
+    asked = _chosen(state)
     _begin(state, next_read_round(lead.read_round), asked)
-    if len(asked) == len(_voting_peers(state)):
+    if not asked:
+        confirm_reads(state)
+    elif len(asked) == len(_voting_peers(state)):
         lead.reads.asked_all()
 
 
@@ -77,7 +80,6 @@ def _begin(state: RaftState, number: int, asked: tuple[Progress, ...]) -> None:
     if state.has_committed_in_term:
         lead.reads.begin_round(number, state.commit_index, asked, state.now)
     _ask(state, asked)
-    confirm_reads(state)
 
 
 def _ask(state: RaftState, peers: Iterable[Progress]) -> None:
@@ -119,13 +121,28 @@ def _voting_peers(state: RaftState) -> list[Progress]:
     return [peer for replica, peer in peers.items() if is_voter(config, replica)]
 
 
+def _chosen(state: RaftState) -> tuple[Progress, ...]:
+    """The choice of before, unless a beat has gone by or it is not as good any more."""
+    lead, config = _leading(state), state.config
+    choice = lead.choice
+    if (
+        choice is None
+        or choice.config is not config
+        or choice.beat_round != lead.beat_round
+        or not all(_is_fit(state, p) and p.state is ProgressState.REPLICATE for p in choice.asked)
+    ):
+        choice = lead.choice = Choice(config, lead.beat_round, _choose(state))
+    return choice.asked
+
+
 def _choose(state: RaftState) -> tuple[Progress, ...]:
     """The best voters that make a quorum together with us, or all if these do not suffice."""
     voters, outgoing = state.config.voters, state.config.voters_outgoing
     needed = _majority_beside(state.replica, voters)
     needed_outgoing = _majority_beside(state.replica, outgoing)
     chosen = []
-    for peer in sorted(_fit(state), key=lambda peer: _rank(state, peer)):
+    fit = [peer for peer in _voting_peers(state) if _is_fit(state, peer)]
+    for peer in sorted(fit, key=lambda peer: _rank(state, peer)):
         counts, counts_outgoing = peer.replica in voters, peer.replica in outgoing
         if (counts and needed > 0) or (counts_outgoing and needed_outgoing > 0):
             chosen.append(peer)
@@ -141,15 +158,10 @@ def _majority_beside(own: ReplicaId, voters: tuple[ReplicaId, ...]) -> int:
     return len(voters) // 2 + (own not in voters) if voters else 0
 
 
-def _fit(state: RaftState) -> list[Progress]:
-    """Voters from which an answer is to be expected soon."""
-    return [
-        peer
-        for peer in _voting_peers(state)
-        if (peer.recently_active or peer.active_before)
-        and not peer.is_silent
-        and peer.replica not in state.gone
-    ]
+def _is_fit(state: RaftState, peer: Progress) -> bool:
+    """Whether an answer of ``peer`` is to be expected soon."""
+    was_heard = peer.recently_active or peer.active_before
+    return was_heard and not peer.is_silent and peer.replica not in state.gone
 
 
 def _rank(state: RaftState, peer: Progress) -> tuple[bool, bool, int, bool, ReplicaId]:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from kvstore.ids import LogIndex, ReplicaId
+    from kvstore.raft.messages import GroupConfig
     from kvstore.raft.progress import Progress
 
 
@@ -42,6 +43,14 @@ class ReadRequest(NamedTuple):
 
     context: int
     origin: ReplicaId
+
+
+class Choice(NamedTuple):
+    """Whom read rounds ask, until the next beat if nothing happens."""
+
+    config: GroupConfig
+    beat_round: int
+    asked: tuple[Progress, ...]
 
 
 class Round(NamedTuple):

@@ -18,7 +18,7 @@ from kvstore.raft.confchange import is_voter, members
 from kvstore.raft.immutable import immutable
 from kvstore.raft.log import RaftLog, size_of
 from kvstore.raft.messages import Entry, GroupConfig, HardState, Message, SnapshotMeta
-from kvstore.raft.reads import ForwardedReads, LeaderReads
+from kvstore.raft.reads import Choice, ForwardedReads, LeaderReads
 from kvstore.raft.ready import ReadState, Role, SnapshotRead, SnapshotWrite
 from kvstore.raft.tracker import Tracker
 
@@ -89,6 +89,7 @@ class LeaderState:
     beat_round: int = 0
     """The number of the last one that went to everybody by the timer."""
     beat_sent_at: float = 0.0
+    choice: Choice | None = None
     rounds_sent: deque[tuple[int, float]] = field(default_factory=deque)
     """Number and time of rounds not yet answered by a quorum, for the leader lease."""
     uncommitted_bytes: int = 0
