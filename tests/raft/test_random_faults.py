@@ -174,6 +174,8 @@ def test_safe_in_a_storm_and_live_after_it(seed: int) -> None:
     assert cluster.leader is not None, "no leader after healing"
     final = b"after the storm"
     cluster.run_until(lambda: cluster.propose(final), 3.0)
+    waiting = {replica.id: replica.reads for replica in cluster.replicas.values() if replica.reads}
+    assert not waiting, "each read is confirmed or refused"
     members = cluster.leader.core.status(cluster.now).config
     following = [cluster.replicas[r] for r in (*members.voters, *members.learners)]
     cluster.run_until(lambda: all(final in cluster.commands(r) for r in following), 20.0)
