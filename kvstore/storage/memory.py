@@ -6,6 +6,7 @@ from bisect import bisect_left
 from typing import TYPE_CHECKING, Final
 
 from kvstore.kv.row_cache import RowCache
+from kvstore.storage.replacement import ReplacementByWrites
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -92,6 +93,14 @@ class MemoryEngine:
     def snapshot_rows(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Rows of ``[start, end)`` as they are now, whatever is written later."""
         return iter([(key, self._values[key]) for key in self._range(start, end)])
+
+    def stream_rows(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """The same."""
+        return self.snapshot_rows(start, end)
+
+    def replacing(self, start: bytes, end: bytes) -> ReplacementByWrites:
+        """Begin to put other rows in the place of all in ``[start, end)``."""
+        return ReplacementByWrites(self, start, end)
 
     def flush(self) -> None:
         """Nothing outlives the process, so there is nothing to do."""

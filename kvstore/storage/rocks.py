@@ -21,6 +21,8 @@ Facts about ``rocksdict`` that this module is built on (each has a test):
 from __future__ import annotations
 
 import re
+import shutil
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from rocksdict import (
@@ -37,6 +39,7 @@ from rocksdict import WriteBatch as NativeBatch
 
 from kvstore.errors import CorruptionError, DataDirectoryError, DiskFull, Internal, KVError
 from kvstore.kv.row_cache import RowCache
+from kvstore.storage.rocks_tables import ReplacementByTables
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -54,6 +57,11 @@ loop with them. So twice as many as usual: a burst may take longer to flush than
 MEMTABLES_MERGED = 4
 """Flushed as one file. Several small ones stay in the processor's caches better than a large one:
 a put costs half as much."""
+BYTES_PER_SYNC = 1 << 20
+"""Of a table that is written so much goes to the disk at a time: the log's syncs wait for what is
+on its way."""
+READ_AHEAD_BYTES = 256 << 10
+"""Of rows that are read once, from front to back."""
 MEMTABLE_BLOOM_RATIO = 0.1
 """Of a memtable's size: a key is looked for only in those that may have it."""
 
@@ -138,8 +146,11 @@ class RocksEngine:
         self._write_options.disable_wal = True  # type: ignore[method-assign, assignment]
         path.mkdir(parents=True, exist_ok=True)
         _check_pointer(path)
+        self._replacing: Final = path / "replacing"
+        shutil.rmtree(self._replacing, ignore_errors=True)
+        self._options = _options(config)
         try:
-            self._db = Rdict(str(path), _options(config))
+            self._db = Rdict(str(path), self._options)
         except Exception as error:
             raise self._open_error(error) from error
         self._db.set_write_options(self._write_options)
@@ -217,8 +228,20 @@ class RocksEngine:
         Raises:
             CorruptionError: while iterating, at a block that is damaged or cannot be read.
         """
+        return self._rows(ReadOptions(), start, end)
+
+    def stream_rows(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """The same for what is read once: it takes nobody's place in the cache."""
+        options = ReadOptions()
+        options.fill_cache(False)  # type: ignore[call-arg]  # the stubs lack it
+        options.set_readahead_size(READ_AHEAD_BYTES)
+        return self._rows(options, start, end)
+
+    def _rows(
+        self, options: ReadOptions, start: bytes, end: bytes
+    ) -> Iterator[tuple[bytes, bytes]]:
         try:
-            native = self._db.iter(ReadOptions())
+            native = self._db.iter(options)
         except Exception as error:
             raise self._damage(error) from error
         return self._iterate(native, start, end)
@@ -247,6 +270,31 @@ class RocksEngine:
         """
         try:
             self._db.flush()
+        except Exception as error:
+            raise self._error(error) from error
+
+    def replacing(self, start: bytes, end: bytes) -> ReplacementByTables:
+        """Begin to put other rows in the place of all in ``[start, end)``; of one range once."""
+
+        def empty() -> None:
+            if self.scan(start, end, 1, 1):
+                batch = self.batch()
+                batch.delete_range(start, end)
+                self.write(batch)
+            self.flush()
+
+        return ReplacementByTables(
+            self._db,
+            self._options,
+            self._replacing / start.hex(),
+            empty=empty,
+            errors=self._as_ours,
+        )
+
+    @contextmanager
+    def _as_ours(self) -> Iterator[None]:
+        try:
+            yield
         except Exception as error:
             raise self._error(error) from error
 
@@ -313,6 +361,7 @@ def _options(config: EngineConfig) -> Options:
     options.set_min_write_buffer_number_to_merge(MEMTABLES_MERGED)
     options.set_memtable_whole_key_filtering(True)
     options.set_memtable_prefix_bloom_ratio(MEMTABLE_BLOOM_RATIO)
+    options.set_bytes_per_sync(BYTES_PER_SYNC)
     options.set_max_background_jobs(config.background_jobs)
     options.set_level_compaction_dynamic_level_bytes(True)
     options.set_compression_type(DBCompressionType.lz4())

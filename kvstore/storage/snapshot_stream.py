@@ -82,44 +82,107 @@ def decode(file: BinaryIO, name: str) -> Iterator[list[Row]]:
     Raises:
         CorruptionError: it is damaged, cut short, or followed by something else.
     """
-    stream = _Stream(file, name)
-    if stream.take(len(_OPENING)) != _OPENING:
-        raise stream.damaged(f"not a snapshot of format {FORMAT_VERSION}")
-    crc, count = crc32c(_OPENING), 0
-    while True:
-        length, expected = _BLOCK.unpack(stream.take(_BLOCK.size))
+    yield from Decoder(name).blocks(file, file.seek(0, 2), is_whole=True)
+
+
+class Decoder:
+    """Decodes a stream while its file grows."""
+
+    def __init__(self, name: str) -> None:
+        """``name`` is what an error calls the file."""
+        self._stream = _Stream(name)
+        self._crc = 0
+        self._count = 0
+        self._head: tuple[int, int] | None = None
+        """Of the block to come: its length and checksum, if they were read."""
+        self._is_open = False
+        self._is_over = False
+
+    def blocks(self, file: BinaryIO, size_bytes: int, *, is_whole: bool) -> Iterator[list[Row]]:
+        """The rows of each block that ends in the first ``size_bytes`` of ``file`` and is new.
+
+        Raises:
+            CorruptionError: the stream is damaged; or it ``is_whole``, and is cut short or
+                followed by something else.
+        """
+        stream = self._stream
+        stream.read_on(file, size_bytes, is_whole=is_whole)
+        if not self._is_open:
+            self._open()
+        while self._is_open and not self._is_over:
+            rows = self._block()
+            if rows is None:
+                break
+            yield rows
+        if is_whole and stream.left:
+            raise stream.damaged("something follows the end")
+
+    def _open(self) -> None:
+        opening = self._stream.take(len(_OPENING))
+        if opening is None:
+            return
+        if opening != _OPENING:
+            raise self._stream.damaged(f"not a snapshot of format {FORMAT_VERSION}")
+        self._crc, self._is_open = crc32c(opening), True
+
+    def _block(self) -> list[Row] | None:
+        """The next one; None if it is not all there, or if it is the end."""
+        stream = self._stream
+        if self._head is None:
+            head = stream.take(_BLOCK.size)
+            if head is None:
+                return None
+            self._head = _BLOCK.unpack(head)
+        length, expected = self._head
         body = stream.take(length or _END.size)
-        crc = crc32c(body, crc)
-        if crc != expected:
+        if body is None:
+            return None
+        self._head = None
+        self._crc = crc32c(body, self._crc)
+        if self._crc != expected:
             raise stream.damaged("a block fails its checksum")
-        if length == 0:
-            break
-        rows = _rows_of(body, stream)
-        count += len(rows)
-        yield rows
-    if _END.unpack(body)[0] != count:
-        raise stream.damaged(f"it has {count} rows and should have {_END.unpack(body)[0]}")
-    if file.read(1):
-        raise stream.damaged("something follows the end")
+        if length:
+            rows = _rows_of(body, stream)
+            self._count += len(rows)
+            return rows
+        self._is_over = True
+        if _END.unpack(body)[0] != self._count:
+            raise stream.damaged(
+                f"it has {self._count} rows and should have {_END.unpack(body)[0]}"
+            )
+        return None
 
 
 class _Stream:
-    """Exact reads from a file, of which the offset is known."""
+    """Exact reads from a file that may grow."""
 
-    def __init__(self, file: BinaryIO, name: str) -> None:
-        self._file = file
+    def __init__(self, name: str) -> None:
         self._name = name
+        self._file: BinaryIO
         self._offset = 0
-        self._left = file.seek(0, 2)
-        file.seek(0)
+        self._is_whole = False
+        self.left = 0
+        """Bytes that are there, and were not taken."""
 
-    def take(self, size: int) -> bytes:
-        """The next ``size`` bytes; a false length never makes memory be reserved for it."""
-        data = self._file.read(size) if size <= self._left else b""
+    def read_on(self, file: BinaryIO, size_bytes: int, *, is_whole: bool) -> None:
+        """The file has so many bytes now."""
+        self._file = file
+        self.left = size_bytes - self._offset
+        self._is_whole = is_whole
+        file.seek(self._offset)
+
+    def take(self, size: int) -> bytes | None:
+        """The next ``size`` bytes, or None if they may still come.
+
+        A false length never makes memory be reserved for it.
+        """
+        if size > self.left and not self._is_whole:
+            return None
+        data = self._file.read(size) if size <= self.left else b""
         if len(data) != size:
             raise self.damaged("it is cut short")
         self._offset += size
-        self._left -= size
+        self.left -= size
         return data
 
     def damaged(self, what: str) -> CorruptionError:

@@ -1,7 +1,8 @@
 """Snapshots of shards: read one to send it, stage one that arrives, put it in force (Raft §7).
 
-What arrives is gathered in ``g<group>.staging``; at its end it is checked as a whole. To
-install it is first to give it a manifest, ``g<group>.manifest``: from then on it *will* be in
+What arrives is gathered in ``g<group>.staging``; at its end it is checked as a whole. Meanwhile
+an engine that can prepares its own form of it, aside of what is in force; a crash undoes that.
+To install it is first to give it a manifest, ``g<group>.manifest``: from then on it *will* be in
 force. Whatever interrupts the installation, the next start does it again from its beginning.
 When the engine holds all of it durably the manifest is renamed to ``g<group>.installed``,
 which says why an engine may be ahead of the log. So a crash leaves one of these:
@@ -30,30 +31,29 @@ from __future__ import annotations
 
 import contextlib
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from kvstore.errors import DiskFull, Internal
 from kvstore.ids import GroupId, LogIndex, ShardId, shard_of_group
 from kvstore.kv.engine import Engine, shard_range
-from kvstore.raft.messages import SnapshotMeta
 from kvstore.storage import snapshot_stream
 from kvstore.storage.files import Files, OsFiles, is_full, write_file_atomically
+from kvstore.storage.snapshot_arrival import SHARD_PREFIX_BYTES, Arriving, Preparing, prefix_of
 from kvstore.storage.snapshot_manifest import Manifest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from kvstore.raft.messages import SnapshotMeta
+    from kvstore.storage.replacement import Replacement, Row
 
-SHARD_PREFIX_BYTES = 2
-"""With which every key of a shard begins; left out of the stream."""
 
 INSTALL_BATCH_BYTES = 64 * 1024
-"""Rows of one engine write while installing: a millisecond's work, after which others have a
+"""Rows of one step while installing: a millisecond's work, after which others have a
 turn."""
 
-SYNC_BYTES = 8 * 1024 * 1024
+SYNC_BYTES = 2 * 1024 * 1024
 """Staged bytes are synced that often, so that no sync has much to do and delays the log's."""
 
 FREE_BYTES_KEPT = 16 * 1024 * 1024
@@ -65,8 +65,12 @@ _OURS = re.compile(r"g(\d+)\.(staging|manifest|manifest\.new)")
 class SnapshotEngine(Engine, Protocol):
     """An engine whose state can be held still, and made durable."""
 
-    def snapshot_rows(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
+    def stream_rows(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Rows of ``[start, end)`` as they are at this call, whatever is written later."""
+        ...
+
+    def replacing(self, start: bytes, end: bytes) -> Replacement:
+        """Begin to put other rows in the place of all in ``[start, end)``."""
         ...
 
     def flush(self) -> None:
@@ -113,16 +117,6 @@ class SnapshotReader:
         self._buffer.clear()
 
 
-@dataclass(slots=True)
-class _Staging:
-    """How far a snapshot has arrived. Invariant: the file is ``size`` bytes long."""
-
-    meta: SnapshotMeta
-    size: int = 0
-    synced: int = 0
-    is_complete: bool = False
-
-
 class SnapshotStorage:
     """All snapshots of one node, in a directory of their own."""
 
@@ -130,14 +124,14 @@ class SnapshotStorage:
         self._engine = engine
         self._directory = directory
         self._files = files or OsFiles()
-        self._arriving: dict[GroupId, _Staging] = {}
+        self._arriving: dict[GroupId, Arriving] = {}
 
     # -- sending side -----------------------------------------------------------------------
 
     def open(self, shard: ShardId) -> SnapshotReader:
         """The state of ``shard`` as it is at this call. Cheap: nothing is read yet."""
         start, end = shard_range(shard)
-        return SnapshotReader(self._engine.snapshot_rows(start, end))
+        return SnapshotReader(self._engine.stream_rows(start, end))
 
     # -- receiving side ---------------------------------------------------------------------
 
@@ -156,10 +150,11 @@ class SnapshotStorage:
         assert not self._manifest_path(group).exists(), "half installed: the node must stop"
         try:
             self._append(group, meta, offset, data)
+            self._prepare(group, is_last=is_last)
             if is_last:
                 self._check(group)
         except BaseException as error:
-            self._arriving.pop(group, None)
+            self._drop(group)
             with contextlib.suppress(OSError):
                 self._files.remove(self._staging_path(group))
             if isinstance(error, OSError):
@@ -185,16 +180,23 @@ class SnapshotStorage:
             DiskFull: no room.
             Internal: no complete snapshot is staged, or the disk fails.
         """
-        staging, manifest = self._staging_path(group), self._manifest_path(group)
+        manifest = self._manifest_path(group)
+        arriving = self._arriving.get(group)
+        preparing = None if arriving is None else arriving.preparing
         try:
             if not manifest.exists():
                 self._promise(group)
-            yield from self._write_rows(shard, staging)
+            if preparing is not None:
+                preparing.replacement.finish()
+            else:
+                yield from self._write_rows(shard, self._staging_path(group))
             self._engine.flush()
             self._files.rename(manifest, self._installed_path(group))
             self._files.sync_directory(self._directory)
         except OSError as error:
             raise _disk_error(group, error) from error
+        finally:
+            self._drop(group)
 
     def discard(self, group: GroupId) -> None:
         """Remove what is left of an installed snapshot."""
@@ -210,7 +212,7 @@ class SnapshotStorage:
             DiskFull: no room for that; it may be tried again.
             Internal: the disk fails.
         """
-        self._arriving.pop(group, None)
+        self._drop(group)
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
             # For good before the staged file goes: a manifest without it stops every start.
@@ -282,7 +284,8 @@ class SnapshotStorage:
             self._directory.mkdir(parents=True, exist_ok=True)
             self._files.close(self._files.create(path))
             self._files.sync_directory(self._directory)
-            arriving = self._arriving[group] = _Staging(meta)
+            self._drop(group)
+            arriving = self._arriving[group] = Arriving(meta, self._preparing(group))
         elif arriving is None or (arriving.meta, arriving.size, arriving.is_complete) != (
             meta,
             offset,
@@ -299,12 +302,32 @@ class SnapshotStorage:
         finally:
             self._files.close(fd)
 
+    def _preparing(self, group: GroupId) -> Preparing | None:
+        shard = shard_of_group(group)
+        replacement = self._engine.replacing(*shard_range(shard))
+        if not replacement.is_aside:
+            return None
+        return Preparing(self._staging_path(group), shard, replacement)
+
+    def _prepare(self, group: GroupId, *, is_last: bool) -> None:
+        arriving = self._arriving[group]
+        if arriving.preparing is not None:
+            arriving.preparing.go_on(arriving.size, is_whole=is_last)
+
+    def _drop(self, group: GroupId) -> None:
+        arriving = self._arriving.pop(group, None)
+        if arriving is not None:
+            arriving.close()
+
     def _check(self, group: GroupId) -> None:
         """Whether the whole can be installed: it is sound, durable, and there is room for it."""
         arriving, path = self._arriving[group], self._staging_path(group)
-        with path.open("rb") as file:
-            snapshot_stream.check(file, str(path))
-        if self._files.free_bytes(self._directory) < arriving.size + FREE_BYTES_KEPT:
+        needed_bytes = FREE_BYTES_KEPT
+        if arriving.preparing is None:  # otherwise it was checked, and the engine has its copy
+            needed_bytes += arriving.size
+            with path.open("rb") as file:
+                snapshot_stream.check(file, str(path))
+        if self._files.free_bytes(self._directory) < needed_bytes:
             raise DiskFull(f"group {group}: no room to install a snapshot of {arriving.size} bytes")
         fd = self._files.open(path)
         try:
@@ -315,26 +338,23 @@ class SnapshotStorage:
 
     def _promise(self, group: GroupId) -> None:
         """From here on the staged snapshot will be in force, whatever happens."""
-        arriving = self._arriving.pop(group, None)
+        arriving = self._arriving.get(group)
         if arriving is None or not arriving.is_complete:
             raise Internal(f"group {group}: no complete snapshot is staged")
         manifest = Manifest(arriving.meta, arriving.size)
         write_file_atomically(self._files, self._manifest_path(group), manifest.encode())
 
     def _write_rows(self, shard: ShardId, staging: Path) -> Iterator[int]:
-        start, end = shard_range(shard)
-        batch, size = self._engine.batch(), 0
-        batch.delete_range(start, end)
-        with staging.open("rb") as file:
-            for rows in snapshot_stream.decode(file, str(staging)):
-                for key, value in rows:
-                    batch.put(start[:SHARD_PREFIX_BYTES] + key, value)
-                    size += len(key) + len(value)
-                    if size >= INSTALL_BATCH_BYTES:
-                        self._engine.write(batch)
-                        yield size
-                        batch, size = self._engine.batch(), 0
-        self._engine.write(batch)
+        prefix = prefix_of(shard)
+        replacement = self._engine.replacing(*shard_range(shard))
+        try:
+            with staging.open("rb") as file:
+                for rows in _in_steps(snapshot_stream.decode(file, str(staging))):
+                    replacement.add((prefix + key, value) for key, value in rows)
+                    yield sum(len(key) + len(value) for key, value in rows)
+            replacement.finish()
+        finally:
+            replacement.abandon()
 
     def _remove(self, path: Path) -> None:
         with contextlib.suppress(FileNotFoundError):
@@ -348,6 +368,21 @@ class SnapshotStorage:
 
     def _installed_path(self, group: GroupId) -> Path:
         return self._directory / f"g{group}.installed"
+
+
+def _in_steps(blocks: Iterator[list[Row]]) -> Iterator[list[Row]]:
+    """The same rows, of ``INSTALL_BATCH_BYTES`` at a time, or a little more."""
+    step: list[Row] = []
+    size = 0
+    for rows in blocks:
+        for row in rows:
+            step.append(row)
+            size += len(row[0]) + len(row[1])
+            if size >= INSTALL_BATCH_BYTES:
+                yield step
+                step, size = [], 0
+    if step:
+        yield step
 
 
 def _disk_error(group: GroupId, error: OSError) -> DiskFull | Internal:

@@ -61,7 +61,9 @@ def begin(engine: Engine, group: GroupId, replica: ReplicaId) -> None:
         DiskFull: nothing was changed; it may be tried again.
     """
     batch = engine.batch()
-    batch.delete_range(*shard_range(shard_of_group(group)))
+    start, end = shard_range(shard_of_group(group))
+    if engine.scan(start, end, 1, 1):  # or else a tombstone would lie on what is to come
+        batch.delete_range(start, end)
     batch.put(stamp_key(group), replica.to_bytes(_STAMP_BYTES, "big"))
     engine.write(batch)
 
