@@ -111,7 +111,7 @@ class ShardingConfig:
     never."""
     moves_max: int = 2
     """Replicas on their way at once, in the whole cluster."""
-    move_bytes_per_s_max: int = 32 * 1024 * 1024
+    move_bytes_per_s_max: int = 128 * 1024 * 1024
     """Of snapshots that a node sends to replicas that come, less while clients wait longer than
     usual; old log counts four times. Those that come back wait for nothing."""
     balances: bool = True

@@ -303,7 +303,6 @@ class Node:
             stored.snapshots,
             stored.wal,
             pace=self._throttle.pace,
-            rest_s=self._throttle.rest_s,
             thread=thread,
             clock=self._clock,
             on_fatal=fatal.die,

@@ -9,7 +9,7 @@ and the sender begins anew. What is sent to newcomers is paced, all transfers to
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from kvstore.errors import CorruptionError
 from kvstore.ids import LogIndex, group_of_shard
@@ -34,9 +34,6 @@ T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
-RESTS_S_MAX: Final = 20.0
-"""An installation rests between its steps for so long; then it hurries."""
-
 
 class OpenReader(NamedTuple):
     """A snapshot that is being sent."""
@@ -59,7 +56,6 @@ class SnapshotTransfers:
         wal: Log,
         *,
         pace: Pace,
-        rest_s: Callable[[int], float],
         thread: Executor,
         clock: Callable[[], float],
         on_fatal: Callable[[BaseException], None],
@@ -71,7 +67,6 @@ class SnapshotTransfers:
             storage: Has the snapshots.
             wal: Notes where the log begins behind one that was installed.
             pace: Of what is sent to newcomers.
-            rest_s: How long to wait after so many bytes of an installation.
             thread: For all I/O on snapshots.
             clock: Steady seconds.
             on_fatal: Ends the node.
@@ -84,7 +79,6 @@ class SnapshotTransfers:
         self._on_fatal = on_fatal
         self._readers: dict[tuple[ShardId, int], OpenReader] = {}
         self._pace = pace
-        self._rest_s = rest_s
 
     def handle(self, host: ShardHost, ready: Ready) -> None:
         """Take up the snapshot instructions of one ``Ready``."""
@@ -189,9 +183,7 @@ class SnapshotTransfers:
     def _install(self, host: ShardHost, meta: SnapshotMeta) -> None:
         """Put the staged state in force: engine first, then the log, then the core.
 
-        The engine's part goes in steps, with a rest after each: between them others have a turn
-        in the thread, and clients on the machine. But the leader does not wait for ever, and no
-        voter rests, without which its group is in danger.
+        The engine's part goes in steps: between them others have a turn in the thread.
         """
         if host.has_left:
             return
@@ -207,9 +199,6 @@ class SnapshotTransfers:
             )
 
         steps = self._storage.installation(group, host.shard)
-        rest_until = self._clock()
-        if host.core.replica not in meta.config.voters:
-            rest_until += RESTS_S_MAX
 
         def step() -> int | None:
             size = next(steps, None)
@@ -221,8 +210,7 @@ class SnapshotTransfers:
             if size is None:
                 done()
             else:
-                rest_s = self._rest_s(size) if self._clock() < rest_until else 0.0
-                self._driver.loop.call_later(rest_s, self._driver.guarded, go_on)
+                go_on()
 
         def go_on() -> None:
             if not host.has_left:

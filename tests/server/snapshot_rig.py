@@ -47,7 +47,6 @@ def work_on(rig: Rig, path: Path, bytes_per_s_max: int = 1 << 30) -> Work:
         storage,
         rig.log,
         pace=Pace(bytes_per_s_max),
-        rest_s=lambda size: 0.0,
         thread=threads,
         clock=lambda: rig.now,
         on_fatal=rig.fatal.append,

@@ -81,7 +81,6 @@ class Held:
             self.storage,
             self.rig.log,
             pace=Pace(1 << 30),
-            rest_s=lambda size: 0.0,
             thread=self.thread,
             clock=lambda: self.rig.now,
             on_fatal=self.rig.fatal.append,

@@ -9,13 +9,11 @@ import pytest
 from server_support import Rig, settle
 from snapshot_rig import Work, chunk, engine_at_50, streamed, work_on
 
-from kvstore.ids import GroupId, ReplicaId, ShardId
+from kvstore.ids import GroupId, ShardId
 from kvstore.kv.engine import Space, shard_range, space_prefix
-from kvstore.server import snapshot_work
 from kvstore.storage import snapshots
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
 STEP_BYTES = 8
@@ -52,48 +50,6 @@ async def test_other_work_comes_between_two_steps(work: Work) -> None:
     assert order[0] == "another"
     assert order.count("step") >= 2
     assert work.rig.host.machine.applied_index == 50
-
-
-class Rests:
-    """Notes after how many seconds the next step comes, and lets it come at once."""
-
-    def __init__(self, work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.seconds: list[float] = []
-        loop = work.rig.driver.loop
-        monkeypatch.setattr(work.transfers, "_rest_s", lambda size: size * 100.0)
-        monkeypatch.setattr(work.rig.driver, "loop", self)
-        self.run_in_executor = loop.run_in_executor
-        self.call_soon = loop.call_soon
-
-    def call_later(self, delay_s: float, work: Callable[..., object], *arguments: object) -> None:
-        self.seconds.append(delay_s)
-        self.call_soon(work, *arguments)
-
-
-async def test_a_newcomer_rests_after_each_step(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    newcomer = await installing(Rig(own=ReplicaId(9)), tmp_path, monkeypatch)
-    rests = Rests(newcomer, monkeypatch)
-    await newcomer.run()
-    assert len(rests.seconds) == 2, "one for each row"
-    assert all(seconds >= STEP_BYTES * 100.0 for seconds in rests.seconds)
-
-
-async def test_a_newcomer_that_has_rested_for_long_hurries(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    newcomer = await installing(Rig(own=ReplicaId(9)), tmp_path, monkeypatch)
-    rests = Rests(newcomer, monkeypatch)
-    newcomer.rig.now += snapshot_work.RESTS_S_MAX
-    await newcomer.run()
-    assert rests.seconds == [0.0, 0.0]
-
-
-async def test_a_voter_does_not_rest(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
-    rests = Rests(work, monkeypatch)
-    await work.run()
-    assert rests.seconds == [0.0, 0.0]
 
 
 async def test_a_group_that_leaves_in_between_is_not_installed_any_further(work: Work) -> None:

@@ -161,7 +161,6 @@ def _connect(
         storage,
         node.wal,
         pace=pace,
-        rest_s=lambda size: size / (4 * pace.bytes_per_s),
         thread=thread,
         clock=node.clock,
         on_fatal=node.die,
