@@ -6,7 +6,7 @@ meanwhile is not held up by a flush.
 
 Facts about ``rocksdict`` that this module is built on (each has a test): tables that are taken in
 together are in force together, and then durable without a flush. And as measured: to write them,
-to end them and to take them in holds the interpreter's lock for a millisecond at most.
+to end them and to take them in holds the interpreter's lock for a few milliseconds at most.
 """
 
 from __future__ import annotations
@@ -52,7 +52,6 @@ class ReplacementByTables:
             db: What takes them in.
             options: As it was opened with.
             directory: On the same disk.
-            size_bytes: Of all rows together, about.
             empty: Removes all rows of the range, and flushes.
             errors: Turns those of RocksDB into ours.
         """
