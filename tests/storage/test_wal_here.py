@@ -149,6 +149,7 @@ async def test_a_failed_sync_is_fatal_and_acknowledges_nothing(tmp_path: Path) -
     log.append([entry(1)], lambda: acknowledged.append(1))
     await owner.until(lambda: bool(owner.fatal))
     log.append([entry(2)], lambda: acknowledged.append(2))
+    await log.close()
     assert isinstance(owner.fatal[0], Internal)
     assert acknowledged == []
 
