@@ -75,7 +75,7 @@ def test_what_was_there_in_several_layers_is_gone(engine: RocksEngine, tmp_path:
         assert engine.get(b"\x00\x03\x03k3") == b"later"
 
 
-def test_many_tables_are_in_force_together(
+def test_many_tables_are_in_force_in_the_end(
     engine: RocksEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rocks_tables, "TABLE_BYTES", 40)
