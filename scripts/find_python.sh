@@ -31,6 +31,6 @@ for name in python3 python3.11 python3.12 python3.13 python3.14; do
 	done
 	unset IFS
 done | awk '
-	NR == 1 { version = $1; least = 1 }
+	NR == 1 { version = $1; least = 2 * $2 }
 	$1 == version && $2 < 0.9 * least { least = $2; sub(/^[^ ]+ [^ ]+ /, ""); found = $0 }
 	END { if (found) print found; else exit 1 }'
