@@ -96,7 +96,7 @@ class Data:
             if before is _UNCHANGED:
                 before = cached(key) or fetch(key)
             if before is None:
-                self._put(key, value, revision)
+                self._create(key, value, revision)
             else:
                 unwritten[key] = row = encode_over(before, revision, values.NO_LEASE, value)
                 grown_bytes += len(row) - len(before)
@@ -115,13 +115,17 @@ class Data:
     def _put(self, key: bytes, value: bytes, revision: int) -> None:
         before = self._row(key)
         if before is None:
-            row = values.encode(revision, revision, values.NO_LEASE, value)
-            self.keys += 1
-            self.size_bytes += len(key) + len(row) - self._row_overhead_bytes
+            self._create(key, value, revision)
         else:
-            row = values.encode_over(before, revision, values.NO_LEASE, value)
+            self._unwritten[key] = row = values.encode_over(
+                before, revision, values.NO_LEASE, value
+            )
             self.size_bytes += len(row) - len(before)
-        self._unwritten[key] = row
+
+    def _create(self, key: bytes, value: bytes, revision: int) -> None:
+        self._unwritten[key] = row = values.encode(revision, revision, values.NO_LEASE, value)
+        self.keys += 1
+        self.size_bytes += len(key) + len(row) - self._row_overhead_bytes
 
     def _delete(self, key: bytes) -> bool:
         before = self._row(key)

@@ -37,6 +37,8 @@ TOLERATED_OF_FEW: Final = 4.0
 BYTES_PER_S_MIN: Final = 512 * 1024
 """At first; see :meth:`Throttle.check`."""
 DOUBLED_AFTER_S: Final = 20.0
+DOUBLINGS_MAX: Final = 32
+"""More than any bound in the configuration."""
 BYTES_PER_S_FIRST: Final = 4 * 1024 * 1024
 """With which moves begin."""
 SLOWER: Final = 0.5
@@ -120,7 +122,7 @@ class Throttle:
             oldest_s: For how long this node has been sending the snapshot that it began first.
         """
         requests, mean_s = self.meter.take()
-        slowest = BYTES_PER_S_MIN * 2.0 ** (oldest_s // DOUBLED_AFTER_S)
+        slowest = BYTES_PER_S_MIN * 2.0 ** min(oldest_s // DOUBLED_AFTER_S, DOUBLINGS_MAX)
         if not is_moving:
             self._begin_anew(requests, mean_s)
             self._set(BYTES_PER_S_FIRST, slowest)

@@ -52,9 +52,9 @@ if TYPE_CHECKING:
 BLOOM_BITS_PER_KEY = 10
 METADATA_BLOCK_BYTES = 4 << 10
 """Of a table's filter and index so much is read at a time. As one block each they would be of
-megabytes where rows are small, too large for a part of the block cache, and so read for each row: to
-get one key among ten million took a millisecond instead of 10 µs. And to end a table, which holds
-the interpreter's lock, would take several times as long."""
+megabytes where rows are small, too large for a part of the block cache, and so read for each row:
+to get one key among ten million took a millisecond instead of 10 µs. And to end a table, which
+holds the interpreter's lock, would take several times as long."""
 MEMTABLE_PARTS = 8
 """So many make up the bytes that recent writes may take."""
 MEMTABLES_MAX = 16

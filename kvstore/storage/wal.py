@@ -4,7 +4,9 @@ Records go to the writer thread (:mod:`kvstore.storage.writer`), which makes the
 batches and calls back once per batch. While nothing is under way and the disk is quick, a thread's
 turn costs more than a sync: then the loop itself writes what is small, at the end of its iteration,
 when what was to be sent has left. Where that takes over a millisecond the thread does it all for
-fifty times as long: slow syncs so hold up the loop for a fiftieth of its time at most. The format
+fifty times as long: slow syncs so hold up the loop for a fiftieth of its time at most. And while
+there is much to write the thread does it all, for then a disk that hesitates would hold up a
+loop that has other things to do. The format
 is described in :mod:`kvstore.storage.records`, what a crash may leave behind in
 :mod:`kvstore.storage.scan`.
 
@@ -48,12 +50,13 @@ if TYPE_CHECKING:
     from kvstore.storage.segments import Segments
 
 HERE_BYTES_MAX: Final = 4 * 1024
-"""Of one batch that the loop itself writes: of a node with little to do. Where much is under way a
-thread's turn costs next to nothing, and a disk that hesitates would hold all of it up."""
+"""Of one batch that the loop itself writes."""
 HERE_S_MAX: Final = 0.001
 """How long the disk may take for that; see ``PAUSE_FACTOR``."""
+BUSY_S: Final = 0.1
+"""So long after one that was too large, or came while another was under way."""
 PAUSE_FACTOR: Final = 50
-"""For so many times what a slow one took, the thread does it."""
+"""For so many times what a slow one took."""
 
 __all__ = ["LogEntry", "Mark", "RecoveredLog", "Wal", "open_wal"]
 
@@ -130,8 +133,13 @@ class Wal:
             self._here.append(append)
             self._loop.call_soon(self._loop.call_soon, self._write_here)
         else:
+            if self._in_flight or append.size > HERE_BYTES_MAX:
+                self._note_busy()
             self._writer.orders.put(append)
         self._in_flight += 1
+
+    def _note_busy(self) -> None:
+        self._here_from = max(self._here_from, time.monotonic() + BUSY_S)
 
     def _is_for_here(self, append: Append) -> bool:
         return (
@@ -153,6 +161,7 @@ class Wal:
             self._fatal(failure_of(error))
             return
         if not written:
+            self._note_busy()
             self._give_to_thread(here)
             return
         if took_s > HERE_S_MAX:

@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 LARGE = WalConfig(segment_bytes=1 << 20, live_bytes_max=1 << 22, reserve_bytes=2048)
 
 
+@pytest.fixture(autouse=True)
+def _is_never_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wal_module, "BUSY_S", 0.0)
+
+
 def entry(index: int, size: int = 16) -> bytes:
     return records.encode_entry(1, index, 1, 0, bytes(size))
 
@@ -121,6 +126,20 @@ async def test_while_something_is_under_way_all_goes_to_the_thread(tmp_path: Pat
     await at_rest(log)
     await durable(log, [entry(3)])
     assert files.syncers[-1]
+    await log.close()
+
+
+async def test_a_busy_log_is_left_to_the_thread_for_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, files = await opened(tmp_path)
+    await durable(log, [entry(1)])
+    monkeypatch.setattr(wal_module, "BUSY_S", 1e9)
+    await durable(log, [entry(2)])
+    assert files.syncers == [True, True]
+    await durable(log, [entry(3, wal_module.HERE_BYTES_MAX)])
+    await durable(log, [entry(4)])
+    assert files.syncers == [True, True, False, False]
     await log.close()
 
 
