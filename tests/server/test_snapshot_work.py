@@ -300,7 +300,7 @@ async def ask_for_snapshot(
     """``replica`` is there, and has nothing of what was sent behind entry ``lacks``."""
     rig = work.rig
     term = rig.host.core.term
-    rig.hear(HeartbeatResponse(replica, OWN, term, 0))
+    rig.hear(HeartbeatResponse(replica, OWN, term, 1))
     rig.hear(AppendResponse(replica, OWN, term, LogIndex(0), True, lacks, LogIndex(0), Term(0)))
     await settle()
 

@@ -105,8 +105,8 @@ MOVES: tuple[Mutant, ...] = (
         "a replica that comes begins with nothing",
         (
             "storage/stays.py",
-            "    batch.delete_range(*shard_range(shard_of_group(group)))\n    batch.put(",
-            "    batch.put(",
+            "        batch.delete_range(start, end)\n    batch.put(",
+            "        pass\n    batch.put(",
         ),
     ),
     mutant(

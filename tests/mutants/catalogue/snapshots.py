@@ -10,15 +10,14 @@ SNAPSHOTS = (
         "a snapshot holds the sessions too (thesis §6.3)",
         (
             "storage/snapshots.py",
-            "                for key, value in rows:\n                    batch",
-            "                for key, value in rows:\n                    if key[0] == 1:\n"
-            "                        continue\n                    batch",
+            "replacement.add((prefix + key, value) for key, value in rows)",
+            "replacement.add((prefix + key, value) for key, value in rows if key[0] != 1)",
         ),
     ),
     mutant(
         "installs-over-what-was-there",
         "a snapshot replaces the whole state (Raft §7)",
-        ("storage/snapshots.py", "batch.delete_range(start, end)", "pass"),
+        ("storage/replacement.py", "self._batch.delete_range(start, end)", "pass"),
     ),
     mutant(
         "installs-without-a-mark",
