@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from kvstore.ids import LogIndex
 from kvstore.raft import membership
 from kvstore.raft.log import size_of
-from kvstore.raft.replication import leading
+from kvstore.raft.state import leading
 
 if TYPE_CHECKING:
     from kvstore.raft.state import RaftState

@@ -10,6 +10,7 @@ from kvstore.raft import commit, membership, read_rounds, replication, snapshots
 from kvstore.raft.messages import ReadIndexResponse
 from kvstore.raft.progress import ProgressState
 from kvstore.raft.reads import ReadRequest, is_beat
+from kvstore.raft.state import leading
 
 if TYPE_CHECKING:
     from kvstore.ids import ReplicaId
@@ -67,7 +68,7 @@ def handle_heartbeat_response(state: RaftState, response: HeartbeatResponse) -> 
     peer = _heard(state, response)
     if peer is None:
         return
-    lead = replication.leading(state)
+    lead = leading(state)
     if response.read_round <= lead.read_round:
         read_rounds.answered(state, peer, response.read_round)
         if lead.rounds_sent:
@@ -123,7 +124,7 @@ def request_read(state: RaftState, request: ReadRequest) -> None:
     if replication.has_lease(state):
         read_rounds.answer_read(state, request.origin, request.context, state.commit_index)
     else:
-        replication.leading(state).reads.waiting.append(request)
+        leading(state).reads.waiting.append(request)
 
 
 def refuse_read(state: RaftState, request: ReadIndexRequest) -> None:
@@ -160,7 +161,7 @@ def transfer(state: RaftState, to: ReplicaId) -> None:
 
 def peer_gone(state: RaftState, peer: ReplicaId) -> None:
     """Nobody takes over whose process is dead: go on leading."""
-    lead = replication.leading(state)
+    lead = leading(state)
     if lead.transferring_to == peer:
         lead.transferring_to = NO_REPLICA
 
@@ -169,7 +170,7 @@ def _heard(
     state: RaftState,
     response: AppendResponse | HeartbeatResponse | SnapshotResponse,
 ) -> Progress | None:
-    peer = replication.leading(state).tracker.peers.get(response.sender)
+    peer = leading(state).tracker.peers.get(response.sender)
     if peer is not None:
         peer.recently_active = True
     return peer
@@ -177,7 +178,7 @@ def _heard(
 
 def tick(state: RaftState) -> bool:
     """Heartbeats, late reads, CheckQuorum, vain transfers. True if something happened."""
-    lead = replication.leading(state)
+    lead = leading(state)
     happened = read_rounds.widen_if_overdue(state)
     if lead.transferring_to != NO_REPLICA and state.now >= lead.transfer_deadline:
         lead.transferring_to = NO_REPLICA
@@ -197,6 +198,6 @@ def tick(state: RaftState) -> bool:
 
 def woke_up(state: RaftState) -> None:
     """This process stood still: give the quorum one whole chance to be heard again."""
-    lead = replication.leading(state)
+    lead = leading(state)
     lead.quorum_check_at = state.now + state.options.election_timeout_s_min
     lead.heartbeat_at = state.now

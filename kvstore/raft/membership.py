@@ -13,7 +13,7 @@ from kvstore.ids import NO_REPLICA
 from kvstore.raft import confchange, replication, snapshots
 from kvstore.raft.confchange import is_voter
 from kvstore.raft.messages import EntryKind, TimeoutNow
-from kvstore.raft.replication import leading
+from kvstore.raft.state import leading
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

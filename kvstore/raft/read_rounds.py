@@ -18,6 +18,7 @@ from kvstore.raft.messages import Heartbeat, ReadIndexResponse
 from kvstore.raft.progress import ProgressState
 from kvstore.raft.reads import Choice, next_beat, next_read_round
 from kvstore.raft.ready import ReadState
+from kvstore.raft.state import leading
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -35,22 +36,17 @@ _ANSWER_S_UNIT: Final = 0.001
 """Below it all are equally quick."""
 
 
-def _leading(state: RaftState) -> LeaderState:
-    assert state.leading is not None
-    return state.leading
-
-
 # -- rounds ---------------------------------------------------------------------------------------
 
 
 def has_reads_to_confirm(state: RaftState) -> bool:
     """Whether reads wait for a round to begin. Before the term's first commit they must wait."""
-    return bool(_leading(state).reads.waiting) and state.has_committed_in_term
+    return bool(leading(state).reads.waiting) and state.has_committed_in_term
 
 
 def beat(state: RaftState) -> None:
     """Ask everybody, learners too."""
-    lead = _leading(state)
+    lead = leading(state)
     everybody = tuple(lead.tracker.peers.values())
     for peer in everybody:
         if 0 < peer.read_round < lead.beat_round:
@@ -63,7 +59,7 @@ def beat(state: RaftState) -> None:
 
 def begin(state: RaftState) -> None:
     """Ask as few as may do whether we still lead, for the reads that wait."""
-    lead = _leading(state)
+    lead = leading(state)
     asked = _chosen(state)
     _begin(state, next_read_round(lead.read_round), asked)
     if not asked:
@@ -73,7 +69,7 @@ def begin(state: RaftState) -> None:
 
 
 def _begin(state: RaftState, number: int, asked: tuple[Progress, ...]) -> None:
-    lead = _leading(state)
+    lead = leading(state)
     lead.read_round = number
     if state.options.lease_reads:
         lead.rounds_sent.append((number, state.now))
@@ -83,7 +79,7 @@ def _begin(state: RaftState, number: int, asked: tuple[Progress, ...]) -> None:
 
 
 def _ask(state: RaftState, peers: Iterable[Progress]) -> None:
-    number = _leading(state).read_round
+    number = leading(state).read_round
     for peer in peers:
         commit_index = min(state.commit_index, peer.match_index)
         state.out.messages.append(
@@ -99,7 +95,7 @@ def due_at(lead: LeaderState) -> float | None:
 
 def widen_if_overdue(state: RaftState) -> bool:
     """Ask the others as well if a round was not confirmed in time. True if it was not."""
-    lead = _leading(state)
+    lead = leading(state)
     overdue_at = due_at(lead)
     if overdue_at is None or state.now < overdue_at:
         return False
@@ -117,13 +113,13 @@ def widen_if_overdue(state: RaftState) -> bool:
 
 def _voting_peers(state: RaftState) -> list[Progress]:
     config = state.config
-    peers = _leading(state).tracker.peers
+    peers = leading(state).tracker.peers
     return [peer for replica, peer in peers.items() if is_voter(config, replica)]
 
 
 def _chosen(state: RaftState) -> tuple[Progress, ...]:
     """The choice of before, unless a beat has gone by or it is not as good any more."""
-    lead, config = _leading(state), state.config
+    lead, config = leading(state), state.config
     choice = lead.choice
     if (
         choice is None
@@ -188,7 +184,7 @@ def answered(state: RaftState, peer: Progress, number: int) -> None:
     if number <= peer.read_round:
         return
     peer.read_round = number
-    lead = _leading(state)
+    lead = leading(state)
     if number == lead.beat_round:
         took_s = state.now - lead.beat_sent_at
         peer.answer_s += (took_s - peer.answer_s) * (_SMOOTHING if peer.answer_s else 1.0)
@@ -196,7 +192,7 @@ def answered(state: RaftState, peer: Progress, number: int) -> None:
 
 def confirm_reads(state: RaftState) -> None:
     """Release the reads whose round a quorum has answered."""
-    lead = _leading(state)
+    lead = leading(state)
     if not lead.reads.is_confirming:
         return
     number = lead.tracker.quorum_read_round(lead.read_round)
@@ -209,7 +205,7 @@ def answer_read(state: RaftState, origin: int, context: int, index: LogIndex) ->
     if origin == state.replica:
         state.out.read_states.append(ReadState(context, index))
         return
-    for peer in _leading(state).tracker.peers.values():
+    for peer in leading(state).tracker.peers.values():
         if peer.replica == origin:
             state.out.messages.append(
                 ReadIndexResponse(

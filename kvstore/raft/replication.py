@@ -19,20 +19,15 @@ from kvstore.raft.messages import (
     TimeoutNow,
 )
 from kvstore.raft.progress import ProgressState
+from kvstore.raft.state import leading
 
 if TYPE_CHECKING:
     from kvstore.ids import Term
     from kvstore.raft.progress import Progress
-    from kvstore.raft.state import LeaderState, RaftState
+    from kvstore.raft.state import RaftState
 
 CATCH_UP_BYTES: Final = 64 * 1024
 """Of old log in one append to a learner."""
-
-
-def leading(state: RaftState) -> LeaderState:
-    """The leader's part of the state; only to be asked for in the leader role."""
-    assert state.leading is not None
-    return state.leading
 
 
 # -- appending ----------------------------------------------------------------------------------

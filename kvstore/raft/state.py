@@ -285,3 +285,9 @@ class RaftState:
             self.out.reads_failed += self.forwarded_reads.take_all()
             self.arrivals.restart()
         self.votes = {}
+
+
+def leading(state: RaftState) -> LeaderState:
+    """The leader's part of the state; only to be asked for in the leader role."""
+    assert state.leading is not None
+    return state.leading

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import rocksdict
+from engine_support import SMALL, put
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -25,21 +26,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-SMALL = EngineConfig(memtable_bytes=1 << 20, block_cache_bytes=1 << 20, background_jobs=2)
-
 
 @pytest.fixture
 def engine(tmp_path: Path) -> Iterator[RocksEngine]:
     engine = RocksEngine(tmp_path / "engine", SMALL)
     yield engine
     engine.close()
-
-
-def put(engine: RocksEngine, rows: dict[bytes, bytes]) -> None:
-    batch = engine.batch()
-    for key, value in rows.items():
-        batch.put(key, value)
-    engine.write(batch)
 
 
 # -- the same behaviour as the engine in memory ---------------------------------------------

@@ -239,11 +239,13 @@ def test_pieces_must_follow_each_other(tmp_path: Path) -> None:
 
 
 def test_offset_zero_begins_afresh(tmp_path: Path) -> None:
-    storage = storage_in(tmp_path)
+    engine = MemoryEngine()
+    storage = storage_in(tmp_path, engine)
     stream = stream_of(tmp_path, SMALL)
     storage.stage(GROUP, META, 0, b"of an attempt before, much longer" * 100, False)
     stage(storage, [stream[:10], stream[10:]])
     storage.install(GROUP, SHARD)
+    assert rows_of(engine, SHARD) == SMALL
 
 
 def test_groups_do_not_mix(tmp_path: Path) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from engine_support import SMALL, put, rows_of
 from snapshot_support import GROUP, META, NEW, SHARD, pieces_of, stage
 
-from kvstore.config import EngineConfig
 from kvstore.errors import CorruptionError
 from kvstore.ids import GroupId
 from kvstore.kv.engine import shard_range
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 OLD = {b"\x00\x03\x00applied": b"10", b"\x00\x03\x03gone": b"x"}
 NEIGHBOURS = {b"\x00\x02\x03a": b"2", b"\x00\x04\x03a": b"4"}
-SMALL = EngineConfig(memtable_bytes=1 << 20, block_cache_bytes=1 << 20)
 
 
 @pytest.fixture
@@ -30,17 +29,6 @@ def engine(tmp_path: Path) -> Iterator[RocksEngine]:
     put(engine, NEIGHBOURS)
     yield engine
     engine.close()
-
-
-def put(engine: RocksEngine, rows: dict[bytes, bytes]) -> None:
-    batch = engine.batch()
-    for key, value in rows.items():
-        batch.put(key, value)
-    engine.write(batch)
-
-
-def rows_of(engine: RocksEngine) -> dict[bytes, bytes]:
-    return dict(engine.stream_rows(b"", b"\xff" * 9))
 
 
 def tables_aside(tmp_path: Path) -> list[Path]:

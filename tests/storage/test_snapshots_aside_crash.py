@@ -6,9 +6,9 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from engine_support import SMALL, put, rows_of
 from snapshot_support import GROUP, META, NEW, SHARD, CrashError, Fuse, FusedFiles, stage
 
-from kvstore.config import EngineConfig
 from kvstore.errors import Internal
 from kvstore.storage import rocks_tables
 from kvstore.storage.rocks import RocksEngine
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 OLD = {b"\x00\x03\x00applied": b"10", b"\x00\x03\x03gone": b"x"}
 NEIGHBOURS = {b"\x00\x02\x03a": b"2", b"\x00\x04\x03a": b"4"}
-SMALL = EngineConfig(memtable_bytes=1 << 20, block_cache_bytes=1 << 20)
 CRASHES = range(1, 90)
 
 
@@ -36,10 +35,6 @@ def burning(fuse: Fuse, work: Callable[..., Any]) -> Callable[..., Any]:
     return burn
 
 
-def rows_of(engine: RocksEngine) -> dict[bytes, bytes]:
-    return dict(engine.stream_rows(b"", b"\xff" * 9))
-
-
 def as_a_crash_leaves(directory: Path, copy: Path) -> None:
     """What is in files, without what only a memtable holds."""
     shutil.copytree(directory, copy, ignore=shutil.ignore_patterns("LOCK"))
@@ -52,10 +47,7 @@ def test_old_or_new_after_a_crash_at_any_step(
     monkeypatch.setattr(rocks_tables, "TABLE_BYTES", 100)
     fuse, live, copy = Fuse(0), tmp_path / "live", tmp_path / "copy"
     engine = RocksEngine(live / "engine", SMALL)
-    batch = engine.batch()
-    for key, value in (OLD | NEIGHBOURS).items():
-        batch.put(key, value)
-    engine.write(batch)
+    put(engine, OLD | NEIGHBOURS)
     engine.flush()
     for name in ("write", "flush"):
         monkeypatch.setattr(engine, name, burning(fuse, getattr(engine, name)))

@@ -139,11 +139,13 @@ def test_what_is_forgotten_twice_is_synced_twice(tmp_path: Path) -> None:
 
 
 def test_a_group_of_which_there_is_nothing_can_be_forgotten(tmp_path: Path) -> None:
-    storage = SnapshotStorage(MemoryEngine(), tmp_path / "not there yet")
+    engine = MemoryEngine()
+    storage = SnapshotStorage(engine, tmp_path / "not there yet")
     storage.forget(GROUP)
     storage.forget(GROUP)
     stage(storage)
     storage.install(GROUP, SHARD)
+    assert dict(engine.snapshot_rows(*shard_range(SHARD))) == NEW
 
 
 def test_what_was_arriving_is_not_continued(tmp_path: Path) -> None:
