@@ -9,7 +9,7 @@ and the sender begins anew. What is sent to newcomers is paced, all transfers to
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from kvstore.errors import CorruptionError
 from kvstore.ids import LogIndex, group_of_shard
@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
+
+ARRIVAL_IDLE_S: Final = 60.0
+"""Of a snapshot of which no more has come for so long nothing is kept. Who sends gives up much
+sooner, and begins anew."""
 
 
 class OpenReader(NamedTuple):
@@ -78,6 +82,8 @@ class SnapshotTransfers:
         self._clock = clock
         self._on_fatal = on_fatal
         self._readers: dict[tuple[ShardId, int], OpenReader] = {}
+        self._arrived_at: dict[ShardHost, float] = {}
+        """Of each snapshot that arrives: when its last piece did."""
         self._pace = pace
 
     def handle(self, host: ShardHost, ready: Ready) -> None:
@@ -92,6 +98,7 @@ class SnapshotTransfers:
 
     def forget(self, host: ShardHost) -> None:
         """Close what is open for ``host``, which has left."""
+        self._arrived_at.pop(host, None)
         for shard, transfer in list(self._readers):
             if shard == host.shard:
                 self._close(host, transfer)
@@ -160,7 +167,10 @@ class SnapshotTransfers:
     def _write(self, host: ShardHost, write: SnapshotWrite) -> None:
         group = group_of_shard(host.shard)
         if write.is_last:
+            self._arrived_at.pop(host, None)
             host.begin_install()
+        else:
+            self._note_arrival(host)
 
         def work() -> None:
             self._storage.stage(group, write.meta, write.offset, write.data, write.is_last)
@@ -179,6 +189,30 @@ class SnapshotTransfers:
             host.core.snapshot_aborted(write.transfer, self._clock())
 
         self._submit(host, work, done, failed)
+
+    def _note_arrival(self, host: ShardHost) -> None:
+        """A piece has come: from now on see whether others do."""
+        if host not in self._arrived_at:
+            self._look_later(host, ARRIVAL_IDLE_S)
+        self._arrived_at[host] = self._clock()
+
+    def _look_later(self, host: ShardHost, wait_s: float) -> None:
+        self._driver.loop.call_later(wait_s, self._driver.guarded, self._give_up_if_idle, host)
+
+    def _give_up_if_idle(self, host: ShardHost) -> None:
+        """Nobody says that a snapshot will not be finished: only that nothing comes tells."""
+        arrived_at = self._arrived_at.get(host)
+        if arrived_at is None:
+            return
+        left_s = arrived_at + ARRIVAL_IDLE_S - self._clock()
+        if left_s > 0:
+            self._look_later(host, left_s)
+            return
+        del self._arrived_at[host]
+        group = group_of_shard(host.shard)
+        self._in_background(
+            lambda: self._storage.give_up(group), "a part of a snapshot could not be removed"
+        )
 
     def _install(self, host: ShardHost, meta: SnapshotMeta) -> None:
         """Put the staged state in force: engine first, then the log, then the core.

@@ -22,6 +22,10 @@ class Replacement(Protocol):
         """The next rows, in key order. Raises as :meth:`kvstore.kv.engine.Engine.write`."""
         ...
 
+    def complete(self) -> None:
+        """Those were all: what may fail for want of room has been done. Raises as :meth:`add`."""
+        ...
+
     def finish(self) -> None:
         """Those that were added are in force, and no others; durable after the next flush.
 
@@ -51,6 +55,9 @@ class ReplacementByWrites:
             self._batch.put(key, value)
         self._engine.write(self._batch)
         self._batch = self._engine.batch()
+
+    def complete(self) -> None:
+        """All is written already."""
 
     def finish(self) -> None:
         """Empty the range, if there was nothing to write."""

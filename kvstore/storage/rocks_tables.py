@@ -77,10 +77,14 @@ class ReplacementByTables:
             if self._written_bytes >= TABLE_BYTES << doublings:
                 self._end()
 
-    def finish(self) -> None:
-        """Take all tables in; the range is half replaced meanwhile."""
+    def complete(self) -> None:
+        """End the last table."""
         with self._errors():
             self._end()
+
+    def finish(self) -> None:
+        """Take all tables in; the range is half replaced meanwhile."""
+        self.complete()
         self._empty()
         for path in self._paths:
             self._take_in(path)

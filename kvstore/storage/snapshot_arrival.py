@@ -58,3 +58,5 @@ class Preparing:
         with self._path.open("rb") as file:
             for rows in self._decoder.blocks(file, size, is_whole=is_whole):
                 self.replacement.add((self._prefix + key, value) for key, value in rows)
+        if is_whole:
+            self.replacement.complete()

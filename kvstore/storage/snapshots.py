@@ -154,12 +154,16 @@ class SnapshotStorage:
             if is_last:
                 self._check(group)
         except BaseException as error:
-            self._drop(group)
-            with contextlib.suppress(OSError):
-                self._files.remove(self._staging_path(group))
+            self.give_up(group)
             if isinstance(error, OSError):
                 raise _disk_error(group, error) from error
             raise
+
+    def give_up(self, group: GroupId) -> None:
+        """Keep nothing of what has arrived and is not promised to be in force."""
+        self._drop(group)
+        with contextlib.suppress(OSError):
+            self._files.remove(self._staging_path(group))
 
     def install(self, group: GroupId, shard: ShardId) -> None:
         """Replace the state of ``shard`` by the complete staged snapshot of ``group``, durably.

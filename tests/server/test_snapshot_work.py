@@ -144,6 +144,42 @@ async def test_a_piece_that_cannot_be_stored_ends_the_attempt(
     assert work.rig.host.machine.applied_index == 50
 
 
+async def test_what_is_not_finished_takes_no_room_for_ever(
+    work: Work, stream: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig, directory = work.rig, work.storage._directory
+    looks: list[tuple[float, Callable[[], None]]] = []
+
+    def later(delay_s: float, call: Callable[..., None], *arguments: object) -> None:
+        if delay_s > 1:
+            looks.append((delay_s, lambda: call(*arguments)))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(rig.driver.loop, "call_later", later)
+        rig.hear(chunk(stream[:100], is_last=False))
+        await work.run()
+        rig.now += 40
+        rig.hear(chunk(stream[100:120], 100, is_last=False))
+        await work.run()
+        rig.now += 20
+        looks[0][1]()
+        await work.run()
+        assert [delay_s for delay_s, _ in looks] == [60, 40], "of one, and again from the last on"
+        assert list(directory.iterdir())
+        rig.now += 40
+        looks[1][1]()
+        await work.run()
+    assert list(directory.iterdir()) == []
+    rig.hear(chunk(stream[120:], 120))
+    await work.run()
+    assert work.responses()[-1] == (0, False, True), "begin anew"
+    rig.hear(chunk(stream, transfer=8))
+    await work.run()
+    assert rig.host.machine.applied_index == 50
+    looks[1][1]()
+    assert not work.threads.work, "of what is in force nothing is given up"
+
+
 async def test_a_damaged_stream_ends_the_attempt(work: Work, stream: bytes) -> None:
     work.rig.hear(chunk(stream[:-1] + bytes([stream[-1] ^ 1])))
     await work.run()

@@ -8,7 +8,7 @@ import pytest
 from engine_support import SMALL, put, rows_of
 from snapshot_support import GROUP, META, NEW, SHARD, pieces_of, stage
 
-from kvstore.errors import CorruptionError
+from kvstore.errors import CorruptionError, DiskFull
 from kvstore.ids import GroupId
 from kvstore.kv.engine import shard_range
 from kvstore.storage import rocks_tables
@@ -130,6 +130,22 @@ def test_damage_is_told_and_nothing_is_kept(engine: RocksEngine, tmp_path: Path)
     stage(storage)
     storage.install(GROUP, SHARD)
     assert rows_of(engine) == NEIGHBOURS | NEW
+
+
+def test_a_disk_that_is_full_is_noticed_before_anything_is_promised(
+    engine: RocksEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: object) -> None:
+        raise Exception("IO error: No space left on device: While appending to file")
+
+    storage = SnapshotStorage(engine, tmp_path / "snapshots")
+    with monkeypatch.context() as patched:
+        patched.setattr(rocks_tables.ReplacementByTables, "_end", full)
+        with pytest.raises(DiskFull):
+            stage(storage)
+    assert not tables_aside(tmp_path)
+    assert list((tmp_path / "snapshots").iterdir()) == []
+    assert rows_of(engine) == NEIGHBOURS
 
 
 @pytest.mark.parametrize("again", [False, True])
