@@ -85,7 +85,7 @@ def test_notes_say_what_disturbed() -> None:
 
 def test_progress_and_title() -> None:
     assert progress(measured(PUT)) == "500/s, p50 4.02 ms, p99 4.02 ms, server 60.0 µs/op"
-    assert title(Plan((PUT,), runs=1)).startswith("3 nodes with 8 shards; keys of 16 B; 1 run of")
+    assert title(Plan((PUT,), runs=1)).startswith("3 nodes with 4 shards; keys of 16 B; 1 run of")
     assert "elsewhere:1" in title(Plan((PUT,), endpoints="elsewhere:1"))
 
 
