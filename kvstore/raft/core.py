@@ -103,6 +103,16 @@ class RaftCore:
         leading = self._state.leading
         return None if leading is None else read_rounds.due_at(leading)
 
+    def awaits_round(self, context: int) -> bool:
+        """Whether the read index of ``context`` will be one of a round that is yet to begin."""
+        leading = self._state.leading
+        return leading is not None and ReadRequest(context, self.replica) in leading.reads.waiting
+
+    @property
+    def is_installing(self) -> bool:
+        """Whether a received snapshot is whole and not yet reported as installed or aborted."""
+        return self._state.is_installing
+
     @property
     def is_handing_over(self) -> bool:
         """Whether this leader takes no proposals, for another is about to lead."""

@@ -157,10 +157,19 @@ class ShardHost:
                 break
             self._propose(self._next_entry(), now, wall_ms)
         if self._reads:
-            context, self._next_context = self._next_context, self._next_context + 1
-            self._confirming[context] = Confirming(now + self._request_timeout_s, self._reads)
+            self._ask_for_index(now)
+
+    def _ask_for_index(self, now: float) -> None:
+        """Ask for all reads of this tick; as long as no round may begin, by the same question."""
+        asked = self._confirming.get(self._next_context - 1)
+        if asked is not None and self.core.awaits_round(self._next_context - 1):
+            asked.reads += self._reads
             self._reads = []
-            self.core.read_index(context, now)
+            return
+        context, self._next_context = self._next_context, self._next_context + 1
+        self._confirming[context] = Confirming(now + self._request_timeout_s, self._reads)
+        self._reads = []
+        self.core.read_index(context, now)
 
     def _is_gathering(self, now: float) -> bool:
         """Whether what arrived should wait for more to share its entry."""

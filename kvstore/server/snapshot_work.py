@@ -184,9 +184,9 @@ class SnapshotTransfers:
 
         def failed(error: BaseException) -> None:
             log.error("%s: a snapshot could not be stored: %s", host.name, error)
-            if write.is_last:
-                host.installing = False
             host.core.snapshot_aborted(write.transfer, self._clock())
+            if write.is_last:  # a later attempt may have come to its end meanwhile
+                host.installing = host.core.is_installing
 
         self._submit(host, work, done, failed)
 

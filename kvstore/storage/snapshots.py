@@ -338,6 +338,7 @@ class SnapshotStorage:
             self._files.sync(fd)
         finally:
             self._files.close(fd)
+        self._engine.flush()  # so that there is room for what to install it would flush
         arriving.is_complete = True
 
     def _promise(self, group: GroupId) -> None:

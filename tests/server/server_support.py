@@ -247,6 +247,12 @@ class Rig:
     async def lead(self, host: ShardHost | None = None) -> None:
         """Win an election and commit the term's first entry."""
         host = host or self.host
+        await self.win(host)
+        await self.acknowledge(host)
+        assert host.core.applied_index == host.core.last_index
+
+    async def win(self, host: ShardHost) -> None:
+        """Only the former."""
         host.core.campaign(self.now)
         self.driver.wake(host)
         await settle()
@@ -256,8 +262,6 @@ class Rig:
                 self.hear(VoteResponse(ReplicaId(2), OWN, term, True, pre_vote), host)
                 await settle()
         assert host.is_leader
-        await self.acknowledge(host)
-        assert host.core.applied_index == host.core.last_index
 
     async def acknowledge(
         self, host: ShardHost | None = None, by: ReplicaId = ReplicaId(2)

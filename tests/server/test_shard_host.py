@@ -219,6 +219,22 @@ async def test_reads_wait_for_a_round_and_for_the_state() -> None:
     assert read.replies == [b"[None]"]
 
 
+async def test_reads_before_the_terms_first_commit_wait_by_one_question() -> None:
+    rig = Rig()
+    await rig.win(rig.host)
+    reads = []
+    for _ in range(5):
+        reads.append(rig.read())
+        await settle()
+    assert len(rig.host._confirming) == 1
+    await rig.acknowledge()
+    later = rig.read()
+    await settle()
+    assert len(rig.host._confirming) == 2, "its round has begun: what came later is not of it"
+    await rig.confirm()
+    assert [read.replies for read in [*reads, later]] == [[b"[None]"]] * 6
+
+
 async def test_nothing_is_served_from_a_state_that_is_being_replaced() -> None:
     rig = Rig()
     await rig.lead()

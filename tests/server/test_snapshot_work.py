@@ -207,6 +207,25 @@ async def test_a_late_failure_of_an_old_attempt_does_not_open_the_door_of_a_new_
     assert host.machine.applied_index == 50
 
 
+async def test_nor_does_one_of_its_last_piece(work: Work, stream: bytes) -> None:
+    rig, host = work.rig, work.rig.host
+    rig.hear(chunk(stream[:100], is_last=False))
+    rig.hear(chunk(stream[100:], 100))
+    await settle()
+    (first, _), (last, _) = work.threads.work
+    work.threads.work.clear()
+    first.set_exception(DiskFull("no room"))
+    await settle()
+    rig.hear(chunk(stream, transfer=9))
+    await settle()
+    assert host.installing
+    last.set_exception(Internal("it does not follow"))
+    await settle()
+    assert host.installing
+    await work.run()
+    assert (host.machine.applied_index, host.installing) == (50, False)
+
+
 async def test_an_installation_that_fails_ends_the_node(
     work: Work, stream: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:

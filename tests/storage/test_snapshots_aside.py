@@ -148,6 +148,21 @@ def test_a_disk_that_is_full_is_noticed_before_anything_is_promised(
     assert rows_of(engine) == NEIGHBOURS
 
 
+def test_what_others_wrote_is_flushed_before_anything_is_promised(
+    engine: RocksEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full() -> None:
+        raise DiskFull("no room for it")
+
+    storage = SnapshotStorage(engine, tmp_path / "snapshots")
+    with monkeypatch.context() as patched:
+        patched.setattr(engine, "flush", full)
+        with pytest.raises(DiskFull):
+            stage(storage)
+    assert list((tmp_path / "snapshots").iterdir()) == []
+    assert rows_of(engine) == NEIGHBOURS
+
+
 @pytest.mark.parametrize("again", [False, True])
 def test_what_is_given_up_or_begun_afresh_leaves_nothing(
     engine: RocksEngine, tmp_path: Path, again: bool
