@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kvstore.errors import ClockAhead
@@ -11,7 +11,6 @@ NOW_MS = 1_700_000_000_000
 WALLS = st.integers(NOW_MS - 10_000, NOW_MS + 10_000)
 
 
-@settings(deadline=None)
 @given(wall_ms=st.integers(0, (1 << 46) - 1), counter=st.integers(0, (1 << COUNTER_BITS) - 1))
 def test_a_revision_holds_its_millisecond_in_64_bits(wall_ms: int, counter: int) -> None:
     revision = revision_at(wall_ms) + counter
@@ -19,7 +18,6 @@ def test_a_revision_holds_its_millisecond_in_64_bits(wall_ms: int, counter: int)
     assert revision < 1 << 64
 
 
-@settings(deadline=None)
 @given(calls=st.lists(st.tuples(st.integers(1, 5000), WALLS), min_size=1))
 def test_revisions_rise_whatever_the_wall_clock_does(calls: list[tuple[int, int]]) -> None:
     clock = HybridClock()

@@ -2,31 +2,16 @@ from __future__ import annotations
 
 import io
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
+from cli_result import Result
 
 from kvstore.cli.app import run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-
-
-@dataclass
-class Result:
-    code: int
-    out: bytes
-    err: str
-
-    @property
-    def error_line(self) -> str:
-        """What stderr says, which must be exactly one line of kv's own."""
-        lines = self.err.splitlines()
-        assert len(lines) == 1, self.err
-        assert lines[0].startswith("kv: ")
-        return lines[0]
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from asked_nodes import Question
-    from conftest import Result
+    from cli_result import Result
 
     from kvstore.sharding.shard_map import ShardMap
     from kvstore.wire.admin import Order, TransferRequest

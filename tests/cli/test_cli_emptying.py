@@ -20,7 +20,7 @@ from kvstore.wire.admin import Action, Moving, Order, OrderReply, encode_order_r
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from conftest import Result
+    from cli_result import Result
 
 N1, N2, N3, N4 = map(NodeId, ("n1", "n2", "n3", "n4"))
 BLOCKED = "meta and shards 0, 1: n4 does not answer"

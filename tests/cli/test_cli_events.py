@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
     from asked_nodes import Question
-    from conftest import Result
+    from cli_result import Result
 
 N1, N2 = NodeId("n1"), NodeId("n2")
 WALL_MS = 1_700_000_000_042

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from asked_nodes import Question
-    from conftest import Result
+    from cli_result import Result
 
     from kvstore.errors import KVError
 

@@ -24,7 +24,7 @@ from kvstore.sharding.shard_map import NodeState, ShardMap, bootstrap
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from conftest import Result
+    from cli_result import Result
 
     from kvstore.cli.survey import Survey
 

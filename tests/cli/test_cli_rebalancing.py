@@ -17,7 +17,7 @@ from kvstore.wire.admin import OrderReply, encode_order_reply
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from conftest import Result
+    from cli_result import Result
 
     from kvstore.wire.admin import Order
 

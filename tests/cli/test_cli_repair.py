@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from conftest import Result
+    from cli_result import Result
 
     Kv = Callable[..., Result]
 

@@ -30,7 +30,7 @@ from kvstore.wire.admin import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from conftest import Result
+    from cli_result import Result
 
 
 N1, N2, N3, N4 = map(NodeId, ("n1", "n2", "n3", "n4"))

@@ -15,7 +15,7 @@ from kvstore.cli.launcher.ports import free_base_port
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from conftest import Result
+    from cli_result import Result
 
 
 @pytest.mark.parametrize("output", ["simple", "json"])

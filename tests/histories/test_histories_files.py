@@ -99,7 +99,7 @@ def operations(draw: st.DrawFn) -> Operation:
     return Operation(client, key, action, called, returned, draw(results[type(action)]))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(operations(), max_size=5))
 def test_any_history_comes_back(history: list[Operation]) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -116,7 +116,7 @@ def test_a_file_cut_at_any_byte_is_refused(path: Path) -> None:
             load(path)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.data())
 def test_a_changed_byte_never_ends_in_anything_but_a_whole_history_or_a_refusal(
     data: st.DataObject,

@@ -84,7 +84,7 @@ def near_the_edge(rng: random.Random, count: int) -> list[Operation]:
     return history
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.lists(operations(), max_size=6))
 def test_any_small_history_is_judged_as_by_brute_force(history: list[Operation]) -> None:
     assert_judged(history, linearizable=is_linearizable(history))

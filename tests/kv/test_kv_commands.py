@@ -7,7 +7,7 @@ from typing import Any
 
 import msgpack
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from kv_model import LIMITS, own_all, owns
 
@@ -27,7 +27,6 @@ COMMANDS = st.one_of(
 )
 
 
-@settings(deadline=None)
 @given(session=st.tuples(U64, U64), seq=U64, ack=U64, run=st.lists(COMMANDS, min_size=1))
 def test_a_batch_comes_back_as_it_was(
     session: tuple[int, int], seq: int, ack: int, run: list[commands.Command]
@@ -44,7 +43,6 @@ NEARLY = st.one_of(
 )
 
 
-@settings(deadline=None)
 @given(fields=st.lists(NEARLY, max_size=9), announced=st.integers(1, 3), is_owner=st.booleans())
 def test_the_quick_way_for_puts_refuses_nothing_and_lets_nothing_pass(
     fields: list[Any], announced: int, is_owner: bool
@@ -103,7 +101,6 @@ def test_a_refusal_names_the_command() -> None:
 BATCHES = st.lists(st.tuples(st.integers(1, 4096), st.binary(max_size=40)), max_size=6)
 
 
-@settings(deadline=None)
 @given(first=st.integers(1, 1 << 60), batches=BATCHES)
 def test_an_entry_comes_back_as_it_was(first: int, batches: list[tuple[int, bytes]]) -> None:
     payload = commands.encode_entry(first, batches, LIMITS)

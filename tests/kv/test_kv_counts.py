@@ -109,7 +109,7 @@ def test_what_is_given_up_is_counted_no_longer(replica: Replica) -> None:
 ROWS = st.dictionaries(st.binary(min_size=1, max_size=16), st.binary(max_size=64), max_size=20)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(rows=ROWS, is_idle=st.booleans())
 def test_whoever_was_upgraded_holds_the_same_rows_as_whoever_always_counted(
     rows: dict[bytes, bytes], is_idle: bool

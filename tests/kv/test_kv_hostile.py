@@ -136,7 +136,7 @@ def test_containers_that_claim_to_be_huge_allocate_nothing(header: bytes) -> Non
     assert refused_alone(b"\x95\x00\x00\x00\x00" + header * 1000, 1)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(encoded=st.binary(max_size=60) | JSON.map(msgpack.packb), count=st.integers(0, 5))
 @example(encoded=b"\x91" * 100_000, count=1)
 @example(encoded=b"\x94\x00\x00\x00\x00", count=0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from kv_model import LIMITS, START_MS, Replica, Sent, outcome, own_all
 
@@ -184,7 +184,6 @@ def test_a_page_of_nothing_is_refused(replica: Replica, limit: int, bytes_max: i
         replica.machine.scan(b"", None, limit, bytes_max, False)
 
 
-@settings(deadline=None)
 @given(
     keys=st.sets(st.binary(min_size=1, max_size=3), max_size=12),
     limit=st.integers(1, 5),

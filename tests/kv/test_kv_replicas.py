@@ -72,7 +72,7 @@ def feed(replica: Replica, step: Step, revision: int) -> list[bytes]:
     return replica.send(revision, *step.batches)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(steps=STEPS)
 def test_however_it_is_written_and_restarted_it_is_what_the_model_says(steps: list[Step]) -> None:
     model, at_once, in_pieces = Model(), Replica(), Replica()
@@ -103,7 +103,7 @@ def test_however_it_is_written_and_restarted_it_is_what_the_model_says(steps: li
         assert in_pieces.machine.get_many([key]) == [(expected_row[0], expected_row[2])]
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(steps=STEPS, crash_at=st.integers(0, 13))
 def test_entries_applied_again_after_a_crash_give_the_same_state(
     steps: list[Step], crash_at: int
@@ -131,7 +131,7 @@ def test_entries_applied_again_after_a_crash_give_the_same_state(
     assert crashing.contents() == steady.contents()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(steps=STEPS)
 def test_a_batch_of_a_session_is_never_run_a_second_time(steps: list[Step]) -> None:
     """Whatever expires, is evicted or comes back: without a word about how."""

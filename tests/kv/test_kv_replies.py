@@ -5,14 +5,13 @@ from typing import Any
 
 import msgpack
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kvstore.errors import InvalidArgument, ProtocolError, SessionExpired
 from kvstore.kv import replies
 
 
-@settings(deadline=None)
 @given(first=st.integers(0, (1 << 64) - 1), effects=st.lists(st.booleans(), min_size=1))
 def test_effects_come_back_in_order(first: int, effects: list[bool]) -> None:
     body = replies.encode_done(first, effects)
@@ -63,7 +62,6 @@ def test_what_is_no_reply_to_three_commands_is_refused(fields: Any) -> None:
         replies.decode_reply(msgpack.packb(fields), 3)
 
 
-@settings(deadline=None)
 @given(body=st.binary(max_size=40), count=st.integers(1, 20))
 def test_garbage_is_refused_and_nothing_else_happens(body: bytes, count: int) -> None:
     with suppress(ProtocolError):

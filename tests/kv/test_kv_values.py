@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from kv_model import START_MS, Replica, Sent
 
@@ -13,7 +13,6 @@ from kvstore.kv.commands import DELETE, PUT
 U64 = st.integers(0, (1 << 64) - 1)
 
 
-@settings(deadline=None)
 @given(created=U64, modified=U64, lease=U64, value=st.binary())
 def test_a_value_comes_back_as_it_was(
     created: int, modified: int, lease: int, value: bytes
@@ -25,7 +24,6 @@ def test_a_value_comes_back_as_it_was(
     assert len(stored) == values.HEADER_BYTES + len(value)
 
 
-@settings(deadline=None)
 @given(one=st.binary(max_size=3), other=st.binary(max_size=3))
 def test_a_stored_value_is_compared_by_its_bytes(one: bytes, other: bytes) -> None:
     assert values.is_value(values.encode(1, 2, 3, one), other) == (one == other)

@@ -309,6 +309,7 @@ class Cluster:
         self.reads_asked = 0
         self.reads_confirmed = 0
         self.sent: list[Message] = []
+        """Whatever any replica has said, whether it arrives or not."""
         config = GroupConfig(tuple(ReplicaId(number) for number in range(1, voters + 1)))
         base = SnapshotMeta(LogIndex(0), Term(0), config)
         self.replicas = {
@@ -342,6 +343,7 @@ class Cluster:
 
     def send(self, message: Message) -> None:
         rng, faults = self.rng, self.faults
+        self.sent.append(message)
         if (message.sender, message.receiver) in self.blocked or rng.random() < faults.loss:
             return
         copies = 2 if rng.random() < faults.duplication else 1

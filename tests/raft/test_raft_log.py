@@ -99,7 +99,7 @@ class LogModel(RuleBasedStateMachine):
         return Entry(LogIndex(index), Term(term), EntryKind.COMMAND, b"%d:%d" % (index, term))
 
 
-LogModel.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+LogModel.TestCase.settings = settings(max_examples=60, stateful_step_count=40)
 TestLogModel = LogModel.TestCase
 
 

@@ -10,12 +10,20 @@ from dataclasses import replace
 
 import pytest
 from raft_cluster import Cluster, Disk, Faults, Replica
+from raft_solo import R1, R2, Solo, entries
 
 from kvstore.config import RaftConfig
 from kvstore.errors import KVError
 from kvstore.ids import NO_REPLICA, LogIndex, ReplicaId, Term, life_of, number_of, replica_id
 from kvstore.raft.confchange import keeps_vote
-from kvstore.raft.messages import GroupConfig, HardState, SnapshotMeta
+from kvstore.raft.messages import (
+    AppendRequest,
+    GroupConfig,
+    HardState,
+    Heartbeat,
+    SnapshotMeta,
+    VoteRequest,
+)
 from kvstore.raft.ready import Role
 from kvstore.server.rejoin import next_change
 
@@ -29,6 +37,9 @@ BY_LOG = RaftConfig()
 BY_SNAPSHOT = RaftConfig(log_bytes_max=4096, snapshot_chunks_inflight_max=1)
 """A snapshot has a hundred chunks in the end. Only one at a time: each that overtakes another
 would make it begin anew, which on a connection none does."""
+
+OTHER_LIFE = replica_id(number_of(R1), 1)
+"""Of the node that replica 1 is on."""
 
 
 class Wiped:
@@ -145,4 +156,29 @@ def test_a_replica_that_nobody_made_a_member_stays_silent() -> None:
         cluster.run(CHECK_S)
         assert core.is_settled, "no election is near"
     assert cluster.replicas[outsider].core.role is Role.FOLLOWER
-    assert not [message for message in cluster.sent if message.sender == outsider]
+    senders = {message.sender for message in cluster.sent}
+    assert senders == {group.replica_of(1), group.replica_of(2)}
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        Heartbeat(R2, OTHER_LIFE, Term(9), LogIndex(2), 1),
+        AppendRequest(R2, OTHER_LIFE, Term(9), LogIndex(1), Term(1), entries("9", 1), LogIndex(2)),
+        VoteRequest(
+            R2, OTHER_LIFE, Term(9), LogIndex(2), Term(1), pre_vote=False, by_transfer=True
+        ),
+    ],
+    ids=lambda message: type(message).__name__,
+)
+def test_what_is_said_to_another_life_of_the_node_changes_nothing(
+    message: Heartbeat | AppendRequest | VoteRequest,
+) -> None:
+    solo = Solo("11")
+    readies = len(solo.readies)
+    solo.step(message)
+    assert (solo.core.term, solo.terms(), solo.commit_index) == (1, "11", 0)
+    assert (solo.sent, len(solo.readies)) == ([], readies)
+    solo.step(replace(message, receiver=R1))
+    assert solo.core.term == 9, "it would have meant something to the one that it was for"
+    assert len(solo.readies) > readies

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from server_support import NODES, OWN, FakeLog, Rig, command, settle
+from server_support import NODES, OWN, FakeLog, Rig, command, settle, until
 
 from kvstore.errors import Internal, ProtocolError
 from kvstore.ids import GroupId, LogIndex, NodeId, ReplicaId, Term
@@ -368,15 +368,20 @@ async def test_timers_run_and_requests_become_overdue() -> None:
     assert asked.answers == 1
 
 
-async def test_a_dead_peer_is_looked_at_without_waiting_for_the_next_tick() -> None:
+async def test_a_dead_peer_is_looked_at_without_waiting_for_the_next_tick(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(raft_driver, "TICK_INTERVAL_S", 3600.0)
     rig = Rig()
     rig.hear(Heartbeat(TWO, OWN, Term(1), LogIndex(0), 1))
     await settle()
     running = asyncio.create_task(rig.driver.run())
     await settle()
-    rig.now += 0.2
+    assert rig.host.core.is_settled
     rig.driver.peer_gone(NODES[TWO])
     assert not rig.host.core.is_settled
+    rig.now += 0.2
+    await until(lambda: bool(rig.peers.messages(VoteRequest)))
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
 

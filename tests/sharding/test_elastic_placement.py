@@ -72,7 +72,7 @@ def others_moved(shards: int) -> int:
 
 
 @EXACTNESS
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(nodes=unequals(), shards=SHARDS, replicas=REPLICAS, seed=SEEDS)
 def test_every_rule_holds_from_wherever_it_starts(
     nodes: list[NodeAddress], shards: int, replicas: int, seed: int, is_exact: bool
@@ -84,7 +84,7 @@ def test_every_rule_holds_from_wherever_it_starts(
 
 
 @EXACTNESS
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(nodes=equals(), newcomer=st.integers(1000, 1999), shards=SHARDS, replicas=REPLICAS)
 def test_a_join_moves_replicas_to_the_newcomer_alone(
     nodes: list[NodeAddress], newcomer: int, shards: int, replicas: int, is_exact: bool
@@ -101,7 +101,7 @@ def test_a_join_moves_replicas_to_the_newcomer_alone(
 
 
 @EXACTNESS
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(nodes=equals(), shards=SHARDS, replicas=REPLICAS, data=st.data())
 def test_a_leave_moves_the_leavers_replicas_alone(
     nodes: list[NodeAddress], shards: int, replicas: int, data: st.DataObject, is_exact: bool
@@ -119,7 +119,7 @@ def test_a_leave_moves_the_leavers_replicas_alone(
 
 
 @EXACTNESS
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(shards=SHARDS, replicas=REPLICAS, seed=SEEDS)
 def test_equal_nodes_come_and_go(shards: int, replicas: int, seed: int, is_exact: bool) -> None:
     """Every join and leave of a chain moves only what it must."""
@@ -139,7 +139,7 @@ def test_equal_nodes_come_and_go(shards: int, replicas: int, seed: int, is_exact
 
 
 @EXACTNESS
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(nodes=unequals(), shards=SHARDS, replicas=REPLICAS, data=st.data())
 def test_any_nodes_come_go_and_change(
     nodes: list[NodeAddress], shards: int, replicas: int, data: st.DataObject, is_exact: bool
@@ -155,7 +155,7 @@ def test_any_nodes_come_go_and_change(
         check_all(nodes, shards, replicas, before, placed, is_exact=is_exact)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(nodes=equals(), shards=st.sampled_from([64, 128, 256]), replicas=REPLICAS)
 def test_weight_two_gets_twice_the_share(
     nodes: list[NodeAddress], shards: int, replicas: int
@@ -170,7 +170,7 @@ def test_weight_two_gets_twice_the_share(
         assert 0.85 * 2 <= load[nodes[0].id] / mean <= 1.15 * 2
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(nodes=unequals(), shards=SHARDS, replicas=REPLICAS)
 def test_loads_are_close_to_their_shares(
     nodes: list[NodeAddress], shards: int, replicas: int

@@ -21,7 +21,7 @@ MIXED = [
 ]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(nodes=unequals(count_max=9), shards=SHARDS, data=st.data())
 def test_every_rule_holds_for_every_cluster(
     nodes: list[NodeAddress], shards: int, data: st.DataObject

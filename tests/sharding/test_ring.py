@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import xxhash
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kvstore.ids import NodeId, ShardId
@@ -11,7 +11,6 @@ from kvstore.sharding import ring
 shard_counts = st.integers(0, 10).map(lambda bits: 1 << bits)
 
 
-@settings(deadline=None)
 @given(key=st.binary(min_size=1, max_size=64), shards=shard_counts)
 def test_a_key_lies_in_the_arc_of_its_shard(key: bytes, shards: int) -> None:
     shard = ring.shard_of(key, shards)
@@ -21,13 +20,11 @@ def test_a_key_lies_in_the_arc_of_its_shard(key: bytes, shards: int) -> None:
     assert start <= ring.position(key) < start + arc
 
 
-@settings(deadline=None)
 @given(key=st.binary(max_size=64), shards=st.integers(0, 9).map(lambda bits: 1 << bits))
 def test_twice_the_shards_split_each_in_two(key: bytes, shards: int) -> None:
     assert ring.shard_of(key, 2 * shards) >> 1 == ring.shard_of(key, shards)
 
 
-@settings(deadline=None)
 @given(key=st.binary(min_size=1, max_size=64), shards=shard_counts)
 def test_a_key_belongs_to_one_shard(key: bytes, shards: int) -> None:
     owners = [s for s in range(shards) if ring.belong_to(ShardId(s), shards)([key])]

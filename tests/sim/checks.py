@@ -46,7 +46,7 @@ from sim.reshaped import check_step
 from sim.world import Violation
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from kvstore.ids import ShardId
     from kvstore.raft.messages import Entry, Message, SnapshotMeta
@@ -198,14 +198,14 @@ class Checks:
     @staticmethod
     def watch_installs(node: SimNode, storage: SnapshotStorage) -> None:
         """A snapshot is put in force only when the engine has all that was applied before it."""
-        install = storage.install
+        installation = storage.installation
 
-        def install_and_check(group: GroupId, shard: ShardId) -> None:
+        def check_and_begin(group: GroupId, shard: ShardId) -> Iterator[int]:
             if node.driver._applier._unwritten is not None:
                 raise Violation(f"{node.id} installs a snapshot with an older write to come")
-            install(group, shard)
+            return installation(group, shard)
 
-        _replace(storage, "install", install_and_check)
+        _replace(storage, "installation", check_and_begin)
 
     def _watch_reads(self, node: SimNode, group: GroupId, host: ShardHost) -> None:
         """No read may be served from a state that lacks what was committed before it."""

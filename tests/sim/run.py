@@ -219,8 +219,10 @@ class Run:
         )
 
     def _are_equal(self) -> bool:
-        """Whether every member of every group has applied all that its leader has."""
-        return all(self._is_equal(group) for group in self._groups())
+        """Whether every member of every group is there, and has applied all its leader has."""
+        return all(node.is_up for node in self._members()) and all(
+            self._is_equal(group) for group in self._groups()
+        )
 
     def _groups(self) -> list[GroupId]:
         if self.swarm.is_controlled:
@@ -235,7 +237,9 @@ class Run:
         config = leader.core.config
         if config.voters_outgoing:
             return False  # A change was begun and is not ended.
-        following = members(config)
+        following = set(members(config))
+        if not following <= {host.core.replica for _, host in hosts}:
+            return False
         prefix = shard_range(leader.shard)[0][:2]
         states = {
             (host.core.applied_index, node.engine.fingerprint(prefix))

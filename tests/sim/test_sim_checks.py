@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from kvstore.ids import GroupId, LogIndex, ReplicaId, Term
-from kvstore.raft.messages import AppendResponse, EntryKind, SnapshotResponse, VoteResponse
+from kvstore.net.transport import Lane
+from kvstore.raft.messages import (
+    AppendResponse,
+    EntryKind,
+    Heartbeat,
+    SnapshotResponse,
+    VoteResponse,
+)
 from kvstore.storage import records
 from kvstore.storage.replay import LogEntry, Mark, RecoveredLog
+from kvstore.wire.frames import encode_frame
+from kvstore.wire.kinds import Kind
+from kvstore.wire.raft_codec import encode_messages
 from sim.checks import Checks
 from sim.durable import Durable
 from sim.network import Conditions, Network
 from sim.run import Run, run_seed, run_seed_twice_at_times
 from sim.world import Violation, World
+
+if TYPE_CHECKING:
+    from kvstore.raft.messages import Message
 
 GROUP = GroupId(1)
 VOTER, CANDIDATE = ReplicaId(2), ReplicaId(1)
@@ -83,7 +98,35 @@ def test_no_promise_leaves_before_the_disk_has_it(
         Checks().sent(Run(7_000).nodes[0], [(GROUP, promise)])
 
 
-def test_a_cut_link_drops_or_holds_and_two_cuts_need_two_mends() -> None:
+@pytest.mark.parametrize("is_holding", [True, False], ids=["holding", "dropping"])
+def test_a_cut_link_drops_or_holds_what_is_sent_across_it(
+    is_holding: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(7_000)
+    run.network.conditions = Conditions()
+    source, target, *_ = run.nodes
+    for node in (source, target):
+        node.start()
+    heard: list[Message] = []
+    monkeypatch.setattr(
+        target.driver, "receive", lambda _, told: heard.extend(message for _, message in told)
+    )
+    beat = Heartbeat(CANDIDATE, VOTER, Term(0), LogIndex(0), read_round=77)
+    frame = encode_frame(Kind.RAFT, 0, encode_messages([(GROUP, beat)]))
+    links = [(source.id, target.id)]
+    run.network.cut(links, is_holding=is_holding)
+    run.network.send(source, target.id, Lane.CONTROL, frame)
+    run.world.run(1.0)
+    assert beat not in heard
+    run.network.mend(links)
+    run.world.run(1.0)
+    assert heard.count(beat) == is_holding
+    run.network.send(source, target.id, Lane.CONTROL, frame)
+    run.world.run(1.0)
+    assert heard.count(beat) == is_holding + 1
+
+
+def test_two_cuts_need_two_mends() -> None:
     network = Network(World(1), Conditions())
     links = [("n1", "n2")]
     network.cut(links, is_holding=False)

@@ -120,7 +120,7 @@ def test_after_a_kept_seed_has_failed_no_fresh_one_is_run(monkeypatch: pytest.Mo
 
 
 def test_a_run_without_a_fresh_seed_is_no_success() -> None:
-    result = CliRunner().invoke(program.main, ["--minutes", "0.000001"])
+    result = CliRunner().invoke(program.main, ["--minutes", "1e-12"])
     assert result.exit_code == 1
     assert "no fresh seed was run" in result.output
 

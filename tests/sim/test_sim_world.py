@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from typing import TYPE_CHECKING, Any
 
@@ -87,13 +88,17 @@ def test_names_go_back_to_the_last_sync_of_the_directory() -> None:
 
 
 def test_a_write_is_torn_in_sectors() -> None:
-    inode = Inode(bytearray(2048))
-    inode.write(100, bytes([1]) * 1500)
-    inode.lose_power(random.Random(3))
-    kinds = {bytes(inode.data[at : at + 1]) for at in (200, 600, 1200, 1590)}
-    assert kinds <= {b"\0", b"\1"}
-    for start in range(512, 1536, 512):
-        assert len(set(inode.data[start : start + 512])) == 1, "a sector is kept or lost whole"
+    outcomes = set()
+    for seed in range(40):
+        inode = Inode(bytearray(2048))
+        inode.write(100, bytes([1]) * 1500)
+        inode.lose_power(random.Random(seed))
+        parts = [inode.data[a:b] for a, b in itertools.pairwise((100, 512, 1024, 1536, 1600))]
+        assert all(set(part) in ({0}, {1}) for part in parts), "a sector is kept or lost whole"
+        assert not any(inode.data[:100] + inode.data[1600:]), "nothing else is touched"
+        outcomes.add(tuple(part[0] for part in parts))
+    assert {(0, 0, 0, 0), (1, 1, 1, 1)} < outcomes
+    assert any(0 in outcome and 1 in outcome for outcome in outcomes), "one is lost, another kept"
 
 
 def test_the_process_dies_at_the_operation_that_was_chosen() -> None:

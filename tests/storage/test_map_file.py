@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 BODY = b"version 7: " + bytes(range(256))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.binary(max_size=300))
 def test_what_was_saved_comes_back(tmp_path_factory: pytest.TempPathFactory, body: bytes) -> None:
     data_dir = tmp_path_factory.mktemp("data")

@@ -47,7 +47,7 @@ operations = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(batches=st.lists(operations, max_size=6), limit=st.integers(0, 5), room=st.integers(0, 12))
 def test_it_behaves_as_the_engine_in_memory(
     tmp_path_factory: pytest.TempPathFactory,

@@ -67,7 +67,7 @@ def stage(storage: SnapshotStorage, pieces: list[bytes], group: GroupId = GROUP)
         offset += len(piece)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(new=rows_of_a_shard, old=rows_of_a_shard, bytes_max=st.integers(1000, 100_000))
 def test_a_shard_arrives_as_it_was_and_its_neighbours_stay(
     tmp_path_factory: pytest.TempPathFactory,

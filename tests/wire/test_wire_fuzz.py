@@ -97,7 +97,7 @@ def check(decoder: Decoder, data: bytes) -> None:
 def test_any_bytes_are_read_or_refused(name: str) -> None:
     tried = [b""]
 
-    @settings(max_examples=EXAMPLES, deadline=None)
+    @settings(max_examples=EXAMPLES)
     @given(inputs(name))
     def run(data: bytes) -> None:
         tried[0] = data
@@ -162,7 +162,7 @@ def test_memory_follows_what_arrived_and_never_what_was_promised(name: str) -> N
         assert peak_bytes(DECODERS[name], data) <= memory_bytes_max(data), what
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=EXAMPLES)
 @given(st.data())
 def test_memory_for_any_bytes(data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(sorted(DECODERS)))
@@ -173,7 +173,7 @@ def test_memory_for_any_bytes(data: st.DataObject) -> None:
 # -- streams --------------------------------------------------------------------------------
 
 
-@settings(max_examples=2 * EXAMPLES, deadline=None)
+@settings(max_examples=2 * EXAMPLES)
 @given(inputs("frames"), st.data())
 def test_any_stream_is_cut_into_the_same_frames_however_it_arrives(
     stream: bytes, data: st.DataObject

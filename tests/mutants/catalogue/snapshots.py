@@ -66,6 +66,15 @@ SNAPSHOTS = (
         ),
     ),
     mutant(
+        "installs-before-an-older-write",
+        "what was run before a snapshot is in the engine before the snapshot is",
+        (
+            "server/snapshot_work.py",
+            "self._driver.when_written(lambda: self._install(host, write.meta))",
+            "self._install(host, write.meta)",
+        ),
+    ),
+    mutant(
         "installs-without-flushing",
         "a snapshot is in force once the engine holds it durably",
         (
