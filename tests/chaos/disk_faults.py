@@ -56,7 +56,11 @@ async def _fail_a_sync(target: Target, node: Node, files: str) -> Outcome:
         target.lose_power(node)
     await down_for([node], 0.0)
     code = node.exit_codes[-1]
-    return Outcome(has_failed and code > 0, f"{node.id}, exit code {code}")
+    died_of_it = has_failed and code > 0
+    if not died_of_it:
+        failed = "a sync has failed" if has_failed else "no sync has failed"
+        node.complaints.append(f"{node.id} ended with exit code {code}, and {failed} in {files}")
+    return Outcome(died_of_it, f"{node.id}, exit code {code}")
 
 
 async def slow_disk(target: Target) -> Outcome:
@@ -92,7 +96,9 @@ async def full_disk(target: Target) -> Outcome:
     async def has_room() -> bool:
         return node.log_text().count(HAS_ROOM) > room_before
 
-    resumed = noticed and await comes_true(has_room, NOTICE_WAIT_S)
+    resumed = noticed and await comes_true(has_room, WAIT_S)
+    if noticed and not resumed:
+        node.complaints.append(f"{node.id} takes no writes although its disk has room again")
     return Outcome(noticed and resumed, f"{node.id}, full: {noticed}, writes resumed: {resumed}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import subprocess
 from typing import TYPE_CHECKING
@@ -107,6 +108,27 @@ async def test_a_process_that_survives_a_failed_sync_is_a_problem(
     assert node.complaints == ["n2 lives on after a failed sync in /wal/"]
 
 
+@pytest.mark.parametrize("has_failed", [False, True])
+async def test_a_process_that_dies_of_something_else_than_a_failed_sync_is_a_problem(
+    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch, has_failed: bool
+) -> None:
+    node = cluster.node("n2")
+    monkeypatch.setattr(node, "clear_fault", lambda: not has_failed)
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(node, "set_fault", lambda text: loop.call_soon(kill_and_wait, node))
+    outcome = await failed_sync(Target(cluster, History(3), random.Random(1)))
+    assert not outcome.bit
+    said = "a sync has failed" if has_failed else "no sync has failed"
+    assert node.complaints == [f"n2 ended with exit code -9, and {said} in /wal/"]
+
+
+def kill_and_wait(node: Node) -> None:
+    """As the kernel does when memory is short."""
+    assert node.process is not None
+    node.process.kill()
+    node.process.wait()
+
+
 def test_a_process_recovers_once_it_has_its_files_open(
     cluster: FakeCluster, tmp_path: Path
 ) -> None:
@@ -117,7 +139,8 @@ def test_a_process_recovers_once_it_has_its_files_open(
     node.data_dir.mkdir(parents=True)
     with (node.data_dir / "file").open("wb") as file:
         node.process = subprocess.Popen(["sleep", "60"], stdout=file)
-    assert node.has_files_open()
-    node.process.kill()
-    node.process.wait()
+    try:
+        assert node.has_files_open()
+    finally:
+        kill_and_wait(node)
     assert not node.has_files_open()

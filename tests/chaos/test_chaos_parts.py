@@ -106,14 +106,28 @@ def test_work_that_nobody_looked_after_is_a_problem(line: str) -> None:
     assert list(complaints("n1", f"well\n{line}\n")) == [f"n1 logged: {line}"]
 
 
-def test_a_process_that_ends_by_itself_is_noticed_even_if_it_is_replaced(tmp_path: Path) -> None:
+def test_a_process_that_ends_by_itself_is_noticed_even_if_it_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: start(["false"]))
     node = Node(NodeId("n1"), 1, tmp_path, None)
-    node.log_file.write_text("last words\n", encoding="utf-8")
-    node.process = subprocess.Popen(["false"])
+    node.start()
+    assert node.process is not None
     node.process.wait(WAIT_S)
-    assert node.unexpected_end() == "n1 ended by itself with exit code 1: last words"
+    node.log_file.write_text("last words\n", encoding="utf-8")
+    said = "n1 ended by itself with exit code 1: last words"
+    assert node.unexpected_end() == said
+    assert node.complaints == []
+    node.start()
+    assert node.complaints == [said]
+    assert node.exit_codes == [1]
+    node.process.wait(WAIT_S)
     node.is_death_expected = True
     assert node.unexpected_end() is None
+    node.start()
+    node.process.wait(WAIT_S)
+    assert node.complaints == [said]
 
 
 async def test_a_directory_of_somebody_else_is_left_alone(tmp_path: Path) -> None:

@@ -15,11 +15,24 @@ from chaos.cluster import SHARDS, WAIT_S, Cluster, wait_for
 from chaos.disk_faults import full_disk
 from chaos.history import History
 from chaos.run import run_chaos
+from chaos.shim import NoCompiler, build
 from chaos.target import Target
 from chaos.verdict import LEDGER_KEYS_MIN, Verdict, heal, judge
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+
+KILLS_MIN, KILLS_MIN_WITHOUT_SHIM = 15, 10
+"""Each fault that kills comes once: some of them need the shim."""
+
+
+def has_shim(directory: Path) -> bool:
+    try:
+        build(directory)
+    except NoCompiler:
+        return False
+    return True
 
 
 async def test_promises_hold_through_every_fault(tmp_path: Path) -> None:
@@ -29,7 +42,7 @@ async def test_promises_hold_through_every_fault(tmp_path: Path) -> None:
     report.write(tmp_path, run, told)
     assert told["problems"] == [], "\n".join(told["problems"])
     assert all(row["counted"] for row in told["faults"].values())
-    assert told["kills"] >= 15
+    assert told["kills"] >= (KILLS_MIN if has_shim(tmp_path) else KILLS_MIN_WITHOUT_SHIM)
     assert told["ledger_keys_read_back"] > 100
     assert "HOLDS" in report.in_words(told)
     for note in run.notes:  # what this machine cannot do is said, never passed over

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import socket
 import subprocess
 import sys
+import time
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import pytest
 
 from chaos.shim import NoCompiler, Shim, build
+from drivers import ended_after
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
+WAIT_S = 60.0
 PROGRAM = """
 import os, sys
 fd = os.open("data/file", os.O_RDWR | os.O_CREAT)
@@ -58,15 +64,35 @@ def shim(tmp_path: Path) -> Shim:
     return Shim(library, tmp_path / "data", tmp_path / "journal", tmp_path / "control")
 
 
-def start(shim: Shim, program: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+@contextmanager
+def start(shim: Shim, program: str) -> Iterator[subprocess.Popen[str]]:
+    """It is killed if it takes too long, and at the end."""
+    with subprocess.Popen(
         [sys.executable, "-c", program],
         cwd=shim.data.parent,
         env=os.environ | shim.environment(),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-    )
+    ) as process:
+        try:
+            with ended_after(process, WAIT_S):
+                yield process
+        finally:
+            process.kill()
+
+
+def opened_by_both(path: Path) -> IO[str]:
+    """The writing end of a FIFO, once somebody opens it to read."""
+    deadline = time.monotonic() + WAIT_S
+    while True:
+        try:
+            return os.fdopen(os.open(path, os.O_WRONLY | os.O_NONBLOCK), "w")
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+        assert time.monotonic() < deadline, "nobody reads"
+        time.sleep(0.01)
 
 
 class LosesAll(random.Random):
@@ -193,7 +219,7 @@ def test_a_sync_covers_what_was_written_before_it_began(shim: Shim) -> None:
     with start(shim, WHILE_SYNCING) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        with shim.control.open("w") as fault:  # opens once the sync looks for its faults
+        with opened_by_both(shim.control) as fault:  # opens once the sync looks for its faults
             process.stdin.write("write now\n")
             process.stdin.flush()
             assert process.stdout.readline() == "written\n"
@@ -293,6 +319,7 @@ def test_whoever_dials_is_led_elsewhere(shim: Shim) -> None:
         program = DIALLING.replace("sys.argv[1:]", repr([there - 7, other.getsockname()[1]]))
         with start(led, program) as process:
             for listening, said in (proxy, b"proxy"), (other, b"other"):
+                listening.settimeout(WAIT_S)
                 accepted, _ = listening.accept()
                 with accepted:
                     accepted.sendall(said)

@@ -52,7 +52,7 @@ def obeying(elastic: Elastic, plan: tuple[Moving, ...] = ()) -> Callable[[Order]
 
 async def drained(kv: Callable[..., Result], elastic: Elastic, *options: str) -> Result:
     """``n1``, asked by way of the leader."""
-    options = options or ("--timeout", "0.3")
+    options = options or ("--timeout", "1")
     return await run(kv, "node", "drain", "n1", "--endpoints", elastic.endpoints("n2"), *options)
 
 
@@ -74,7 +74,7 @@ async def test_it_is_said_once_why_nothing_moves(
     assert (result.code, result.out) == (3, b"")
     assert result.err.splitlines() == [
         f"kv: note: n1 still holds 3 replicas: {BLOCKED}",
-        f"kv: n1 still holds 3 replicas after 0.3 s ({BLOCKED}); "
+        f"kv: n1 still holds 3 replicas after 1 s ({BLOCKED}); "
         "the order stands (kv node activate n1 undoes it)",
     ]
 
@@ -83,7 +83,7 @@ async def test_nothing_is_said_of_what_only_waits_for_its_turn(
     kv: Callable[..., Result], elastic: Elastic
 ) -> None:
     result = await drained(kv, elastic)
-    assert result.error_line.startswith("kv: n1 still holds 3 replicas after 0.3 s; the order")
+    assert result.error_line.startswith("kv: n1 still holds 3 replicas after 1 s; the order")
 
 
 async def test_once_it_goes_on_it_ends_as_ever(kv: Callable[..., Result], elastic: Elastic) -> None:
@@ -116,7 +116,7 @@ async def test_where_nobody_answers_that_is_said(
 
     elastic.on_order = order
     result = await drained(kv, elastic)
-    assert result.error_line.startswith("kv: no node answers after 0.3 s; the order stands")
+    assert result.error_line.startswith("kv: no node answers after 1 s; the order stands")
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ async def test_where_nobody_sees_why_the_leader_is_asked(
 ) -> None:
     monkeypatch.setattr(emptying, "ASK_AFTER_S", 0.0)
     elastic.on_order = obeying(elastic, plan)
-    result = await drained(kv, elastic, "--timeout", "0.3")
+    result = await drained(kv, elastic, "--timeout", "1")
     notes = [line for line in result.err.splitlines() if "note" in line]
     assert notes == ([f"kv: note: n1 still holds 3 replicas: {said}"] if said else [])
     assert Order(Action.PLAN) in elastic.orders
@@ -147,7 +147,7 @@ async def test_the_leader_is_not_asked_about_the_meta_group(
         if group != META_GROUP:
             give_n4(elastic, group)
     result = await drained(kv, elastic)
-    assert result.error_line.startswith("kv: n1 still holds 1 replica after 0.3 s; the order")
+    assert result.error_line.startswith("kv: n1 still holds 1 replica after 1 s; the order")
     assert [order.action for order in elastic.orders] == [Action.DRAIN]
 
 

@@ -5,7 +5,7 @@ import threading
 from typing import TYPE_CHECKING
 
 import pytest
-from fake_kv_cluster import QUICK, FakeCluster
+from fake_kv_cluster import PATIENT, QUICK, FakeCluster
 
 from kvstore.client import Client, connect
 
@@ -25,6 +25,13 @@ async def cluster() -> AsyncIterator[FakeCluster]:
 @pytest.fixture
 async def kv(cluster: FakeCluster) -> AsyncIterator[Client]:
     async with connect(cluster.endpoints, options=QUICK) as client:
+        yield client
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+@pytest.fixture
+async def patient_kv(cluster: FakeCluster) -> AsyncIterator[Client]:
+    async with connect(cluster.endpoints, options=PATIENT) as client:
         yield client
     assert asyncio.all_tasks() == {asyncio.current_task()}
 

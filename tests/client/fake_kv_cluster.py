@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, cast
 
@@ -47,6 +47,8 @@ QUICK = ClientOptions(
     breaker_open_s_max=0.05,
 )
 """Short waits, so that a test of what happens after them is quick."""
+PATIENT = replace(QUICK, timeout_s=60.0, attempt_timeout_s=20.0, attempt_timeout_s_max=20.0)
+"""Nothing is sent again for want of an answer, so that what is sent can be counted."""
 
 
 CLUSTER_ID = "fake"

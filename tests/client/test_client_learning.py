@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from fake_kv_cluster import QUICK, Do, FakeNode, until
+from fake_kv_cluster import PATIENT, QUICK, Do, FakeNode, until
 
 from kvstore import connect
 from kvstore.client import link
@@ -60,42 +60,46 @@ CALLS: dict[str, Callable[[Client], Coroutine[None, None, object]]] = {
 @pytest.mark.usefixtures("unhurried")
 @pytest.mark.parametrize("call", CALLS)
 async def test_an_old_map_costs_one_refused_attempt_and_one_question(
-    kv: Client, cluster: FakeCluster, call: str
+    patient_kv: Client, cluster: FakeCluster, call: str
 ) -> None:
-    await settled(kv, cluster)
+    await settled(patient_kv, cluster)
     old, shard = cluster.leader_of(KEY), cluster.shard_of(KEY)
     newcomers = await cluster.join(3)
     cluster.move(newcomers, [shard])
     refused, asked = refusals(cluster), cluster.total(Kind.SHARD_MAP)
-    await CALLS[call](kv)
-    await until(lambda: kv._cluster.map_version == cluster.version)
+    await CALLS[call](patient_kv)
+    await until(lambda: patient_kv._cluster.map_version == cluster.version)
     assert refusals(cluster) - refused == old.refusals == 1
     assert cluster.total(Kind.SHARD_MAP) - asked == 1
-    await CALLS[call](kv)
+    await CALLS[call](patient_kv)
     assert refusals(cluster) - refused == 1, "it goes straight there now"
     assert cluster.total(Kind.SHARD_MAP) - asked == 1
 
 
 @pytest.mark.usefixtures("unhurried")
-async def test_every_shard_at_once_costs_one_question(kv: Client, cluster: FakeCluster) -> None:
-    await settled(kv, cluster)
+async def test_every_shard_at_once_costs_one_question(
+    patient_kv: Client, cluster: FakeCluster
+) -> None:
+    await settled(patient_kv, cluster)
     cluster.move(await cluster.join(3))
     asked = cluster.total(Kind.SHARD_MAP)
-    await asyncio.gather(*(kv.put(b"%d" % i, b"w") for i in range(64)))
-    await until(lambda: kv._cluster.map_version == cluster.version)
+    await asyncio.gather(*(patient_kv.put(b"%d" % i, b"w") for i in range(64)))
+    await until(lambda: patient_kv._cluster.map_version == cluster.version)
     assert cluster.total(Kind.SHARD_MAP) - asked == 1
     assert all(shard.applied[key] == 2 for shard in cluster.shards for key in shard.rows)
 
 
 @pytest.mark.usefixtures("unhurried")
-async def test_the_next_attempt_does_not_wait_for_the_map(kv: Client, cluster: FakeCluster) -> None:
-    await settled(kv, cluster)
+async def test_the_next_attempt_does_not_wait_for_the_map(
+    patient_kv: Client, cluster: FakeCluster
+) -> None:
+    await settled(patient_kv, cluster)
     cluster.leader_of(KEY).tells_map = False
     newcomers = await cluster.join(3)
     cluster.move(newcomers)
-    before = kv._cluster.map_version
-    await kv.put(KEY, b"v")
-    assert kv._cluster.map_version == before
+    before = patient_kv._cluster.map_version
+    await patient_kv.put(KEY, b"v")
+    assert patient_kv._cluster.map_version == before
     assert newcomers[0].received[Kind.WRITE] == 1
 
 
@@ -390,7 +394,7 @@ async def test_the_map_too_is_found_by_the_endpoints(cluster: FakeCluster, spare
 
 
 async def test_an_endpoint_may_be_the_address_of_another_node_by_now(cluster: FakeCluster) -> None:
-    async with connect(cluster.node(1).address, options=QUICK) as kv:
+    async with connect(cluster.node(1).address, options=PATIENT) as kv:
         await settled(kv, cluster)
         successor = FakeNode(NodeId("n4"), cluster)
         successor.port = cluster.node(1).port
@@ -408,5 +412,5 @@ async def test_when_the_endpoints_are_gone_too_the_error_says_what_to_do(
     for node in cluster.nodes.values():
         await node.kill()
     with pytest.raises(Unavailable, match=r"refused.*connect anew") as caught:
-        await kv.put(KEY, b"v", timeout_s=0.3)
+        await kv.put(KEY, b"v", timeout_s=1)
     assert caught.value.retryable

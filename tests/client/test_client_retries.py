@@ -45,11 +45,11 @@ def elect_later(cluster: FakeCluster, node: FakeNode, delay_s: float) -> None:
 
 @pytest.mark.parametrize("action", [Do.DROP_SERVED, Do.DROP_UNSERVED, Do.NOT_LEADER_MAYBE])
 async def test_a_write_whose_outcome_was_lost_applies_once(
-    kv: Client, cluster: FakeCluster, action: Do
+    patient_kv: Client, cluster: FakeCluster, action: Do
 ) -> None:
     leader = cluster.leader_of(KEY)
     leader.script += [action, action]
-    revision = await kv.put(KEY, b"v")
+    revision = await patient_kv.put(KEY, b"v")
     assert cluster.shard_of(KEY).applied[KEY] == 1
     assert cluster.shard_of(KEY).rows[KEY] == (b"v", revision)
     assert leader.received[Kind.WRITE] == 3
@@ -136,16 +136,19 @@ async def test_frozen_leader(kv: Client, cluster: FakeCluster) -> None:
     assert cluster.shard_of(KEY).applied[KEY] == 3
 
 
-async def test_a_node_that_is_slow_keeps_its_connection(kv: Client, cluster: FakeCluster) -> None:
-    leader = cluster.leader_of(KEY)
-    await kv.get(KEY)
-    connection = set(leader.connections)
-    leader.script += [Do.SERVE_SILENTLY, Do.SWALLOW]
-    await kv.put(KEY, b"v")
-    assert cluster.shard_of(KEY).applied[KEY] == 1
-    assert leader.received[Kind.WRITE] == 3
-    assert leader.received[Kind.PING] >= 1
-    assert leader.connections == connection
+async def test_a_node_that_is_slow_keeps_its_connection(cluster: FakeCluster) -> None:
+    # So that even a slow machine answers the third attempt in time.
+    options = replace(QUICK, timeout_s=60.0, attempt_timeout_s=0.5, attempt_timeout_s_max=20.0)
+    async with connect(cluster.endpoints, options=options) as kv:
+        leader = cluster.leader_of(KEY)
+        await kv.get(KEY)
+        connection = set(leader.connections)
+        leader.script += [Do.SERVE_SILENTLY, Do.SWALLOW]
+        await kv.put(KEY, b"v")
+        assert cluster.shard_of(KEY).applied[KEY] == 1
+        assert leader.received[Kind.WRITE] == 3
+        assert leader.received[Kind.PING] >= 1
+        assert leader.connections == connection
 
 
 async def test_a_late_answer_to_an_earlier_attempt_settles_the_call(
@@ -174,7 +177,7 @@ async def test_overload_until_the_deadline_is_reported_as_such(
 ) -> None:
     cluster.leader_of(KEY).script += [action] * 1000
     with pytest.raises(kind) as caught:
-        await kv.put(KEY, b"v", timeout_s=0.1)
+        await kv.put(KEY, b"v", timeout_s=1)
     assert caught.value.retryable
     assert not caught.value.may_have_applied
 
@@ -237,12 +240,12 @@ async def test_deadline_while_nobody_leads(kv: Client, cluster: FakeCluster) -> 
 async def test_deadline_after_an_attempt_that_may_have_applied(
     kv: Client, cluster: FakeCluster
 ) -> None:
-    cluster.leader_of(KEY).script += [Do.NOT_LEADER_MAYBE] * 1000
+    cluster.leader_of(KEY).script += [Do.NOT_LEADER_MAYBE] * 100_000
     with pytest.raises((Unavailable, DeadlineExceeded)) as caught:
-        await kv.put(KEY, b"v", timeout_s=0.1)
+        await kv.put(KEY, b"v", timeout_s=1)
     assert caught.value.may_have_applied
     with pytest.raises((Unavailable, DeadlineExceeded)) as caught:
-        await kv.get(KEY, timeout_s=0.1)
+        await kv.get(KEY, timeout_s=1)
     assert not caught.value.may_have_applied
 
 
@@ -252,7 +255,7 @@ async def test_all_nodes_dead_then_back(kv: Client, cluster: FakeCluster) -> Non
     while any(status.error is None for status in await kv.node_statuses()):
         pass  # until the client has noticed
     with pytest.raises(Unavailable, match="refused") as caught:
-        await kv.put(KEY, b"2", timeout_s=0.2)
+        await kv.put(KEY, b"2", timeout_s=1)
     assert not caught.value.may_have_applied
     put = asyncio.create_task(kv.put(KEY, b"3"))
     await cluster.start()
@@ -328,7 +331,7 @@ async def test_a_deadline_in_a_batch_that_goes_on_for_others_is_of_unknown_outco
     """Nothing happened yet, but the batch is sent again for who still waits."""
     leader = cluster.leader_of(KEY)
     leader.script += [Do.DISK_FULL] * 1000
-    impatient = asyncio.create_task(kv.put(KEY, b"v", timeout_s=0.2))
+    impatient = asyncio.create_task(kv.put(KEY, b"v", timeout_s=1))
     patient = asyncio.create_task(kv.put(KEY, b"w", timeout_s=20.0))
     with pytest.raises(DiskFull) as caught:
         await impatient
@@ -422,4 +425,4 @@ async def test_every_answer_lost_now_and_then(kv: Client, cluster: FakeCluster) 
 
     await asyncio.gather(*(count_up(f"counter{i}") for i in range(20)))
     items = await asyncio.gather(*(kv.get(f"counter{i}") for i in range(20)))
-    assert {item.value for item in items if item is not None} == {b"10"}
+    assert [item and item.value for item in items] == [b"10"] * 20

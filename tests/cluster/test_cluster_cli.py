@@ -10,12 +10,14 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from cluster_harness import WAIT_S, end, kv
 
+from drivers import ended_after
 from kvstore.cli.launcher import cluster as clusters
 from kvstore.cli.launcher.layout import ClusterSpec, Layout, save
 from kvstore.cli.launcher.ports import free_base_port
@@ -228,18 +230,31 @@ def test_status_without_a_majority_and_without_anybody(whole: Shell) -> None:
     assert "the write did not happen" in shell.fails(3, "put", "k", "v", "--timeout", "0.5")
 
 
+@contextmanager
+def begun(shell: Shell, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    """``kv``, to be read from while it runs; it is killed if it takes too long, and at the end."""
+    command = [sys.executable, "-m", "kvstore.cli", *arguments]
+    with subprocess.Popen(
+        command, cwd=shell.directory, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as running:
+        try:
+            with ended_after(running, 2 * WAIT_S):
+                yield running
+        finally:
+            running.kill()
+
+
 def test_logs(shell: Shell) -> None:
     log = shell.ok("cluster", "logs", "n1")
     assert log
     assert log.endswith(shell.ok("cluster", "logs", "n1", "-n", "1"))
-    command = [sys.executable, "-m", "kvstore.cli", "cluster", "logs", "n1", "-f"]
-    following = subprocess.Popen(
-        command, cwd=shell.directory, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    assert following.stdout is not None
-    assert following.stdout.readline() in log
-    following.send_signal(signal.SIGINT)
-    _, errors = following.communicate(timeout=WAIT_S)
+    with begun(shell, "cluster", "logs", "n1", "-f") as following:
+        assert following.stdout is not None
+        line = following.stdout.readline()
+        assert line.endswith(b"\n")
+        assert line in log
+        following.send_signal(signal.SIGINT)
+        _, errors = following.communicate(timeout=WAIT_S)
     assert following.returncode == 130
     assert errors == b"kv: interrupted\n"
 
@@ -260,17 +275,13 @@ def test_clean_refuses_while_nodes_run(shell: Shell) -> None:
 def test_a_reader_that_leaves_is_no_failure(shell: Shell) -> None:
     for i in range(20):
         shell.ok("put", f"pipe:{i}", "x" * 100_000)
-    command = [sys.executable, "-m", "kvstore.cli", "scan", "pipe:"]
-    scanning = subprocess.Popen(
-        command, cwd=shell.directory, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    assert scanning.stdout is not None
-    assert scanning.stdout.read(10) == b"pipe:0\txxx"
-    scanning.stdout.close()
-    assert scanning.stderr is not None
-    assert scanning.stderr.read() == b""
-    scanning.stderr.close()
-    assert scanning.wait(WAIT_S) == 0
+    with begun(shell, "scan", "pipe:") as scanning:
+        assert scanning.stdout is not None
+        assert scanning.stdout.read(10) == b"pipe:0\txxx"
+        scanning.stdout.close()
+        assert scanning.stderr is not None
+        assert scanning.stderr.read() == b""
+        assert scanning.wait(WAIT_S) == 0
 
 
 def test_the_script_is_the_same_launcher(shell: Shell) -> None:

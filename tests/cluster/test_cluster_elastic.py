@@ -11,13 +11,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from cluster_harness import WAIT_S, Load, RunningCluster, kv, wait_for
+from cluster_harness import WAIT_S, Load, RunningCluster, kv, made, wait_for
 
+from kvstore.cli.launcher.cluster import Wanted
 from kvstore.cli.launcher.ports import free_base_port
 from kvstore.ids import NodeId
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
     from pathlib import Path
 
     from kvstore.sharding.shard_map import ShardMap
@@ -56,8 +57,10 @@ class Joiner:
         assert self._process is not None
         self._process.send_signal(number)
 
-    def said(self) -> str:
-        return self._log.read_text() if self._log.exists() else ""
+    def comings(self) -> int:
+        """How many replicas it has taken in, over all its starts."""
+        said = self._log.read_text() if self._log.exists() else ""
+        return said.count("comes to this node")
 
 
 @contextmanager
@@ -67,6 +70,17 @@ def joiner(directory: Path, cluster: RunningCluster) -> Iterator[Joiner]:
         yield node
     finally:
         node.kill()
+
+
+@pytest.fixture
+async def one_by_one(tmp_path: Path) -> AsyncIterator[RunningCluster]:
+    """Three nodes that serve, of which a newcomer takes over much, and never two at a time."""
+    with made(tmp_path / "kv", Wanted(nodes=3, shards=8, base_port=0)) as running:
+        for node in running.nodes:
+            with node.files.config_file.open("a", encoding="utf-8") as file:
+                file.write("\n[sharding]\nmoves_max = 1\n")
+        await running.start()
+        yield running
 
 
 async def map_of(cluster: RunningCluster) -> ShardMap:
@@ -88,8 +102,10 @@ async def is_level(cluster: RunningCluster) -> bool:
     return N4 in held and not shard_map.changes and max(held.values()) - min(held.values()) <= 1
 
 
-async def holds_something(cluster: RunningCluster) -> bool:
-    return load_of(await map_of(cluster)).get(N4, 0) > 0
+async def is_on_its_way(cluster: RunningCluster) -> bool:
+    """Whether a replica is being moved to n4 right now."""
+    adds = [change.add for change in (await map_of(cluster)).changes]
+    return any(add is not None and add.node == N4 for add in adds)
 
 
 async def verify(directory: Path, endpoints: str) -> None:
@@ -120,20 +136,27 @@ async def test_who_joins_under_load_gets_its_share_and_nobody_notices(
 
 
 async def test_replicas_come_to_a_node_whatever_kills_it_on_the_way(
-    cluster: RunningCluster, tmp_path: Path
+    one_by_one: RunningCluster, tmp_path: Path
 ) -> None:
+    cluster = one_by_one
     with joiner(tmp_path, cluster) as n4:
         async with Load(cluster) as load:
             await load.go_on(2000)
+            interrupted = 0
             for number in range(1, 6):
+                before = n4.comings()
                 n4.start()
 
-                async def has_begun(number: int = number) -> bool:
-                    comings = n4.said().count("comes to this node")
-                    return comings >= number or await is_level(cluster)
+                async def is_in_the_middle(before: int = before) -> bool:
+                    return n4.comings() > before and await is_on_its_way(cluster)
 
-                await wait_for(has_begun, f"the start {number} of n4 has taken something in")
+                async def is_time(middle: Callable[[], Awaitable[bool]] = is_in_the_middle) -> bool:
+                    return await middle() or await is_level(cluster)
+
+                await wait_for(is_time, f"the start {number} of n4 has taken something in")
+                interrupted += await is_in_the_middle()
                 n4.kill()
+            assert interrupted >= 2, "else nothing was killed on the way"
             n4.start()
             await wait_for(lambda: is_level(cluster), "replicas have come to n4")
             await load.go_on(200)
@@ -149,7 +172,7 @@ async def test_replicas_move_on_after_others_are_killed_on_the_way(
         async with Load(cluster) as load:
             await load.go_on(2000)
             n4.start()
-            await wait_for(lambda: holds_something(cluster), "something has come to n4")
+            await wait_for(lambda: is_on_its_way(cluster), "something is on its way to n4")
             leaders = [node for node in cluster.nodes if steers(node)]
             victims = list(cluster.nodes) if whose == "everybody" else leaders
             assert victims

@@ -13,35 +13,22 @@ from typing import TYPE_CHECKING
 import pytest
 from cluster_harness import WAIT_S
 
+from drivers import lines_until
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from drivers import Drive
 
 DEMO = Path(__file__).resolve().parents[2] / "scripts" / "demo.py"
 
 
 @pytest.fixture
-def demo(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+def demo(tmp_path: Path, drive: Drive) -> subprocess.Popen[str]:
     """The demo, started with a temporary directory of its own to look into."""
-    running = subprocess.Popen(
+    return drive(
         [sys.executable, str(DEMO)],
-        stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
         env={**os.environ, "TMPDIR": str(tmp_path), "KV_ENDPOINTS": "127.0.0.1:1"},
     )
-    yield running
-    running.kill()
-    running.communicate()
-
-
-def read_until(running: subprocess.Popen[str], pattern: str) -> list[str]:
-    assert running.stdout is not None
-    lines = []
-    for line in running.stdout:
-        lines.append(line)
-        if re.search(pattern, line):
-            return lines
-    pytest.fail(f"the demo ended without {pattern!r}: {lines}")
 
 
 def pids(lines: list[str]) -> list[int]:
@@ -61,14 +48,14 @@ def is_a_node(pid: int) -> bool:
 
 
 def test_the_whole_story(demo: subprocess.Popen[str], tmp_path: Path) -> None:
-    lines = read_until(demo, "no acknowledged write was lost")
+    lines = lines_until(demo, demo.stdout, "no acknowledged write was lost")
     assert demo.wait(WAIT_S) == 0
     assert any(re.search(r"came after \d+ ms", line) for line in lines)
     assert len([line for line in lines if "acknowledged keys are there" in line]) == 2
     assert any(re.search(r"a replica of shard \d has moved from n\d to n4", line) for line in lines)
     assert any("writes acknowledged meanwhile, none failed" in line for line in lines)
     assert [len(keys_held(line)) for line in lines if line.startswith("keys: ")] == [3, 4]
-    assert any("24 replicas: all equal" in line for line in lines)
+    assert any("12 replicas: all equal" in line for line in lines)
     assert len(pids(lines)) >= 4
     assert not any(map(is_a_node, pids(lines)))
     assert list(tmp_path.iterdir()) == []
@@ -80,7 +67,7 @@ def test_the_whole_story(demo: subprocess.Popen[str], tmp_path: Path) -> None:
 def test_interrupted_it_leaves_nothing(
     demo: subprocess.Popen[str], tmp_path: Path, signal_: signal.Signals, code: int
 ) -> None:
-    lines = read_until(demo, r"\$ kill -9")
+    lines = lines_until(demo, demo.stdout, r"\$ kill -9")
     assert len(pids(lines)) >= 3
     demo.send_signal(signal_)
     rest, _ = demo.communicate(timeout=WAIT_S)

@@ -123,12 +123,13 @@ async def test_a_killed_process_is_gone_and_comes_back() -> None:
 
 
 async def test_a_frozen_process_is_not_gone() -> None:
-    timing = replace(QUICK, dial_timeout_s=0.1, ping_interval_s=0.02, silent_pings_max=5)
+    timing = replace(QUICK, dial_timeout_s=0.1, ping_interval_s=0.1, silent_pings_max=5)
     with process() as (child, port):
         async with pool_to(f"127.0.0.1:{port}", timing=timing) as (pool, events):
             await until(lambda: pool.is_connected(N1))
+            dropped, connected = events.count("n1 dropped BULK"), events.count("n1 connected")
             child.send_signal(signal.SIGSTOP)
-            await until(lambda: events.count("n1 dropped BULK") == 1)
+            await until(lambda: events.count("n1 dropped BULK") > dropped)
             assert not pool.is_connected(N1)
             # It is dialled in vain: its kernel accepts, and nobody answers.
             lane = pool._peers[N1].lanes[Lane.CONTROL]
@@ -136,12 +137,12 @@ async def test_a_frozen_process_is_not_gone() -> None:
             assert events.count("n1 gone") == 0
             assert events.refusals == []
             child.send_signal(signal.SIGCONT)
-            await until(lambda: events.count("n1 connected") == 2)
+            await until(lambda: events.count("n1 connected") > connected)
             assert events.count("n1 gone") == 0
 
 
 async def test_a_process_killed_while_frozen_is_gone() -> None:
-    timing = replace(QUICK, dial_timeout_s=0.05, ping_interval_s=0.02, silent_pings_max=5)
+    timing = replace(QUICK, dial_timeout_s=0.05, ping_interval_s=0.1, silent_pings_max=5)
     with process() as (child, port):
         async with pool_to(f"127.0.0.1:{port}", timing=timing) as (pool, events):
             await until(lambda: pool.is_connected(N1))

@@ -14,8 +14,10 @@ from xml.etree import ElementTree
 
 import pytest
 
+from drivers import lines_until
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from drivers import Drive
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 SMALL = [
@@ -33,30 +35,24 @@ SMALL = [
 WAIT_S = 60.0
 
 
-def begun(tmp_path: Path, *arguments: str) -> subprocess.Popen[str]:
+def begun(drive: Drive, tmp_path: Path, *arguments: str) -> subprocess.Popen[str]:
     """With a temporary directory of its own to look into."""
     (tmp_path / "tmp").mkdir()
     paths = [str(SCRIPTS), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return subprocess.Popen(
+    return drive(
         [sys.executable, "-m", "bench", "--out", str(tmp_path / "out"), *arguments],
-        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "TMPDIR": str(tmp_path / "tmp")},
     )
 
 
 @pytest.fixture
-def measuring(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+def measuring(tmp_path: Path, drive: Drive) -> subprocess.Popen[str]:
     """Something that takes long, with its cluster filled and its load under way."""
-    running = begun(tmp_path, *SMALL, "--only", "get,put", "--seconds", "1", "--runs", "40")
-    assert running.stderr is not None
-    for line in running.stderr:
-        if line.startswith("  get"):
-            break
-    yield running
-    running.kill()
-    running.communicate()
+    long = ["--only", "get,put", "--seconds", "1", "--runs", "40"]
+    running = begun(drive, tmp_path, *SMALL, *long)
+    lines_until(running, running.stderr, "^  get")
+    return running
 
 
 def processes_in(directory: Path) -> list[tuple[int, str]]:
@@ -72,9 +68,9 @@ def workers_of(parent: int) -> list[str]:
     return [line for line in lines if "bench.worker" in line]
 
 
-def test_a_small_bench_prints_and_writes_what_it_measured(tmp_path: Path) -> None:
+def test_a_small_bench_prints_and_writes_what_it_measured(tmp_path: Path, drive: Drive) -> None:
     loads = ["--only", "put,get,cas", "--seconds", "0.3"]
-    running = begun(tmp_path, *SMALL, *loads)
+    running = begun(drive, tmp_path, *SMALL, *loads)
     out, said = running.communicate(timeout=WAIT_S)
     assert running.returncode == 0, said
     assert [line.split()[0] for line in out.splitlines()[3:7]] == ["load", "put", "get", "cas"]
@@ -95,8 +91,8 @@ def test_a_small_bench_prints_and_writes_what_it_measured(tmp_path: Path) -> Non
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
-def test_without_a_cluster_there_is_no_figure(tmp_path: Path) -> None:
-    running = begun(tmp_path, *SMALL, "--endpoints", "127.0.0.1:1")
+def test_without_a_cluster_there_is_no_figure(tmp_path: Path, drive: Drive) -> None:
+    running = begun(drive, tmp_path, *SMALL, "--endpoints", "127.0.0.1:1")
     out, said = running.communicate(timeout=WAIT_S)
     assert (running.returncode, out) == (1, "")
     assert "127.0.0.1:1" in said.splitlines()[-1]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -12,26 +11,23 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from drivers import lines_until
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from drivers import Drive
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "elastic.py"
 WAIT_S = 60.0
 
 
 @pytest.fixture
-def measuring(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+def measuring(tmp_path: Path, drive: Drive) -> subprocess.Popen[str]:
     """Begun with few keys, and a temporary directory of its own to look into."""
-    running = subprocess.Popen(
+    return drive(
         [sys.executable, str(SCRIPT), "--keys", "500", "--seconds", "0.5", "--rate", "100"],
-        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
         env={**os.environ, "TMPDIR": str(tmp_path), "KV_ENDPOINTS": "127.0.0.1:1"},
     )
-    yield running
-    running.kill()
-    running.communicate()
 
 
 def processes(*options: str) -> list[str]:
@@ -48,10 +44,7 @@ def nodes_in(directory: Path) -> list[str]:
 def test_interrupted_it_leaves_nothing(
     measuring: subprocess.Popen[str], tmp_path: Path, signal_: signal.Signals
 ) -> None:
-    assert measuring.stderr is not None
-    for line in measuring.stderr:
-        if re.match("3 → 4", line):
-            break
+    lines_until(measuring, measuring.stderr, "^3 → 4")
     assert len(nodes_in(tmp_path)) >= 3
     (load,) = (
         line for line in processes("--ppid", str(measuring.pid)) if "elasticity.load" in line

@@ -6,9 +6,10 @@ import asyncio
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from bench.peers import processes
 from bench.peers.processes import Program, finished, running, until
 
 from kvstore.errors import KVError, Unavailable
@@ -89,9 +90,26 @@ async def test_a_load_that_ends_badly_is_an_error() -> None:
         await finished("/no/such/program", wait_s=60)
 
 
-async def test_a_load_that_does_not_end_is_killed(tmp_path: Path) -> None:
-    told = tmp_path / "pid"
+async def test_a_load_that_does_not_end_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told, start = tmp_path / "pid", processes._start
+
+    async def is_told() -> bool:
+        return told.exists() and bool(told.read_text())
+
+    async def start_and_see(*arguments: Any) -> asyncio.subprocess.Process:
+        """Its time to end begins when it is at work, however long a machine needs for that."""
+        process = await start(*arguments)
+        try:
+            await until(is_told, [Program("it", process, told)])
+        except Unavailable:
+            await processes.end(process)
+            raise
+        return process
+
+    monkeypatch.setattr(processes, "_start", start_and_see)
     line = f"import os, pathlib; pathlib.Path({str(told)!r}).write_text(str(os.getpid())); {SLEEP}"
-    with pytest.raises(Unavailable, match="has not ended after 2 s"):
-        await finished(sys.executable, "-c", line, wait_s=2)
+    with pytest.raises(Unavailable, match="has not ended after 0 s"):
+        await finished(sys.executable, "-c", line, wait_s=0.1)
     assert_gone(int(told.read_text()))

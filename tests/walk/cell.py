@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -12,8 +13,9 @@ from typing import TYPE_CHECKING
 
 import kvstore
 from chaos.clients import Workload
+from chaos.cluster import comes_true
 from chaos.history import History
-from walk.cluster import SHARDS, Cluster
+from walk.cluster import SHARDS, WAIT_S, Cluster
 from walk.watch import Watch
 from walk.whole import Found, disk_problems, judge, until_whole
 
@@ -29,6 +31,8 @@ BALLAST_BYTES = 4000
 AT_ONCE = 100
 AFTERMATH_S = 0.5
 """The load goes on for so long after the cluster is whole."""
+ANSWERS_MIN = 5
+"""Of each shard, after the cluster is whole."""
 
 
 class DidNotBite(Exception):
@@ -155,23 +159,43 @@ async def run_cell(ground: Ground, cell: Cell) -> Result:
                 mend(ground)
             since_s = time.monotonic() - (scene.hurt_at or time.monotonic())
             waited_s, problems = await until_whole(watch, frozenset(ground.absent))
-            await asyncio.sleep(AFTERMATH_S)
+            problems += await _aftermath(history)
+            ended = time.monotonic()
     found.recovery_s = since_s + waited_s
-    found.pause_s = longest_pause_s(history, scene.hurt_at)
+    found.pause_s = longest_pause_s(history, scene.hurt_at or began, ended)
     found.problems += problems
     await judge(ground.cluster, history, found)
     return Result(cell.name, "; ".join(scene.told), found, time.monotonic() - began)
 
 
-def longest_pause_s(history: History, since: float) -> float:
-    """The longest that any shard has answered nothing, from ``since`` on."""
+async def _aftermath(history: History) -> list[str]:
+    """Let the load go on, now that the cluster is whole; which shards do not take part in it."""
+    since = time.monotonic()
+
+    async def all_answer() -> bool:
+        return not quiet_shards(history, since)
+
+    await asyncio.sleep(AFTERMATH_S)
+    await comes_true(all_answer, WAIT_S)
+    quiet = quiet_shards(history, since)
+    return [f"shard {shard} hardly answers although the cluster is whole" for shard in quiet]
+
+
+def quiet_shards(history: History, since: float) -> list[int]:
+    """Those that have answered too little since then to say that they serve."""
+    answers = Counter(each.shard for each in history.samples if each.is_ok and each.at > since)
+    return [shard for shard in range(SHARDS) if answers[shard] < ANSWERS_MIN]
+
+
+def longest_pause_s(history: History, since: float, until: float) -> float:
+    """The longest that any shard has answered nothing, between the two."""
     last = dict.fromkeys(range(SHARDS), since)
     longest = 0.0
     for sample in history.samples:
-        if sample.is_ok and sample.at > since:
+        if sample.is_ok and since < sample.at < until:
             longest = max(longest, sample.at - last[sample.shard])
             last[sample.shard] = sample.at
-    return longest
+    return max(longest, *(until - at for at in last.values()))
 
 
 def mend(ground: Ground) -> None:

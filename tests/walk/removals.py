@@ -164,7 +164,7 @@ async def _is_quiet(scene: Scene, node: Node, come_back: Callable[[], None]) -> 
     """It is told what it is, and no group has another leader or term for it."""
     await settled(scene)
     await _leads_who_should(scene)
-    before, told = _terms(scene), node.log_text().count(REMOVED)
+    before, told = await _terms(scene), node.log_text().count(REMOVED)
     scene.hurt()
     come_back()
 
@@ -174,7 +174,7 @@ async def _is_quiet(scene: Scene, node: Node, come_back: Callable[[], None]) -> 
     if not await comes_true(is_told, WAIT_S):
         raise DidNotBite(f"{node.id} was not told that it was removed")
     await asyncio.sleep(SILENT_S)
-    after = _terms(scene)
+    after = await _terms(scene)
     assert before == after, f"leaders or terms have changed: {before}, {after}"
     scene.tell(f"{node.id} was told, " + ("and is silent" if node.is_up else "and ended"))
     await asyncio.to_thread(node.end)
@@ -193,15 +193,21 @@ async def _leads_who_should(scene: Scene) -> None:
     await wait_for(is_so, "each shard is led by its preferred node", 2 * WAIT_S)
 
 
-def _terms(scene: Scene) -> dict[int, tuple[str, int]]:
-    """Who leads each group, in which term, by the word of its members."""
-    shard_map = scene.watch.shard_map
-    assert shard_map is not None
-    found = {}
-    for group in shard_map.groups():
-        holders = {replica.node for replica in shard_map.members(group)}
-        statuses = scene.watch.fresh()
-        rows = [row_of(statuses[name], group) for name in holders if name in statuses]
-        terms = [(row["leader"], row["term"]) for row in rows if row is not None]
-        found[int(group)] = max(terms, key=lambda term: int(term[1]))
+async def _terms(scene: Scene) -> dict[int, tuple[str, int]]:
+    """Who leads each group, in which term, by the word of all its members; waits for that."""
+    found: dict[int, tuple[str, int]] = {}
+
+    async def is_told() -> bool:
+        shard_map, statuses = scene.watch.shard_map, scene.watch.fresh()
+        assert shard_map is not None
+        for group in shard_map.groups():
+            holders = {replica.node for replica in shard_map.members(group)}
+            rows = [row_of(statuses[name], group) for name in holders if name in statuses]
+            terms = [(row["leader"], row["term"]) for row in rows if row is not None]
+            if len(terms) < len(holders):
+                return False
+            found[int(group)] = max(terms, key=lambda term: int(term[1]))
+        return True
+
+    await wait_for(is_told, "every member of each group tells who leads it", WAIT_S)
     return found

@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from chaos.history import History, Sample
 from chaos.shim import NoCompiler
 from kvstore.config import ClusterConfig, NodeAddress
 from kvstore.ids import META_GROUP, GroupId, NodeId
 from kvstore.sharding import changes
 from kvstore.sharding.shard_map import ShardMap, bootstrap
+from walk.cell import longest_pause_s, quiet_shards
+from walk.cluster import SHARDS
 from walk.stages import Move, Stage, move_of, stage_of
 from walk.walk import Unusable, parts, walk
 from walk.whole import missing
@@ -45,6 +48,20 @@ async def test_a_directory_of_others_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(Unusable, match="holds other things"):
         await walk(tmp_path, 1, say=lambda line: None)
     assert (tmp_path / "mine").exists()
+
+
+def test_a_shard_that_never_answers_again_pauses_until_the_end() -> None:
+    history = History(SHARDS)
+    for tenth in range(100):
+        for shard in range(SHARDS):
+            is_ok = shard != 1 or tenth < 40
+            history.samples.append(Sample(100 + tenth / 10, 0.01, shard, False, is_ok))
+    assert longest_pause_s(history, 102.0, 110.0) == pytest.approx(110.0 - 103.9)
+    assert longest_pause_s(history, 102.0, 103.9) == pytest.approx(0.1)
+    assert quiet_shards(history, 102.0) == []
+    assert quiet_shards(history, 103.5) == [1], "four answers are not many"
+    assert longest_pause_s(History(SHARDS), 102.0, 110.0) == 8.0
+    assert quiet_shards(History(SHARDS), 102.0) == list(range(SHARDS))
 
 
 # -- stages --------------------------------------------------------------------------------------
