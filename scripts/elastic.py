@@ -37,7 +37,6 @@ from elasticity.table import (
     plain,
 )
 
-from kvstore.config import SHARDS_DEFAULT
 from kvstore.errors import KVError
 
 if TYPE_CHECKING:
@@ -45,6 +44,8 @@ if TYPE_CHECKING:
     from elasticity.rows import Row
 
 KEYS = 200_000
+SHARDS = 8
+"""Of a cluster that is meant to grow: each of five nodes leads one, and not all of it moves at once."""
 RATE = 500.0
 """Operations a second: two cores that carry five nodes and the load have some room left with them.
 At 1,000 there is none, and whatever else runs adds to every wait."""
@@ -121,7 +122,7 @@ def main() -> int:
     parser.add_argument(
         "--seconds", type=float, default=STEADY_S, help="steady load before and after each phase"
     )
-    parser.add_argument("--shards", type=int, default=SHARDS_DEFAULT)
+    parser.add_argument("--shards", type=int, default=SHARDS)
     parser.add_argument("--json", type=Path, metavar="FILE", help="all that was measured")
     parser.add_argument("--markdown", action="store_true", help="the table for a README")
     try:
