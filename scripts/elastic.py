@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 KEYS = 200_000
 SHARDS = 8
-"""Of a cluster that is meant to grow: each of five nodes leads one, and not all of it moves at once."""
+"""Of a cluster that is meant to grow: each of five nodes leads at least one."""
 RATE = 500.0
 """Operations a second: two cores that carry five nodes and the load have some room left with them.
 At 1,000 there is none, and whatever else runs adds to every wait."""

@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 ARRIVAL_IDLE_S: Final = 60.0
 """Of a snapshot of which no more has come for so long nothing is kept. Who sends gives up much
-sooner, and begins anew."""
+sooner, unless its pace holds it back, and begins anew when it is told that a piece does not fit."""
 
 
 class OpenReader(NamedTuple):
