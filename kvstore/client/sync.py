@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from concurrent.futures import CancelledError
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from kvstore.client.client import Client, connect
 from kvstore.errors import InvalidArgument, KVError, Unavailable, copy_of
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 SCAN_ROWS_PER_HOP = 256
 """Items fetched from the loop's thread at a time."""
+LAST_CALLS_S: Final = 1.0
+"""So long those that were under way at the end may take to hear of it."""
 
 T = TypeVar("T")
 
@@ -51,6 +53,8 @@ class SyncClient:
         self._client = client
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
+        self._submitting = threading.Lock()
+        """Held where a call enters the loop: after its end none does."""
 
     # -- opening and closing ------------------------------------------------------------------
 
@@ -85,7 +89,8 @@ class SyncClient:
 
     def close(self) -> None:
         """Fail the calls that are under way and end the thread. May be repeated."""
-        loop, self._loop = self._loop, None
+        with self._submitting:
+            loop, self._loop = self._loop, None
         if loop is None or self._thread is None:
             return
         try:
@@ -96,12 +101,11 @@ class SyncClient:
 
     def _wait(self, call: Callable[..., Coroutine[Any, Any, T]], *args: Any, **kwargs: Any) -> T:
         """Run one of the client's calls in the loop's thread and wait for its outcome."""
-        loop = self._loop
-        if loop is None:
-            if self._thread is None:
-                raise InvalidArgument("the client is not open: use it by `with connect_sync(...)`")
-            raise Unavailable("the client is closed", retryable=False)
-        future = asyncio.run_coroutine_threadsafe(call(*args, **kwargs), loop)
+        with self._submitting:
+            loop = self._loop
+            if loop is None:
+                raise self._not_open()
+            future = asyncio.run_coroutine_threadsafe(call(*args, **kwargs), loop)
         try:
             return future.result()
         except CancelledError:
@@ -111,6 +115,11 @@ class SyncClient:
             raise
         finally:
             del future  # it holds the error that is raised, which holds this frame
+
+    def _not_open(self) -> KVError:
+        if self._thread is None:
+            return InvalidArgument("the client is not open: use it by `with connect_sync(...)`")
+        return Unavailable("the client is closed", retryable=False)
 
     # -- keys and values ----------------------------------------------------------------------
 
@@ -190,6 +199,17 @@ def _run(loop: asyncio.AbstractEventLoop) -> None:
     asyncio.set_event_loop(loop)
     try:
         loop.run_forever()
+        _end_calls(loop)
         loop.run_until_complete(loop.shutdown_asyncgens())
     finally:
         loop.close()
+
+
+def _end_calls(loop: asyncio.AbstractEventLoop) -> None:
+    """Let calls that came just before the end hear how they ended: somebody waits for each."""
+    if left := asyncio.all_tasks(loop):
+        _, late = loop.run_until_complete(asyncio.wait(left, timeout=LAST_CALLS_S))
+        for task in late:
+            task.cancel()
+        if late:
+            loop.run_until_complete(asyncio.wait(late, timeout=LAST_CALLS_S))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -8,6 +9,7 @@ import pytest
 from fake_kv_cluster import QUICK
 
 import kvstore
+from kvstore.client import sync
 from kvstore.errors import DeadlineExceeded, InvalidArgument, Unavailable
 
 if TYPE_CHECKING:
@@ -85,6 +87,35 @@ def test_closing_ends_calls_of_other_threads(served: FakeCluster) -> None:
     client.close()
     thread.join(5)
     assert [type(error) for error in errors] == [Unavailable]
+
+
+def test_nobody_is_left_waiting_for_a_loop_that_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sync, "LAST_CALLS_S", 0.01)
+    loop = asyncio.new_event_loop()
+    nearly_over = loop.create_task(asyncio.sleep(0, "over"))
+    endless = loop.create_task(asyncio.Event().wait())
+    sync._end_calls(loop)
+    loop.close()
+    assert nearly_over.result() == "over"
+    assert endless.cancelled()
+
+
+def test_calls_that_race_with_the_end_end_too(served: FakeCluster) -> None:
+    def call(client: kvstore.SyncClient) -> str:
+        try:
+            while True:
+                client.put("k", b"v")
+        except Unavailable as error:
+            return error.message
+
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(10):
+            client = kvstore.connect_sync(served.endpoints, options=QUICK)
+            client.open()
+            calls = [pool.submit(call, client) for _ in range(4)]
+            client.put("k", b"v")
+            client.close()
+            assert {each.result(10) for each in calls} == {"the client is closed"}
 
 
 def test_errors_keep_their_meaning(served: FakeCluster) -> None:
