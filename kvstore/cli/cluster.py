@@ -48,7 +48,12 @@ def cluster() -> None:
 
 @cluster.command(cls=Command)
 @click.option("--nodes", type=whole_number(), metavar="N", help="How many processes.  [default: 3]")
-@click.option("--shards", type=whole_number(), metavar="N", help="A power of two.  [default: 4]")
+@click.option(
+    "--shards",
+    type=whole_number(),
+    metavar="N",
+    help=f"A power of two.  [default: {config.SHARDS_DEFAULT}]",
+)
 @click.option(
     "--replicas",
     type=whole_number(),

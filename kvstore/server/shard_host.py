@@ -161,14 +161,14 @@ class ShardHost:
 
     def _ask_for_index(self, now: float) -> None:
         """Ask for all reads of this tick; as long as no round may begin, by the same question."""
-        asked = self._confirming.get(self._next_context - 1)
-        if asked is not None and self.core.awaits_round(self._next_context - 1):
-            asked.reads += self._reads
-            self._reads = []
+        reads, self._reads = self._reads, []
+        newest = self._next_context - 1
+        asked = self._confirming.get(newest)
+        if asked is not None and self.core.awaits_round(newest):
+            asked.reads += reads
             return
         context, self._next_context = self._next_context, self._next_context + 1
-        self._confirming[context] = Confirming(now + self._request_timeout_s, self._reads)
-        self._reads = []
+        self._confirming[context] = Confirming(now + self._request_timeout_s, reads)
         self.core.read_index(context, now)
 
     def _is_gathering(self, now: float) -> bool:

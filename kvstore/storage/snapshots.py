@@ -154,16 +154,20 @@ class SnapshotStorage:
             if is_last:
                 self._check(group)
         except BaseException as error:
-            self.give_up(group)
+            with contextlib.suppress(OSError):
+                self.give_up(group)
             if isinstance(error, OSError):
                 raise _disk_error(group, error) from error
             raise
 
     def give_up(self, group: GroupId) -> None:
-        """Keep nothing of what has arrived and is not promised to be in force."""
+        """Keep nothing of what has arrived and is not promised to be in force.
+
+        Raises:
+            OSError: the file cannot be removed.
+        """
         self._drop(group)
-        with contextlib.suppress(OSError):
-            self._files.remove(self._staging_path(group))
+        self._remove(self._staging_path(group))
 
     def install(self, group: GroupId, shard: ShardId) -> None:
         """Replace the state of ``shard`` by the complete staged snapshot of ``group``, durably.
@@ -331,6 +335,7 @@ class SnapshotStorage:
             needed_bytes += arriving.size
             with path.open("rb") as file:
                 snapshot_stream.check(file, str(path))
+        self._engine.flush()  # what to install it would flush must find room now
         if self._files.free_bytes(self._directory) < needed_bytes:
             raise DiskFull(f"group {group}: no room to install a snapshot of {arriving.size} bytes")
         fd = self._files.open(path)
@@ -338,7 +343,6 @@ class SnapshotStorage:
             self._files.sync(fd)
         finally:
             self._files.close(fd)
-        self._engine.flush()  # so that there is room for what to install it would flush
         arriving.is_complete = True
 
     def _promise(self, group: GroupId) -> None:

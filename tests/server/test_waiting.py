@@ -43,8 +43,9 @@ async def test_whoever_gave_up_waiting_is_in_nobodys_way() -> None:
     waiting = asyncio.create_task(signal.wait())
     await settle()
     await cancel(waiting)
+    assert waiting.cancelled()
     signal.set()
-    await signal.wait()
+    assert await signal.wait_for(60.0)
     await pause(loop, 0.0)
 
 
