@@ -81,6 +81,8 @@ class Active:
     fd: int
     salt: int
     made_bytes: int
+    zeroed_bytes: int = 0
+    """Up to here the file has been written to before, be it with zeros."""
 
     @property
     def room(self) -> int:

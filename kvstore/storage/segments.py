@@ -3,12 +3,17 @@
 When a segment is full the next one is made and synced; then the old one is closed by a
 record that names the batch with which the next starts (so that a missing last segment is
 noticed) and cut to what was written.
+
+**Zeros ahead.** Space that was only allocated is noted by the file system as never written, and
+the first sync that reaches into a block of it waits for that note as well, in the file system's
+own journal. So a small batch that comes to such space takes zeros with it, for those to follow:
+a sync of 6 KB takes two thirds of the time then, and half of the processor's.
 """
 
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from kvstore.storage import records
 from kvstore.storage.files import sync, sync_data, sync_directory
@@ -22,6 +27,12 @@ if TYPE_CHECKING:
     from kvstore.storage.files import Files
     from kvstore.storage.ledger import Ledger
     from kvstore.storage.segment_files import Segment, SegmentFiles
+
+
+ZEROS: Final = bytes(256 * 1024)
+"""So much is written ahead, once for that much of the log."""
+ZEROS_PER_BATCH_MIN: Final = 16
+"""Batches that need not share what the zeros cost with so many others go without."""
 
 
 class Segments:
@@ -84,7 +95,11 @@ class Segments:
             active.salt, self._next_sequence, body_bytes + len(BATCH_END)
         )
         try:
-            self._files.write(active.fd, [head, *batch, BATCH_END], active.segment.used_bytes)
+            self._files.write(
+                active.fd,
+                [head, *batch, BATCH_END, *self._zeros_after(batch_bytes(body_bytes))],
+                active.segment.used_bytes,
+            )
         except OSError:
             # Half a batch may stand there now. Only zeros may follow the last batch of a
             # segment that is written to, so this one is given up; rotating cuts it off.
@@ -93,6 +108,15 @@ class Segments:
         sync_data(self._files, active.fd, active.segment.path)
         active.segment.used_bytes += batch_bytes(body_bytes)
         self._next_sequence += 1
+
+    def _zeros_after(self, size: int) -> list[bytes]:
+        """What to write behind a batch of ``size`` bytes."""
+        active = self._active
+        end = active.segment.used_bytes + size
+        if end <= active.zeroed_bytes or size * ZEROS_PER_BATCH_MIN > len(ZEROS):
+            return []
+        active.zeroed_bytes = min(end + len(ZEROS), active.made_bytes)
+        return [ZEROS[: active.zeroed_bytes - end]]
 
     def note(self, batch: Sequence[bytes]) -> None:
         """Remember what a written batch said, for the next segment and for releasing this."""

@@ -161,7 +161,6 @@ class Wal:
             self._fatal(failure_of(error))
             return
         if not written:
-            self._note_busy()
             self._give_to_thread(here)
             return
         if took_s > HERE_S_MAX:
