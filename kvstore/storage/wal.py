@@ -53,8 +53,9 @@ HERE_BYTES_MAX: Final = 4 * 1024
 """Of one batch that the loop itself writes."""
 HERE_S_MAX: Final = 0.001
 """How long the disk may take for that; see ``PAUSE_FACTOR``."""
-BUSY_S: Final = 0.1
-"""So long after one that was too large, or came while another was under way."""
+BUSY_S: Final = 1.0
+"""So long after one that was too large, or came while another was under way: a pause under load is
+most likely one of the disk, and the loop must not be caught in the next."""
 PAUSE_FACTOR: Final = 50
 """For so many times what a slow one took."""
 
@@ -161,6 +162,7 @@ class Wal:
             self._fatal(failure_of(error))
             return
         if not written:
+            self._note_busy()
             self._give_to_thread(here)
             return
         if took_s > HERE_S_MAX:
