@@ -6,8 +6,8 @@ noticed) and cut to what was written.
 
 **Zeros ahead.** Space that was only allocated is noted by the file system as never written, and
 the first sync that reaches into a block of it waits for that note as well, in the file system's
-own journal. So a small batch that comes to such space takes zeros with it, for those to follow:
-a sync of 6 KB takes two thirds of the time then, and half of the processor's.
+own journal. So a small batch that comes to such space has zeros written behind it, for those to
+follow: a sync of 6 KB takes two thirds of the time then, and half of the processor's.
 """
 
 from __future__ import annotations
@@ -29,10 +29,13 @@ if TYPE_CHECKING:
     from kvstore.storage.segment_files import Segment, SegmentFiles
 
 
-ZEROS: Final = bytes(256 * 1024)
+ZEROED_BYTES: Final = 64 * 1024
 """So much is written ahead, once for that much of the log."""
-ZEROS_PER_BATCH_MIN: Final = 16
-"""Batches that need not share what the zeros cost with so many others go without."""
+SMALL_BYTES: Final = ZEROED_BYTES // 4
+"""Larger batches need not share what the zeros cost with others: they go without."""
+PAGE: Final = bytes(4096)
+"""Zeros go page by page, or the page cache would keep them as a large one (a folio), and count all
+of it as written whenever a small batch touches it."""
 
 
 class Segments:
@@ -95,11 +98,8 @@ class Segments:
             active.salt, self._next_sequence, body_bytes + len(BATCH_END)
         )
         try:
-            self._files.write(
-                active.fd,
-                [head, *batch, BATCH_END, *self._zeros_after(batch_bytes(body_bytes))],
-                active.segment.used_bytes,
-            )
+            self._files.write(active.fd, [head, *batch, BATCH_END], active.segment.used_bytes)
+            self._zero_after(batch_bytes(body_bytes))
         except OSError:
             # Half a batch may stand there now. Only zeros may follow the last batch of a
             # segment that is written to, so this one is given up; rotating cuts it off.
@@ -109,14 +109,18 @@ class Segments:
         active.segment.used_bytes += batch_bytes(body_bytes)
         self._next_sequence += 1
 
-    def _zeros_after(self, size: int) -> list[bytes]:
-        """What to write behind a batch of ``size`` bytes."""
+    def _zero_after(self, size: int) -> None:
+        """Write zeros behind a batch of ``size`` bytes if it is small and the first there."""
         active = self._active
-        end = active.segment.used_bytes + size
-        if end <= active.zeroed_bytes or size * ZEROS_PER_BATCH_MIN > len(ZEROS):
-            return []
-        active.zeroed_bytes = min(end + len(ZEROS), active.made_bytes)
-        return [ZEROS[: active.zeroed_bytes - end]]
+        offset = active.segment.used_bytes + size
+        if offset <= active.zeroed_bytes or size > SMALL_BYTES:
+            return
+        end = min(offset + ZEROED_BYTES, active.made_bytes)
+        while offset < end:
+            page_end = min(end, offset - offset % len(PAGE) + len(PAGE))
+            self._files.write(active.fd, [PAGE[: page_end - offset]], offset)
+            offset = page_end
+        active.zeroed_bytes = end
 
     def note(self, batch: Sequence[bytes]) -> None:
         """Remember what a written batch said, for the next segment and for releasing this."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from storage_support import durable, open_log
@@ -10,7 +11,7 @@ from kvstore.config import WalConfig
 from kvstore.storage import records
 from kvstore.storage.files import OsFiles
 from kvstore.storage.segment_files import segment_name
-from kvstore.storage.segments import ZEROS, ZEROS_PER_BATCH_MIN
+from kvstore.storage.segments import PAGE, SMALL_BYTES, ZEROED_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,30 +19,33 @@ if TYPE_CHECKING:
 
 SEGMENT_BYTES = 1 << 20
 CONFIG = WalConfig(segment_bytes=SEGMENT_BYTES, live_bytes_max=1 << 22, reserve_bytes=2048)
-SMALL_BYTES = len(ZEROS) // ZEROS_PER_BATCH_MIN - 100
-LARGE_BYTES = len(ZEROS) // ZEROS_PER_BATCH_MIN
+NEARLY_LARGE_BYTES = SMALL_BYTES - 100
 
 
 class Write(NamedTuple):
     offset: int
-    batch_bytes: int
-    zeros: int
+    size: int
+    is_zeros: bool
 
     @property
     def end(self) -> int:
-        return self.offset + self.batch_bytes + self.zeros
+        return self.offset + self.size
 
 
 class WatchedFiles(OsFiles):
-    """Notes what is written, the zeros by themselves."""
+    """Notes what is written, and how much had been when each sync began."""
 
     def __init__(self) -> None:
         self.writes: list[Write] = []
+        self.synced = 0
 
     def write(self, fd: int, pieces: Sequence[bytes], offset: int) -> None:
         super().write(fd, pieces, offset)
-        zeros = 0 if any(pieces[-1]) else len(pieces[-1])
-        self.writes.append(Write(offset, sum(map(len, pieces)) - zeros, zeros))
+        self.writes.append(Write(offset, sum(map(len, pieces)), not any(map(any, pieces))))
+
+    def sync_data(self, fd: int) -> None:
+        super().sync_data(fd)
+        self.synced = len(self.writes)
 
 
 def entry(index: int, size: int) -> bytes:
@@ -56,6 +60,7 @@ async def written(path: Path, sizes: Sequence[int]) -> list[Write]:
     for index, size in enumerate(sizes, 1):
         await durable(log, [entry(index, size)])
     writes = list(files.writes)
+    assert files.synced == len(writes)
     await log.close()
     log, logs = await open_log(path, config=CONFIG)
     assert [index for index, *_ in logs[1].entries] == list(range(1, len(sizes) + 1))
@@ -65,27 +70,41 @@ async def written(path: Path, sizes: Sequence[int]) -> list[Write]:
 
 async def test_small_batches_are_written_to_what_was_written_before(tmp_path: Path) -> None:
     writes = await written(tmp_path, [3000] * 200)
-    assert len(writes) == 200
+    batches = [write for write in writes if not write.is_zeros]
+    zeros = [write for write in writes if write.is_zeros]
+    assert len(batches) == 200
     zeroed = 0
-    for write in writes:
-        assert (write.zeros == 0) == (write.offset + write.batch_bytes <= zeroed)
-        zeroed = max(zeroed, write.end)
-    assert sum(write.zeros for write in writes) <= sum(w.batch_bytes for w in writes) + len(ZEROS)
+    for write, following in pairwise(writes):
+        if write.is_zeros:
+            zeroed = write.end
+        else:
+            assert following.is_zeros == (write.end > zeroed)
+    assert sum(write.size for write in zeros) <= sum(w.size for w in batches) + ZEROED_BYTES
+
+
+async def test_zeros_follow_their_batch_page_by_page(tmp_path: Path) -> None:
+    batch, *zeros = await written(tmp_path, [3000])
+    assert [batch.is_zeros, *{write.is_zeros for write in zeros}] == [False, True]
+    assert all(write.end == following.offset for write, following in pairwise([batch, *zeros]))
+    assert zeros[-1].end == batch.end + ZEROED_BYTES
+    assert all(write.end % len(PAGE) == 0 for write in zeros[:-1])
+    assert max(write.size for write in zeros) == len(PAGE)
 
 
 async def test_zeros_end_where_the_segment_does(tmp_path: Path) -> None:
-    count = SEGMENT_BYTES // SMALL_BYTES - 1
-    writes = await written(tmp_path, [SMALL_BYTES] * count)
+    count = SEGMENT_BYTES // NEARLY_LARGE_BYTES - 1
+    writes = await written(tmp_path, [NEARLY_LARGE_BYTES] * count)
     assert max(write.end for write in writes) == SEGMENT_BYTES
     assert (tmp_path / segment_name(1)).stat().st_size == SEGMENT_BYTES
 
 
 async def test_large_batches_go_without(tmp_path: Path) -> None:
-    writes = await written(tmp_path, [LARGE_BYTES] * 5)
-    assert [write.zeros for write in writes] == [0] * 5
+    writes = await written(tmp_path, [SMALL_BYTES] * 5)
+    assert [write.is_zeros for write in writes] == [False] * 5
 
 
 async def test_a_small_one_behind_large_ones_has_zeros_of_its_own(tmp_path: Path) -> None:
-    writes = await written(tmp_path, [100, LARGE_BYTES, *[LARGE_BYTES] * 20, 100, 100])
-    assert [write.zeros for write in writes if write.zeros] == [len(ZEROS)] * 2
-    assert writes[0].zeros == writes[-2].zeros == len(ZEROS)
+    writes = await written(tmp_path, [100, *[SMALL_BYTES] * 5, 100, 100])
+    runs = [is_zeros for is_zeros, _ in groupby(write.is_zeros for write in writes)]
+    assert runs == [False, True, False, True, False]
+    assert sum(write.size for write in writes if write.is_zeros) == 2 * ZEROED_BYTES
