@@ -161,7 +161,7 @@ class LogWriter:
             return False
         records = list(chain.from_iterable(append.records for append in appends))
         try:
-            self._segments.write(records, size)
+            self._segments.write(records, size, in_haste=True)
         except OSError as error:
             if not is_full(error):
                 raise

@@ -14,6 +14,7 @@ from kvstore.config import WalConfig
 from kvstore.errors import Internal
 from kvstore.storage import records
 from kvstore.storage import wal as wal_module
+from kvstore.storage.segments import ZEROED_BYTES
 from kvstore.storage.waiting import UndelayedClock
 
 if TYPE_CHECKING:
@@ -69,6 +70,19 @@ async def test_alone_and_small_it_is_written_by_the_loop(tmp_path: Path) -> None
     await log.close()
     log, logs = await open_log(tmp_path)
     assert [index for index, *_ in logs[1].entries] == [1]
+    await log.close()
+
+
+async def test_it_does_not_take_the_time_to_write_zeros_ahead(tmp_path: Path) -> None:
+    log, files = await opened(tmp_path)
+    await durable(log, [entry(1, 2 * ZEROED_BYTES)])
+    with log._writer._turn:
+        files.operations.clear()
+    await durable(log, [entry(2)])
+    assert files.operations == ["write", "sync_data"]
+    assert files.syncers == [False, True]
+    await at_rest(log)
+    assert files.operations.count("write") > len(files.syncers)  # the thread does
     await log.close()
 
 

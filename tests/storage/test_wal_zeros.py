@@ -5,10 +5,12 @@ from __future__ import annotations
 from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
+import pytest
 from storage_support import durable, open_log
 
 from kvstore.config import WalConfig
 from kvstore.storage import records
+from kvstore.storage import wal as wal_module
 from kvstore.storage.files import OsFiles
 from kvstore.storage.segment_files import segment_name
 from kvstore.storage.segments import PAGE, SMALL_BYTES, ZEROED_BYTES
@@ -46,6 +48,11 @@ class WatchedFiles(OsFiles):
     def sync_data(self, fd: int) -> None:
         super().sync_data(fd)
         self.synced = len(self.writes)
+
+
+@pytest.fixture(autouse=True)
+def _is_all_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wal_module, "HERE_BYTES_MAX", -1)
 
 
 def entry(index: int, size: int) -> bytes:
