@@ -6,7 +6,7 @@ noticed) and cut to what was written.
 
 **Zeros ahead.** Space that was only allocated is noted by the file system as never written, and
 the first sync that reaches into a block of it waits for that note as well, in the file system's
-own journal. So a small batch that comes to such space has zeros written behind it, for those to
+own journal. So where a small batch comes to such space zeros are written behind it, for those to
 follow: a sync of 6 KB takes two thirds of the time then, and half of the processor's. Of a few
 hundred bytes it does not, for most of those come to a block that was reached before.
 """
@@ -17,7 +17,7 @@ import contextlib
 from typing import TYPE_CHECKING, Final
 
 from kvstore.storage import records
-from kvstore.storage.files import sync, sync_data, sync_directory
+from kvstore.storage.files import is_full, sync, sync_data, sync_directory
 from kvstore.storage.ledger import VOIDS
 from kvstore.storage.records import BATCH_END
 from kvstore.storage.segment_files import Active, batch_bytes
@@ -98,10 +98,10 @@ class Segments:
         head = records.encode_batch_head(
             active.salt, self._next_sequence, body_bytes + len(BATCH_END)
         )
+        if not in_haste:
+            self._zero_after(batch_bytes(body_bytes))
         try:
             self._files.write(active.fd, [head, *batch, BATCH_END], active.segment.used_bytes)
-            if not in_haste:
-                self._zero_after(batch_bytes(body_bytes))
         except OSError:
             # Half a batch may stand there now. Only zeros may follow the last batch of a
             # segment that is written to, so this one is given up; rotating cuts it off.
@@ -112,16 +112,24 @@ class Segments:
         self._next_sequence += 1
 
     def _zero_after(self, size: int) -> None:
-        """Write zeros behind a batch of ``size`` bytes if it is small and the first there."""
+        """Write zeros behind where ``size`` bytes are to go, if they are few and the first there.
+
+        Before those: should there be no room for zeros the batch is still as it was, and may fit.
+        """
         active = self._active
         offset = active.segment.used_bytes + size
         if offset <= active.zeroed_bytes or size > SMALL_BYTES:
             return
         end = min(offset + ZEROED_BYTES, active.made_bytes)
-        while offset < end:
-            page_end = min(end, offset - offset % len(PAGE) + len(PAGE))
-            self._files.write(active.fd, [PAGE[: page_end - offset]], offset)
-            offset = page_end
+        try:
+            while offset < end:
+                page_end = min(end, offset - offset % len(PAGE) + len(PAGE))
+                self._files.write(active.fd, [PAGE[: page_end - offset]], offset)
+                offset = page_end
+        except OSError as error:
+            if not is_full(error):
+                raise
+            end = active.made_bytes  # a file system that allocates anew: it gains nothing by them
         active.zeroed_bytes = end
 
     def note(self, batch: Sequence[bytes]) -> None:
