@@ -238,6 +238,9 @@ class Run:
         if config.voters_outgoing:
             return False  # A change was begun and is not ended.
         following = set(members(config))
+        if not self.swarm.is_controlled:
+            # Only the shard map's leader takes in a learner again whose node has lost its data.
+            following -= {r for r in config.learners if not self.nemesis.wholeness.is_whole(r)}
         if not following <= {host.core.replica for _, host in hosts}:
             return False
         prefix = shard_range(leader.shard)[0][:2]
