@@ -91,6 +91,20 @@ class SessionExpired(KVError):
 
     code = "session_expired"
 
+    def __init__(
+        self, message: str, *, may_have_applied: bool = False, welcome_at: int = 0
+    ) -> None:
+        """Make one.
+
+        Args:
+            message: What happened.
+            may_have_applied: The batch may have been run when it came before.
+            welcome_at: A revision; the shard lets a new session in that was created then.
+        """
+        super().__init__(message, may_have_applied=may_have_applied)
+        self.welcome_at = welcome_at
+        """See above; 0 if the shard did not say."""
+
 
 class Refused(KVError):
     """The other side turned this connection away: wrong cluster, protocol or identity."""

@@ -85,8 +85,13 @@ class Owner(Protocol):
         """To be sent again as soon as somebody leads."""
         ...
 
-    def renew(self, call: Call) -> None:
-        """Its session is gone and nothing was done: begin again in a new one."""
+    def renew(self, call: Call, welcome_at: int) -> None:
+        """Its session is gone and nothing was done: begin again in a new one.
+
+        Args:
+            call: Whose session it is.
+            welcome_at: The revision to say that it was created at; 0 if the shard did not say.
+        """
         ...
 
     def split(self, call: Call) -> None:
@@ -218,7 +223,7 @@ class Call:
             case Unavailable() | DeadlineExceeded():
                 self._again_elsewhere(node)
             case SessionExpired() if not self.may_have_applied:
-                self._owner.renew(self)
+                self._owner.renew(self, error.welcome_at)
             case InvalidArgument() if self._is_shared and not self.may_have_applied:
                 self._owner.split(self)
             case _:

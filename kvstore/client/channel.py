@@ -82,10 +82,10 @@ class Channel:
         self._is_scheduled = False
         self._end: KVError | None = None
 
-    def _new_session(self, above: int = 0) -> Session:
-        created, nonce = self._cluster.new_session_id()
+    def _new_session(self, created: int = 0) -> Session:
+        estimate, nonce = self._cluster.new_session_id()
         outstanding_max = self._options.batches_outstanding_max
-        return Session(max(created, above), nonce, outstanding_max=outstanding_max)
+        return Session(created or estimate, nonce, outstanding_max=outstanding_max)
 
     # -- operations come in -------------------------------------------------------------------
 
@@ -257,12 +257,12 @@ class Channel:
         self._ready.append(call)
         self._schedule()
 
-    def renew(self, call: Call) -> None:
-        """Begin again in a new session."""
+    def renew(self, call: Call, welcome_at: int) -> None:
+        """Begin again in a new session, created at the revision that the shard asks for."""
         batch = call.batch
         assert isinstance(batch, WriteBatch)
         if batch.session is self._session:
-            self._session = self._new_session(above=self._session.created + 1)
+            self._session = self._new_session(welcome_at or self._session.created + 1)
         self._drop(call)
         self.writes.put_back([batch])
         self._schedule()

@@ -2,7 +2,8 @@
 
 ``[0, first_revision, effects]`` when it was run: its i-th command has the revision
 ``first_revision + i``, and ``effects`` has a bit for each, the first command's the highest.
-``[1, code, message, may_have_applied]`` when it was refused as a whole.
+``[1, code, message, may_have_applied]`` when it was refused as a whole; if its session was, the
+revision follows at which a new one is welcome.
 
 The shard keeps the answers to recent batches (:mod:`kvstore.kv.sessions`), up to 64 for each
 of thousands of clients; hence the bits.
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgpack
 
-from kvstore.errors import KVError, ProtocolError, from_wire
+from kvstore.errors import KVError, ProtocolError, SessionExpired, from_wire
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,7 +51,10 @@ def _encode_bits(first_revision: int, bits: int, count: int) -> bytes:
 
 def encode_refused(error: KVError) -> bytes:
     """The answer to a batch of which nothing was run."""
-    encoded: bytes = msgpack.packb((_REFUSED, error.code, error.message, error.may_have_applied))
+    fields: tuple[object, ...] = (_REFUSED, error.code, error.message, error.may_have_applied)
+    if isinstance(error, SessionExpired) and error.welcome_at:
+        fields += (error.welcome_at,)
+    encoded: bytes = msgpack.packb(fields)
     return encoded
 
 
@@ -75,6 +79,10 @@ def decode_reply(body: bytes, count: int) -> BatchReply | KVError:
     match fields:
         case [1, str(code), str(message), bool(may_have_applied)]:
             return from_wire(code, message, may_have_applied=may_have_applied)
+        case [1, SessionExpired.code, str(message), bool(may_have_applied), int(welcome_at)] if (
+            welcome_at > 0
+        ):
+            return SessionExpired(message, may_have_applied=may_have_applied, welcome_at=welcome_at)
         case _:
             raise ProtocolError(f"reply: unknown form {_outline(fields)}")
 

@@ -15,6 +15,9 @@ for a new session's first batch and run it again. Therefore:
   it has never been dropped, hence was never here, and is welcome.
 * A session from further in the future than clocks differ is refused, else its going would
   raise the horizon above everybody's present.
+* Either refusal says when a session must have been created to be welcome: dates may be set back,
+  the log's time is not, and the shard's horizon may then lie above all that a client takes for
+  the present.
 
 What is dropped, and when, is decided by the log alone: idle longer than the time to live by
 the revisions of the entries, or the least recently active beyond the bound on their number.
@@ -37,7 +40,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 import msgpack
 
 from kvstore.errors import DataDirectoryError, InvalidArgument, SessionExpired
-from kvstore.hlc import wall_ms_of
+from kvstore.hlc import revision_at, wall_ms_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -158,9 +161,12 @@ class Sessions:
 
     def _check_unknown(self, created: int, now_ms: int) -> None:
         if created <= self.horizon:
-            raise SessionExpired("session: it has expired")
-        if wall_ms_of(created) > now_ms + CREATED_AHEAD_MS_MAX:
-            raise SessionExpired("session: it was created in the future")
+            told = "session: it has expired"
+        elif wall_ms_of(created) > now_ms + CREATED_AHEAD_MS_MAX:
+            told = "session: it was created in the future"
+        else:
+            return
+        raise SessionExpired(told, welcome_at=max(revision_at(now_ms), self.horizon + 1))
 
     def record(
         self, key: SessionKey, seq: int, ack_below: int, reply: bytes, revision: int

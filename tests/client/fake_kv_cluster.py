@@ -406,7 +406,8 @@ class FakeNode:
         if action in _ERRORS:
             raise _ERRORS[action]()
         if action is Do.EXPIRED:
-            return replies.encode_refused(SessionExpired("the session is gone"))
+            gone = SessionExpired("the session is gone", welcome_at=shard.revision + 1)
+            return replies.encode_refused(gone)
         if action is Do.GARBAGE:
             return b"\xc1"
         body = None

@@ -188,9 +188,11 @@ async def test_an_expired_session_is_replaced_when_nothing_can_have_happened(
     leader = cluster.leader_of(KEY)
     await kv.put(KEY, b"1")
     leader.script += [Do.EXPIRED]
+    shard = cluster.shard_of(KEY)
+    welcome_at = shard.revision + 1
     await kv.put(KEY, b"2")
-    assert cluster.shard_of(KEY).applied[KEY] == 2
-    assert len(cluster.shard_of(KEY).sessions) == 2
+    assert shard.applied[KEY] == 2
+    assert [created for created, _ in shard.sessions][1:] == [welcome_at]
 
 
 async def test_an_expired_session_after_a_lost_answer_is_reported(

@@ -188,6 +188,30 @@ def test_no_unknown_session_at_or_below_one_that_went_is_taken_for_new(replica: 
     assert [refusal(below), refusal(at), refusal(above)] == [SessionExpired] * 2 + [None]
 
 
+@pytest.mark.parametrize("created", [START - 9 * TTL, START + 9 * TTL])
+def test_a_refusal_says_when_a_session_is_welcome(replica: Replica, created: int) -> None:
+    """As when all dates are set back, or one was wrong: the log's time is another than ours."""
+    replica.send(START, put(1, b"1"))
+    replica.send(START + 2 * TTL, put(1, b"2", session=(START + 2 * TTL, 2)))
+    (refused,) = replica.send(START + 2 * TTL + 1, put(1, b"3", session=(created, 3)))
+    error = replies.decode_reply(refused, 1)
+    assert isinstance(error, SessionExpired)
+    (again,) = replica.send(START + 2 * TTL + 2, put(1, b"3", session=(error.welcome_at, 4)))
+    assert outcome(again, 1) == (START + 2 * TTL + 2, [True])
+
+
+def test_welcome_is_above_the_horizon_even_if_that_is_ahead(replica: Replica) -> None:
+    ahead = START + CREATED_AHEAD_MS_MAX * SECOND // 1000
+    for number in range(LIMITS.sessions_max + 1):
+        replica.send(START + number, put(1, b"1", session=(ahead, number + 1)))
+    (refused,) = replica.send(START + 90, put(2, b"2", session=(ahead, 1)))
+    error = replies.decode_reply(refused, 1)
+    assert isinstance(error, SessionExpired)
+    assert error.welcome_at == ahead + 1
+    (again,) = replica.send(START + 91, put(2, b"2", session=(ahead + 1, 1)))
+    assert outcome(again, 1) == (START + 91, [True])
+
+
 def test_a_session_from_the_future_is_refused(replica: Replica) -> None:
     ahead = CREATED_AHEAD_MS_MAX * SECOND // 1000
     near, far = (
