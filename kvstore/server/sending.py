@@ -15,6 +15,7 @@ from kvstore.raft.log import size_of
 from kvstore.raft.messages import (
     AppendRequest,
     AppendResponse,
+    Entry,
     Message,
     SnapshotChunk,
     SnapshotResponse,
@@ -37,6 +38,9 @@ FRAME_BODY_BYTES: Final = 4 * 1024 * 1024
 
 LOG_WEIGHT: Final = 4
 """A byte of the log costs the newcomer as much as so many of a snapshot: each entry is run."""
+
+WEIGHED_BYTES: Final = 1024 * 1024
+"""Of one entry at most; a larger one is a single command, and its rest is no more work."""
 
 
 @dataclass(slots=True)
@@ -129,8 +133,8 @@ class Sender:
             return
         wait_s = 0.0
         if self._pace is not None:
-            size = LOG_WEIGHT * sum(map(size_of, message.entries))
-            wait_s = self._pace.reserve(size, self._clock())
+            charge = sum(map(_charge, message.entries))
+            wait_s = self._pace.reserve(charge, self._clock())
         if wait_s < PAUSE_S_MIN:
             self._send(node, Lane.BULK, [(group, message)])
             return
@@ -150,3 +154,9 @@ class Sender:
             dropped, self._dropped = self._dropped, set()
             for node in sorted(dropped):
                 self._on_dropped(node)
+
+
+def _charge(entry: Entry) -> int:
+    """What sending it to a newcomer costs, in bytes of a snapshot."""
+    size = size_of(entry)
+    return size + (LOG_WEIGHT - 1) * min(size, WEIGHED_BYTES)

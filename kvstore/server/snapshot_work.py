@@ -124,7 +124,7 @@ class SnapshotTransfers:
 
         def done(result: tuple[bytes, bool]) -> None:
             data, is_last = result
-            self._pace.refund(max(0, charge - len(data)), rate)
+            self._pace.refund(charge, rate, used_bytes=len(data))
             host.core.snapshot_read(
                 read.peer, read.transfer, meta, data, is_last=is_last, now=self._clock()
             )

@@ -10,8 +10,9 @@ from server_support import OWN, Rig
 from kvstore.ids import GroupId, LogIndex, NodeId, ReplicaId, Term
 from kvstore.net.transport import Lane
 from kvstore.raft.messages import AppendRequest, Entry, EntryKind, Heartbeat
-from kvstore.server import sending
+from kvstore.server import pacing, sending, throttle
 from kvstore.server.pacing import Pace
+from kvstore.server.snapshot_work import ARRIVAL_IDLE_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,6 +57,13 @@ async def test_old_log_for_a_newcomer_waits_its_turn_behind_all_else() -> None:
     last = it.rig.peers.messages(AppendRequest)[-1]
     assert isinstance(last, AppendRequest)
     assert last.prev_index == 1
+
+
+async def test_a_large_entry_of_old_log_holds_the_next_back_for_less_than_a_minute() -> None:
+    it = Sending(Pace(throttle.BYTES_PER_S_MIN))
+    it.send(old_log(8 * 1024 * 1024), old_log(1000, 2))
+    ((delay_s, _),) = it.waits
+    assert 8 < delay_s <= pacing.TURN_S_MAX < ARRIVAL_IDLE_S
 
 
 async def test_of_old_log_at_most_one_piece_waits_for_each_newcomer() -> None:
