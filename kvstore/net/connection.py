@@ -218,8 +218,8 @@ class FrameConnection(asyncio.Protocol):
         frames, size = self._outbox, self._outbox_bytes
         self._outbox, self._outbox_bytes = [], 0
         transport = self._transport
-        if transport is None or not frames:
-            return
+        if transport is None or not frames or transport.is_closing():
+            return  # Of a closed one asyncio's own writelines raises, from Python 3.12 on.
         self._written_bytes += size
         self._unsent_bytes += size
         if len(frames) == 1:

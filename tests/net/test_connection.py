@@ -333,11 +333,32 @@ class ClosedTransport(asyncio.Transport):
     def is_closing(self) -> bool:
         return True
 
+    def get_write_buffer_size(self) -> int:
+        return 0
+
     def resume_reading(self) -> None:
         raise RuntimeError("the handler is closed")
 
+    def write(self, data: Any) -> None:
+        raise TypeError("'NoneType' object is not callable")
+
+    writelines = write
+
     def abort(self) -> None:
         self.aborts += 1
+
+
+@pytest.mark.parametrize("frames", [1, 2])
+async def test_what_was_queued_when_the_socket_closed_is_dropped(frames: int) -> None:
+    """The other side's end of file closes a transport at once; its protocol hears of it later."""
+    connection, transport = FrameConnection(LIMITS, on_frames=ignore), ClosedTransport()
+    with transport.socket:
+        connection.connection_made(transport)
+        for request in range(frames):
+            assert connection.send(read_frame(request, b"key"))
+        connection._flush()
+        assert connection.unsent_bytes == 0
+        connection.connection_lost(None)
 
 
 async def test_a_connection_whose_socket_is_gone_already_can_be_aborted() -> None:
