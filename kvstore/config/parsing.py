@@ -347,13 +347,22 @@ def _check_relations(config: NodeConfig) -> None:
         raise ConfigError("raft.election_timeout_s_max must not be below election_timeout_s_min")
     if raft.clock_drift_max >= 1:
         raise ConfigError("raft.clock_drift_max is a fraction and must be below 1")
-    if limits.frame_bytes_max < limits.key_bytes_max + limits.value_bytes_max + 64 * KIB:
-        raise ConfigError("limits.frame_bytes_max must hold the largest key and value and 64 KiB")
-    if limits.frame_bytes_max > FRAME_BYTES_MAX:
-        raise ConfigError(f"limits.frame_bytes_max must be at most {FRAME_BYTES_MAX} (1 GiB)")
-    if raft.snapshot_chunk_bytes > limits.frame_bytes_max // 2:
-        raise ConfigError(
-            "raft.snapshot_chunk_bytes must be at most half of limits.frame_bytes_max"
-        )
     if config.wal.segment_bytes < MIB:
         raise ConfigError("wal.segment_bytes must be at least 1 MiB")
+    _check_frames(raft, limits)
+
+
+def _check_frames(raft: RaftConfig, limits: LimitsConfig) -> None:
+    """Whatever may be asked for fits a frame, and each frame the queue that it has to pass."""
+    frame_bytes_max = limits.frame_bytes_max
+    if frame_bytes_max < limits.key_bytes_max + limits.value_bytes_max + 64 * KIB:
+        raise ConfigError("limits.frame_bytes_max must hold the largest key and value and 64 KiB")
+    if frame_bytes_max > FRAME_BYTES_MAX:
+        raise ConfigError(f"limits.frame_bytes_max must be at most {FRAME_BYTES_MAX} (1 GiB)")
+    for name in ("append_bytes_max", "snapshot_chunk_bytes"):
+        if getattr(raft, name) > frame_bytes_max // 2:
+            raise ConfigError(f"raft.{name} must be at most half of limits.frame_bytes_max")
+    if limits.outbound_bytes_max < 2 * frame_bytes_max:
+        raise ConfigError("limits.outbound_bytes_max must be at least twice limits.frame_bytes_max")
+    if limits.lane_bytes_max < frame_bytes_max:
+        raise ConfigError("limits.lane_bytes_max must not be below limits.frame_bytes_max")

@@ -172,7 +172,9 @@ class Controller:
             try:
                 await self._steer(host)
             except (KVError, TimeoutError) as error:
-                log.debug("the shard map was not changed: %s", error)
+                is_usual = not isinstance(error, KVError) or error.retryable
+                level = logging.DEBUG if is_usual else logging.WARNING
+                log.log(level, "the shard map was not changed: %s", error)
 
     def _leading(self) -> ShardHost | None:
         host = self._driver.hosts.get(META_GROUP)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from kvstore.config import LimitsConfig
 from kvstore.errors import CorruptionError
 from kvstore.hlc import HybridClock
 from kvstore.ids import (
@@ -230,7 +231,10 @@ def make_host(
     rng: random.Random,
     now: float,
 ) -> ShardHost:
-    """The host of one replica that goes on from ``recovered``."""
+    """The host of one replica that goes on from ``recovered``.
+
+    What clients may write is configured; what the meta group's controller must, is not.
+    """
     core = RaftCore(
         replica=replica,
         config=config.raft,
@@ -244,7 +248,7 @@ def make_host(
         machine,
         HybridClock(last=machine.last_revision),
         nodes,
-        apply_limits=ApplyLimits.of(config.limits),
+        apply_limits=ApplyLimits.of(LimitsConfig() if group == META_GROUP else config.limits),
         entry_bytes_max=config.raft.append_bytes_max,
         request_timeout_s=config.limits.request_timeout_s,
     )

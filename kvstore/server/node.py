@@ -159,10 +159,11 @@ class Node:
         await asyncio.to_thread(note_log, identity)
         peers = self._make_peers(handshake)
         self._peers = lambda: peers.peers
-        self._driver = driver = self._make_driver(stored, peers, disk, admission)
+        driver = self._make_driver(stored, peers, disk, admission)
+        transfers = self._make_transfers(stored, driver, undo)
+        self._driver = driver  # from now on it gets what other nodes send
         self._answers = self._make_answers(driver, undo)
         membership = await self._join(stored.shard_map, peers, handshake, undo)
-        transfers = self._make_transfers(stored, driver, undo)
         self._following = following = Following(
             config,
             identity,

@@ -143,7 +143,8 @@ class RaftDriver:
             peers, pace, later=self._later, clock=clock, on_dropped=self.messages_dropped
         )
         self._late_reads = LateReads(self._later, clock, self.wake)
-        self.snapshots: SnapshotWork | None = None
+        self.snapshots: SnapshotWork
+        """Must be set before anything is received."""
         self.may_lead: Callable[[], bool] = lambda: True
         """Whether this node can serve as a leader; if not, it declines to take over."""
         self._hurry = asyncio.Event()
@@ -378,8 +379,7 @@ class RaftDriver:
             host.commit(ready.committed)
         if ready.read_states or ready.reads_failed:
             host.confirm(ready.read_states, ready.reads_failed)
-        if self.snapshots is not None:
-            self.snapshots.handle(host, ready)
+        self.snapshots.handle(host, ready)
 
     def _durable(self, done: list[_Durable]) -> None:
         now = self._clock()

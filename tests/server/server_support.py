@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
     from kvstore.kv.engine import WriteBatch
     from kvstore.net.transport import Lane
+    from kvstore.raft.ready import Ready
 
 OWN = ReplicaId(1)
 WALL_MS = 1_700_000_000_000
@@ -185,6 +186,13 @@ class HeldThreads(Executor):
         self.is_running = False
 
 
+class Untouched:
+    """Snapshots of which nothing is heard that would have to be answered."""
+
+    def handle(self, host: ShardHost, ready: Ready) -> None:
+        assert not ready.snapshot_writes, host
+
+
 class Rig:
     """A node ``n1`` with replica 1 of each shard; the others are played by the test."""
 
@@ -217,6 +225,7 @@ class Rig:
             on_fatal=self.fatal.append,
             on_engine_full=self.engine_full.append,
         )
+        self.driver.snapshots = Untouched()
 
     def _host(self, shard: ShardId, config: RaftConfig) -> ShardHost:
         start = SnapshotMeta(LogIndex(0), Term(0), GroupConfig(self.voters))
