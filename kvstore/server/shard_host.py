@@ -344,7 +344,12 @@ class ShardHost:
 
     def expire(self, now: float) -> None:
         """Give up on requests that waited longer than the node's own bound."""
-        if self._hold_until is not None and now >= self._hold_until:
+        if self._hold_until is None:
+            # It may have led and been deposed within one tick: nobody saw either.
+            is_over = bool(self._writes or self._reads) and not self.is_leader
+        else:
+            is_over = now >= self._hold_until
+        if is_over:
             self._send_on()
         for proposal in chain(self._applied, self._proposed):
             if proposal.deadline > now:

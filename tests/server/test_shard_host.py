@@ -8,7 +8,7 @@ from server_support import LIMITS, NODES, Asked, Rig, batch, command, settle, un
 from kvstore.errors import Internal, NotLeader, Overloaded, Unavailable
 from kvstore.ids import LogIndex, ReplicaId, Term
 from kvstore.kv import commands, replies
-from kvstore.raft.messages import AppendRequest
+from kvstore.raft.messages import AppendRequest, VoteRequest, VoteResponse
 from kvstore.server.pending import Read, Write
 from kvstore.server.shard_host import GATHER_S
 from kvstore.server.status import shard_status
@@ -313,3 +313,23 @@ async def test_the_status_tells_what_is_written() -> None:
     rig.engine.failing = None
     rig.driver._applier.retry_write()
     assert told() == (1, len(b"keyvalue"))
+
+
+async def test_what_came_to_a_leader_that_was_deposed_unseen_is_answered() -> None:
+    """It wins one election and hears of the next within one tick: nobody saw it lead."""
+    rig = Rig()
+    rig.host.core.campaign(rig.now)
+    rig.driver.wake(rig.host)
+    await settle()
+    rig.hear(VoteResponse(ReplicaId(2), rig.own, Term(1), granted=True, pre_vote=True))
+    await settle()
+    rig.hear(VoteResponse(ReplicaId(2), rig.own, Term(1), granted=True, pre_vote=False))
+    assert rig.host.is_leader
+    asked = [rig.write(), rig.read()]
+    stands = VoteRequest(ReplicaId(3), rig.own, Term(2), LogIndex(9), Term(1), False, True)
+    rig.hear(stands)
+    assert not rig.host.is_leader
+    await settle()
+    rig.host.expire(rig.now)
+    assert [type(error) for each in asked for error in each.errors] == [NotLeader, NotLeader]
+    assert not rig.host.is_busy
