@@ -160,8 +160,11 @@ class Data:
     def take_up(self, keys: int, size_bytes: int) -> None:
         """The engine's present state is to be taken as it is: so many keys, of so many bytes."""
         self._unwritten.clear()
-        self._cache.clear()
         self.keys, self.size_bytes = keys, size_bytes
+
+    def forget_cached(self) -> None:
+        """What the engine holds was changed by others."""
+        self._cache.clear()
 
     # -- reads ----------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ write again; to give up, it calls :meth:`~StateMachine.reload`.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from kvstore.errors import Internal, InvalidArgument, SessionExpired
 from kvstore.hlc import wall_ms_of
@@ -38,6 +38,13 @@ if TYPE_CHECKING:
     from kvstore.kv.limits import ApplyLimits
 
 
+class Loaded(NamedTuple):
+    """What the engine held when it was looked at."""
+
+    applied: Applied
+    sessions: Sessions
+
+
 class StateMachine:
     """Invariant: the engine holds the state as of ``_written``, and readers see no other.
 
@@ -53,7 +60,7 @@ class StateMachine:
     ) -> None:
         """Take up the state that the engine holds; an empty engine is a new shard.
 
-        Takes long where :meth:`reload` does.
+        In whatever thread. Takes long where :meth:`load` does.
 
         Args:
             shard: Whose rows in the engine these are.
@@ -71,7 +78,7 @@ class StateMachine:
         self._config_key = applied.config_key(shard)
         self._sessions_prefix = space_prefix(shard, Space.SESSIONS)
         self._data = Data(shard, engine)
-        self.reload()
+        self._take_up(self.load())
 
     @property
     def applied_index(self) -> int:
@@ -199,23 +206,44 @@ class StateMachine:
         self._sessions.written()
         self._data.written()
 
-    def reload(self) -> None:
+    def reload(self, loaded: Loaded | None = None) -> None:
         """Take up what the engine holds: another state was put there, or a write given up.
 
-        If a version wrote it that did not count the keys all of them are read and the counts
-        written, unless :meth:`upgrade` has done so.
+        Args:
+            loaded: What :meth:`load` found; by default it is called.
 
         Raises:
             DataDirectoryError: a newer version wrote it.
             DiskFull: the counts must be written, and there is no room.
         """
-        self._applied, horizon = applied.load(self._shard, self._engine)
-        self._sessions = Sessions(self._stored_sessions(), horizon)
+        self.forget_cached()
+        self._take_up(loaded or self.load())
+
+    def load(self) -> Loaded:
+        """Look what the engine holds, in whatever thread; nothing may be applied meanwhile.
+
+        With thousands of sessions that takes part of a second. If a version wrote the state that
+        did not count the keys all of them are read and the counts written, unless :meth:`upgrade`
+        has done so.
+
+        Raises:
+            DataDirectoryError: a newer version wrote it.
+            DiskFull: the counts must be written, and there is no room.
+        """
+        found, horizon = applied.load(self._shard, self._engine)
+        return Loaded(found, Sessions(self._stored_sessions(), horizon))
+
+    def _take_up(self, loaded: Loaded) -> None:
+        self._applied, self._sessions = loaded
         self._data.take_up(self._applied.keys, self._applied.size_bytes)
         self.written()
 
+    def forget_cached(self) -> None:
+        """The engine's rows were changed or removed by others."""
+        self._data.forget_cached()
+
     def upgrade(self) -> None:
-        """Do the part of :meth:`reload` that may take seconds, in whatever thread.
+        """Do the part of :meth:`load` that may take seconds, in whatever thread.
 
         The engine must hold a whole state, and nothing may be applied to it meanwhile.
 

@@ -146,6 +146,8 @@ class Holdings:
             stays.forget(self._engine, group)
 
         await self._in_thread(forget)
+        if host is not None:
+            host.machine.forget_cached()
         del self._held[group]
 
     async def _come(self, group: GroupId, replica: ReplicaId, shards: int) -> None:

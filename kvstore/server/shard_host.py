@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from kvstore.hlc import HybridClock
     from kvstore.ids import NodeId, ReplicaId, ShardId
     from kvstore.kv.limits import ApplyLimits
-    from kvstore.kv.state_machine import StateMachine
+    from kvstore.kv.state_machine import Loaded, StateMachine
     from kvstore.raft.core import RaftCore
     from kvstore.raft.ready import ReadState
     from kvstore.server.pending import Read, Write
@@ -392,9 +392,9 @@ class ShardHost:
         """Why nothing can be said of the state while a snapshot is installed."""
         return Unavailable(f"{self.name}: a snapshot is replacing the replica's state")
 
-    def replaced_by_snapshot(self, index: LogIndex) -> None:
-        """The engine holds the state after ``index``, sent by a leader."""
-        self.machine.reload()
+    def replaced_by_snapshot(self, index: LogIndex, loaded: Loaded) -> None:
+        """The engine holds the state after ``index``, sent by a leader: that is ``loaded``."""
+        self.machine.reload(loaded)
         if self.machine.applied_index != index:
             raise Internal(
                 f"{self.name}: a snapshot at {index} holds the state "

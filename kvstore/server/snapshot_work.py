@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     from kvstore.ids import ShardId
+    from kvstore.kv.state_machine import Loaded
     from kvstore.raft.messages import SnapshotMeta
     from kvstore.raft.ready import Ready, SnapshotRead, SnapshotWrite
     from kvstore.server.pacing import Pace
@@ -223,26 +224,26 @@ class SnapshotTransfers:
             return
         group = group_of_shard(host.shard)
 
-        def done() -> None:
+        def done(loaded: Loaded) -> None:
             # What the old log holds behind the snapshot conflicts with it: gone first.
             truncation = records.encode_truncation(group, LogIndex(meta.index + 1))
             mark = records.encode_mark(group, meta.index, meta.term, confchange.encode(meta.config))
             self._wal.append(
                 [truncation, mark],
-                lambda: self._driver.guarded(lambda: self._installed(host, meta)),
+                lambda: self._driver.guarded(self._installed, host, meta, loaded),
             )
 
         steps = self._storage.installation(group, host.shard)
 
-        def step() -> int | None:
-            size = next(steps, None)
-            if size is None:
-                host.machine.upgrade()
-            return size
+        def step() -> Loaded | None:
+            if next(steps, None) is not None:
+                return None
+            host.machine.upgrade()
+            return host.machine.load()
 
-        def stepped(size: int | None) -> None:
-            if size is None:
-                done()
+        def stepped(loaded: Loaded | None) -> None:
+            if loaded is not None:
+                done(loaded)
             else:
                 go_on()
 
@@ -252,14 +253,14 @@ class SnapshotTransfers:
 
         go_on()
 
-    def _installed(self, host: ShardHost, meta: SnapshotMeta) -> None:
+    def _installed(self, host: ShardHost, meta: SnapshotMeta, loaded: Loaded) -> None:
         if host.has_left:
             return
         group = group_of_shard(host.shard)
         self._in_background(
             lambda: self._storage.discard(group), "a staged snapshot could not be removed"
         )
-        host.replaced_by_snapshot(meta.index)
+        host.replaced_by_snapshot(meta.index, loaded)
         host.core.snapshot_installed(meta, self._clock())
         log.info("%s: snapshot at %d is in force", host.name, meta.index)
         self._driver.wake(host)

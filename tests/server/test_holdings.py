@@ -170,11 +170,14 @@ async def test_it_leaves_and_nothing_of_it_stays(held: Held) -> None:
     await held.until_it_holds(GROUP)
     host = held.rig.driver.hosts[GROUP]
     held.put_row()
+    ((key, row),) = held.rows()
+    held.engine.row_cache.put(key, row)
     held.holdings.follow(gone(last))
     await held.until_it_holds()
     await until(lambda: held.rows() == [])
     assert host.has_left
     await until(lambda: stays.held_as(held.engine, GROUP) is None)
+    await until(lambda: held.engine.row_cache.get(key) is None)
     assert held.replica_records == [replica_id(4, 0, 1), 0]
     asked = Asked()
     host.read(Read(lambda: asked.reply(b"stale"), asked))

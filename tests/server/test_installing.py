@@ -16,6 +16,8 @@ from kvstore.storage import snapshots
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from kvstore.kv.state_machine import Loaded
+
 STEP_BYTES = 8
 
 
@@ -72,3 +74,22 @@ async def test_an_installation_that_stopped_between_two_steps_is_done_again(work
     assert list(work.rig.engine.snapshot_rows(*rows)) != whole
     assert work.storage.finish_pending() == [(GroupId(1), chunk(b"").meta)]
     assert list(work.rig.engine.snapshot_rows(*rows)) == whole
+
+
+async def test_the_loop_does_not_read_what_was_installed(
+    work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Thousands of sessions take part of a second, in which no group would be heard."""
+    machine, in_thread = work.rig.host.machine, []
+    load = machine.load
+
+    def noted_load() -> Loaded:
+        in_thread.append(work.threads.is_running)
+        return load()
+
+    monkeypatch.setattr(machine, "load", noted_load)
+    while work.threads.work:
+        work.threads.run()
+        await settle()
+    assert machine.applied_index == 50
+    assert in_thread == [True]

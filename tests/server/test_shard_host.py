@@ -252,7 +252,7 @@ async def test_nothing_is_served_from_a_state_that_is_being_replaced() -> None:
 async def test_a_snapshot_that_is_not_what_it_was_said_to_be_is_fatal() -> None:
     rig = Rig()
     with pytest.raises(Internal, match="snapshot"):
-        rig.host.replaced_by_snapshot(LogIndex(7))
+        rig.host.replaced_by_snapshot(LogIndex(7), rig.host.machine.load())
 
 
 async def test_a_snapshot_drops_what_it_covers() -> None:
@@ -265,7 +265,7 @@ async def test_a_snapshot_drops_what_it_covers() -> None:
     other.host.machine.flush(into)
     rig.engine.write(into)
     host.begin_install()
-    host.replaced_by_snapshot(LogIndex(1))
+    host.replaced_by_snapshot(LogIndex(1), host.machine.load())
     assert not host.installing
     assert [entry.index for entry in host.to_apply] == [2]
     assert host.to_apply_bytes == len(command(2, value=b"new").payload)

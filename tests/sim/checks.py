@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from kvstore.ids import ShardId
+    from kvstore.kv.state_machine import Loaded
     from kvstore.raft.messages import Entry, Message, SnapshotMeta
     from kvstore.raft.ready import ReadState
     from kvstore.raft.state import RaftState
@@ -126,8 +127,8 @@ class Checks:
             begin_install()
             on_install()
 
-        def replaced_and_check(index: LogIndex) -> None:
-            replaced(index)
+        def replaced_and_check(index: LogIndex, loaded: Loaded) -> None:
+            replaced(index, loaded)
             self.installs += 1
             if host.clock.last < host.machine.last_revision:
                 raise Violation(f"{node.id} could give revisions again that a snapshot brought")
