@@ -18,11 +18,13 @@ from kvstore.errors import (
     InvalidArgument,
     KVError,
     NotLeader,
+    Overloaded,
     Unavailable,
 )
 from kvstore.ids import ShardId, group_of_shard
 from kvstore.kv import commands
 from kvstore.server.pending import Read, Write
+from kvstore.server.reading import BYTES_PER_KEY, LongRead, Turns
 from kvstore.server.signpost import Signpost
 from kvstore.wire import requests
 from kvstore.wire.checksums import decode_checksum
@@ -31,7 +33,7 @@ from kvstore.wire.kinds import Kind
 from kvstore.wire.membership import decode_events
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from concurrent.futures import Executor
 
     from kvstore.ids import GroupId, NodeId
@@ -122,6 +124,8 @@ class ClientRequests:
         driver: RaftDriver,
         admission: Admission,
         *,
+        clock: Callable[[], float],
+        request_timeout_s: float,
         frame_bytes_max: int,
         scan_threads: Executor,
         shard_map: Callable[[], bytes],
@@ -135,6 +139,9 @@ class ClientRequests:
     ) -> None:
         self._driver = driver
         self._admission = admission
+        self._clock = clock
+        self._request_timeout_s = request_timeout_s
+        self._turns = Turns(driver.loop, driver.guarded)
         self._where = where
         self._meter = meter
         self._signpost = signpost or Signpost(lambda: None, {})
@@ -210,14 +217,46 @@ class ClientRequests:
             if not answer.is_wanted:
                 answer.fail(_gone())
                 return
+            if not self._turns.may_read(len(request.keys)):
+                self._read_later(host, request.keys, answer)
+                return
             try:
                 rows = host.machine.get_many(request.keys, self._frame_bytes_max)
-                answer.reply(requests.encode_read_reply(rows))
             except InvalidArgument as error:
                 answer.fail(error)
+                return
+            body = requests.encode_read_reply(rows)
+            answer.reply(body)
+            self._turns.spend(len(body) // BYTES_PER_KEY)
 
         host.read(Read(serve, answer))
         self._driver.wake(host)
+
+    def _read_later(self, host: ShardHost, keys: Sequence[bytes], answer: ReplyTo) -> None:
+        """Read ``keys`` in turns with others."""
+        deadline = self._clock() + self._request_timeout_s
+
+        def why_not() -> KVError | None:
+            if not answer.is_wanted:
+                return _gone()
+            if host.has_left:
+                return self._not_here(host.shard)
+            if self._clock() >= deadline:
+                return Overloaded(
+                    f"{host.name}: too much is read here, it was not our turn in time"
+                )
+            return None
+
+        self._turns.put(
+            LongRead(
+                host,
+                keys,
+                answer,
+                bytes_max=self._frame_bytes_max,
+                encode=requests.encode_read_reply,
+                why_not=why_not,
+            )
+        )
 
     def _scan(self, connection: Connection, frame: Frame) -> None:
         request = requests.decode_scan(frame.body)

@@ -331,6 +331,8 @@ class Node:
         self._requests = ClientRequests(
             driver,
             admission,
+            clock=self._clock,
+            request_timeout_s=config.limits.request_timeout_s,
             frame_bytes_max=config.limits.frame_bytes_max,
             scan_threads=scan_threads,
             shard_map=self._answers.shard_map_reply,

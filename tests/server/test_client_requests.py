@@ -55,6 +55,8 @@ class Front:
         self.requests = ClientRequests(
             self.rig.driver,
             self.admission,
+            clock=lambda: self.rig.now,
+            request_timeout_s=10.0,
             frame_bytes_max=16 * MIB,
             scan_threads=self.threads,
             shard_map=lambda: b"map",

@@ -35,6 +35,8 @@ class Signposted(Front):
         self.requests = ClientRequests(
             self.rig.driver,
             self.admission,
+            clock=lambda: self.rig.now,
+            request_timeout_s=10.0,
             frame_bytes_max=1 << 20,
             scan_threads=self.threads,
             shard_map=lambda: b"map",

@@ -1,0 +1,145 @@
+"""Reads of many keys go a few at a time, and in between the loop sees to all else.
+
+A key that is in memory costs a microsecond, one that RocksDB has to look for ten or more; a
+request may ask for thousands, and thousands of requests may be confirmed at one moment. Were all
+of them answered at once, nobody would hear this node meanwhile, and its shards would look for
+other leaders. So there is a bound on what one iteration of the loop reads, and what is beyond it
+waits its turn. That is no less linearizable: what a read finds later is as recent at least.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+from kvstore.errors import InvalidArgument, KVError, Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from kvstore.server.pending import Answer
+    from kvstore.server.scheduling import Loop
+    from kvstore.server.shard_host import ShardHost
+
+KEYS_A_TURN: Final = 512
+"""At most 5 ms if RocksDB has to look for all of them."""
+KEYS_A_STEP: Final = 64
+BYTES_PER_KEY: Final = 8192
+"""So many bytes that were read count as one more key."""
+
+Row = tuple[bytes, int]
+
+
+class Turns:
+    """Invariant: while something waits, the next turn is on its way."""
+
+    def __init__(self, loop: Loop, guarded: Callable[[Callable[[], None]], None]) -> None:
+        """Make one with nothing to read.
+
+        Args:
+            loop: Its iterations are the turns.
+            guarded: Runs what must stop the node if it fails.
+        """
+        self._loop = loop
+        self._guarded = guarded
+        self._left = KEYS_A_TURN
+        self._waiting: deque[LongRead] = deque()
+        self._is_scheduled = False
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def may_read(self, keys: int) -> bool:
+        """Whether so many keys may be read right now; if so they count."""
+        if self._waiting or keys > self._left:
+            return False
+        self.spend(keys)
+        return True
+
+    def spend(self, keys: int) -> None:
+        """So much is taken from this turn."""
+        self._left -= keys
+        self._schedule()
+
+    def put(self, read: LongRead) -> None:
+        """It is read from the next turn on."""
+        self._waiting.append(read)
+        self._schedule()
+
+    def _schedule(self) -> None:
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            self._loop.call_soon(self._guarded, self._turn)
+
+    def _turn(self) -> None:
+        self._is_scheduled = False
+        self._left = KEYS_A_TURN
+        while self._waiting and self._left > 0:
+            read = self._waiting.popleft()
+            self.spend(read.step())
+            if not read.is_done:
+                self._waiting.append(read)
+
+
+class LongRead:
+    """One request, answered once its last key was read."""
+
+    def __init__(
+        self,
+        host: ShardHost,
+        keys: Sequence[bytes],
+        answer: Answer,
+        *,
+        bytes_max: int,
+        encode: Callable[[list[Row | None]], bytes],
+        why_not: Callable[[], KVError | None],
+    ) -> None:
+        """Begin with none.
+
+        Args:
+            host: Has the keys.
+            keys: At least one.
+            answer: Gets the reply.
+            bytes_max: Of all values together.
+            encode: Makes the reply of the rows.
+            why_not: Why the answer is not wanted, or not to be had here, any more.
+        """
+        self._host = host
+        self._installs = host.installs
+        self._keys = keys
+        self._answer = answer
+        self._bytes_max = bytes_max
+        self._encode = encode
+        self._why_not = why_not
+        self._rows: list[Row | None] = []
+        self._size_bytes = 0
+        self.is_done = False
+
+    def step(self) -> int:
+        """Read some of the keys; the result is what that took of a turn."""
+        error = self._why_not()
+        if error is None and (self._host.installing or self._host.installs != self._installs):
+            error = Unavailable(f"{self._host.name}: the replica was replaced")
+        if error is not None:
+            self._fail(error)
+            return 1
+        keys = self._keys[len(self._rows) : len(self._rows) + KEYS_A_STEP]
+        try:
+            rows = self._host.machine.get_many(keys, self._bytes_max)
+        except InvalidArgument as too_large:
+            self._fail(too_large)
+            return KEYS_A_STEP
+        size_bytes = sum(len(row[0]) for row in rows if row is not None)
+        self._rows += rows
+        self._size_bytes += size_bytes
+        if self._size_bytes > self._bytes_max:
+            told = f"the values together exceed {self._bytes_max} bytes; ask for fewer keys"
+            self._fail(InvalidArgument(told))
+        elif len(self._rows) == len(self._keys):
+            self.is_done = True
+            self._answer.reply(self._encode(self._rows))
+        return len(keys) + size_bytes // BYTES_PER_KEY
+
+    def _fail(self, error: KVError) -> None:
+        self.is_done = True
+        self._answer.fail(error)
