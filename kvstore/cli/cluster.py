@@ -150,7 +150,8 @@ def _start_joining(
 ) -> None:
     """Start a node and wait until it is a member; nothing is left of one that is not.
 
-    One that has become a member after all stays as any other: it is not to be forgotten.
+    One that has become a member after all stays as any other: it is not to be forgotten. So
+    does one of which nobody tells: what it may have promised as a member lies in its files.
     """
     try:
         node.start()
@@ -162,11 +163,12 @@ def _start_joining(
         is_member = survey.shard_map is not None and survey.shard_map.has(node.id)
         if isinstance(error, Unavailable) and not is_member:
             error.message += f" (its last words: {last_words})"
-        if not is_member:
+        if survey.answers and not is_member:
             growth.discard(grown, node)
         elif isinstance(error, KVError):
             again = f"kv cluster restart {node.id}{_where(grown)}"
-            error.message += f"; {node.id} is a member nevertheless, and stopped ({again})"
+            fate = "is a member nevertheless" if is_member else "may be a member (nobody answers)"
+            error.message += f"; {node.id} {fate}, and stopped ({again})"
         raise
 
 

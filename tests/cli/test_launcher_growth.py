@@ -10,10 +10,14 @@ from kvstore import config
 from kvstore.cli.launcher import cluster as clusters
 from kvstore.cli.launcher import growth, layout
 from kvstore.cli.launcher.cluster import Wanted
+from kvstore.cli.launcher.node import Node
 from kvstore.errors import ConfigError, InvalidArgument, Unavailable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
+
+    from cli_result import Result
 
     from kvstore.cli.launcher.cluster import Cluster
 
@@ -104,3 +108,18 @@ async def test_whoever_does_not_run_has_heard_of_no_name(founded: Cluster) -> No
     layout.save_spec(founded.layout)
     with pytest.raises(Unavailable, match="kv cluster up"):
         await growth.names_used(founded)
+
+
+def test_one_of_which_nobody_tells_whether_it_has_joined_stays(
+    founded: Cluster, kv: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def names_used(_: Cluster) -> tuple[set[str], int]:
+        return {"n1", "n2", "n3"}, 3
+
+    monkeypatch.setattr(growth, "names_used", names_used)  # then the others stop
+    monkeypatch.setattr(Node, "start", lambda _: None)
+    monkeypatch.setattr(Node, "check_started", lambda _: None)
+    added = kv("cluster", "add", "--dir", str(founded.directory), "--timeout", "0.001")
+    assert added.code == 3
+    assert "n4 may be a member (nobody answers), and stopped (kv cluster restart n4 " in added.err
+    assert clusters.load(founded.directory).node("n4").files.config_file.exists()
