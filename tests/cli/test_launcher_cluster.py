@@ -1,8 +1,9 @@
 from __future__ import annotations
 
+import fcntl
 import random
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import pytest
 
@@ -89,6 +90,26 @@ def test_one_command_at_a_time(tmp_path: Path) -> None:
     ):
         pass
     with clusters.locked(tmp_path, wait_s=0.0):
+        pass
+
+
+def test_a_lock_whose_file_was_removed_counts_for_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cluster is removed by the lock's holder when another command has just opened it."""
+    lock_now = fcntl.flock
+
+    def lock_late(lock: BinaryIO, operation: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", lock_now)
+        layout.lock_file(tmp_path).unlink()
+        lock_now(lock, operation)
+
+    monkeypatch.setattr(fcntl, "flock", lock_late)
+    with (
+        clusters.locked(tmp_path),
+        pytest.raises(Unavailable, match="another kv command"),
+        clusters.locked(tmp_path, wait_s=0.0),
+    ):
         pass
 
 

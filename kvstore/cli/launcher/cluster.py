@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 import fcntl
+import os
 import random
 import secrets
 import shutil
 import time
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from kvstore.cli.launcher import layout as layouts
 from kvstore.cli.launcher import ports
@@ -145,20 +146,31 @@ def locked(directory: Path, *, wait_s: float = LOCK_WAIT_S) -> Iterator[None]:
     Raises:
         Unavailable: another one was still at work after ``wait_s``.
     """
-    directory.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + wait_s
-    with layouts.lock_file(directory).open("ab") as lock:
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    raise Unavailable(
-                        f"another kv command is starting or stopping nodes in {directory}"
-                    ) from None
-            time.sleep(POLL_S)
+    while (lock := _take_lock(directory)) is None:
+        if time.monotonic() >= deadline:
+            raise Unavailable(f"another kv command is starting or stopping nodes in {directory}")
+        time.sleep(POLL_S)
+    with lock:
         yield
+
+
+def _take_lock(directory: Path) -> BinaryIO | None:
+    """The open lock file, which is locked as long as it is open; None while another has it.
+
+    Its holder may remove it, and the directory too (:func:`clean`). Whoever had opened it then
+    locks a file that has no name any more, and whoever comes later makes another one: so only
+    the file that still has the name counts.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    path = layouts.lock_file(directory)
+    with ExitStack() as opened_here, suppress(BlockingIOError, FileNotFoundError):
+        lock = opened_here.enter_context(path.open("ab"))
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(lock.fileno()), path.stat()):
+            opened_here.pop_all()
+            return lock
+    return None
 
 
 def clean(cluster: Cluster) -> list[Path]:
