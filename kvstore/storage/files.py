@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
@@ -185,6 +186,25 @@ def _failed(what: str, path: Path, error: OSError) -> Internal:
     next time (fsyncgate; Rebello et al., USENIX ATC 2020), so it is never retried.
     """
     return Internal(f"{what} of {path} failed: {error}; nothing after it can be trusted")
+
+
+def make_directory(files: Files, path: Path) -> None:
+    """Make ``path`` a directory whose name is durable, and so what is synced in it.
+
+    One that is there already is synced as well: its maker may have died before. If the
+    directory above is missing it is made in the same way.
+
+    Raises:
+        OSError: it cannot be made or synced.
+    """
+    try:
+        path.mkdir(exist_ok=True)
+    except FileNotFoundError:
+        make_directory(files, path.parent)
+        path.mkdir(exist_ok=True)
+    # Where one may not read one has, as a rule, not made anything either.
+    with suppress(PermissionError):
+        files.sync_directory(path.parent)
 
 
 def write_file_atomically(files: Files, path: Path, data: bytes) -> None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 from kvstore.errors import CorruptionError, DataDirectoryError, Refused, of_file
 from kvstore.storage import identity_file
-from kvstore.storage.files import OsFiles
+from kvstore.storage.files import OsFiles, make_directory
 from kvstore.storage.identity_file import IDENTITY_FILE, Content, Owner, Pin
 from kvstore.storage.segment_files import segment_name, segment_paths
 
@@ -187,7 +187,7 @@ def lock(data_dir: Path) -> int:
         DataDirectoryError: another process has it, or it cannot be made.
     """
     try:
-        data_dir.mkdir(parents=True, exist_ok=True)
+        make_directory(OsFiles(), data_dir)
         return _lock(data_dir)
     except FileExistsError as error:
         raise DataDirectoryError(f"data directory {data_dir} is not a directory") from error

@@ -20,7 +20,7 @@ import aiofiles
 
 from kvstore.errors import CorruptionError, DataDirectoryError, DiskFull
 from kvstore.storage import mending, records
-from kvstore.storage.files import is_full, is_loss
+from kvstore.storage.files import is_full, is_loss, make_directory
 from kvstore.storage.ledger import Ledger
 from kvstore.storage.mending import Tail, Unclosed
 from kvstore.storage.records import RecordType
@@ -171,7 +171,7 @@ class Recovery:
         Raises:
             CorruptionError: one is missing, or all are where there should be some.
         """
-        paths = _look(self._directory, self._made)
+        paths = _look(self._directory, self._files, self._made)
         if not paths and (self._made.has_reserve or any(self._applied.values())):
             raise CorruptionError(
                 "the log is gone, and with it votes and entries",
@@ -243,10 +243,10 @@ async def recover(
     return await asyncio.to_thread(recovery.finish)
 
 
-def _look(directory: Path, made: SegmentFiles) -> list[tuple[int, Path]]:
+def _look(directory: Path, files: Files, made: SegmentFiles) -> list[tuple[int, Path]]:
     """The segments in ``directory``, in order; none may be missing between two others."""
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        make_directory(files, directory)
         made.look_around()
         paths = segment_paths(directory)
     except OSError as error:

@@ -40,6 +40,7 @@ from rocksdict import WriteBatch as NativeBatch
 
 from kvstore.errors import CorruptionError, DataDirectoryError, DiskFull, Internal, KVError
 from kvstore.kv.row_cache import RowCache
+from kvstore.storage.files import OsFiles, make_directory
 from kvstore.storage.rocks_tables import ReplacementByTables
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ class RocksEngine:
         self._write_options = WriteOptions()
         # A property, whatever the stubs say.
         self._write_options.disable_wal = True  # type: ignore[method-assign, assignment]
-        path.mkdir(parents=True, exist_ok=True)
+        make_directory(OsFiles(), path)
         _check_pointer(path)
         self._replacing: Final = path / "replacing"
         shutil.rmtree(self._replacing, ignore_errors=True)

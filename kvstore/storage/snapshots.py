@@ -37,7 +37,7 @@ from kvstore.errors import DiskFull, Internal
 from kvstore.ids import GroupId, LogIndex, ShardId, shard_of_group
 from kvstore.kv.engine import Engine, shard_range
 from kvstore.storage import snapshot_stream
-from kvstore.storage.files import Files, OsFiles, is_full, write_file_atomically
+from kvstore.storage.files import Files, OsFiles, is_full, make_directory, write_file_atomically
 from kvstore.storage.snapshot_arrival import SHARD_PREFIX_BYTES, Arriving, Preparing, prefix_of
 from kvstore.storage.snapshot_manifest import Manifest
 
@@ -222,7 +222,7 @@ class SnapshotStorage:
         """
         self._drop(group)
         try:
-            self._directory.mkdir(parents=True, exist_ok=True)
+            make_directory(self._files, self._directory)
             # For good before the staged file goes: a manifest without it stops every start.
             self._remove(self._manifest_path(group))
             self._files.sync_directory(self._directory)
@@ -241,7 +241,7 @@ class SnapshotStorage:
             CorruptionError: a manifest is damaged or of a newer format, or what it stands
                 for is not there.
         """
-        self._directory.mkdir(parents=True, exist_ok=True)
+        make_directory(self._files, self._directory)
         pending: dict[GroupId, SnapshotMeta] = {}
         others: list[Path] = []
         for path in sorted(self._directory.iterdir()):
@@ -289,7 +289,7 @@ class SnapshotStorage:
         path = self._staging_path(group)
         arriving = self._arriving.get(group)
         if offset == 0:
-            self._directory.mkdir(parents=True, exist_ok=True)
+            make_directory(self._files, self._directory)
             self._files.close(self._files.create(path))
             self._files.sync_directory(self._directory)
             self._drop(group)

@@ -79,7 +79,7 @@ class FusedFiles(OsFiles):
     def sync_directory(self, path: Path) -> None:
         self.fuse.burn()
         super().sync_directory(path)
-        for gone in [name for name in self.synced if not name.exists()]:
+        for gone in [name for name in self.synced if name.parent == path and not name.exists()]:
             del self.synced[gone]
 
     def lose_what_is_not_synced(self) -> None:

@@ -249,6 +249,8 @@ class CrashingDisk:
 
     def sync_directory(self, path: Path) -> None:
         self._step()
+        if path != self._directory:
+            return
         self._durable_names = dict(self._names)
         self._name_changes.clear()
 

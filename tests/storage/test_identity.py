@@ -264,13 +264,13 @@ def test_a_crash_at_any_step_of_a_pin_leaves_the_old_or_the_new(
 def test_a_crash_at_the_first_start_can_be_started_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for crash_at in range(len(STEPS)):
+    for crash_at in range(len(["sync_directory", *STEPS])):
         data_dir = tmp_path / str(crash_at)
         with monkeypatch.context() as patch:
             fail_at_step(patch, crash_at)
             with pytest.raises(DataDirectoryError, match="injected"):
                 open_it(data_dir)
-        assert (data_dir / LOCK_FILE).exists()
+        assert (data_dir / LOCK_FILE).exists() is (crash_at > 0)
         open_it(data_dir).release()
 
 

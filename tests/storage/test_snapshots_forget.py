@@ -129,7 +129,7 @@ def test_what_was_forgotten_stays_so_without_power(tmp_path: Path) -> None:
 
 def test_what_is_forgotten_twice_is_synced_twice(tmp_path: Path) -> None:
     """A crash before the sync may have left the names gone in the cache alone."""
-    files, _ = forgotten_until_crash(tmp_path, promised, 2)
+    files, _ = forgotten_until_crash(tmp_path, promised, 3)
     assert not (tmp_path / f"g{GROUP}.manifest").exists()
     assert tmp_path / f"g{GROUP}.manifest" in files.synced
     files.fuse = Fuse(0)
