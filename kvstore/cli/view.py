@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from kvstore.sharding.shard_map import ShardMap
 
 UNREACHABLE = "unreachable"
-SERVING = "serving"
 LEARNER = "learner"
 """The role of a replica that has no vote (yet)."""
 

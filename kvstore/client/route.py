@@ -42,11 +42,6 @@ class Route:
         """The node that last served a request of this shard, or whom that has named as its
         successor; None while seeking."""
 
-    @property
-    def believed(self) -> NodeId | None:
-        """The leader, or the best hint at one."""
-        return self.leader or self._hint
-
     def pick(self, contact: Callable[[NodeId], Contact]) -> NodeId | None:
         """The node for the next request of the one that seeks.
 

@@ -11,8 +11,6 @@ from kvstore.raft.confchange import is_voter, members
 from kvstore.raft.progress import Progress
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from kvstore.ids import ReplicaId
     from kvstore.raft.messages import GroupConfig
 
@@ -101,11 +99,3 @@ class Tracker:
         for peer in self.peers.values():
             peer.active_before, peer.recently_active = peer.recently_active, False
         return quorum.quorum_vote(self.config, votes) is quorum.VoteResult.WON
-
-    def active_voters(self) -> Iterable[Progress]:
-        """Voting peers heard from lately, in the order of their ids."""
-        return (
-            peer
-            for replica, peer in self.peers.items()
-            if peer.recently_active and is_voter(self.config, replica)
-        )

@@ -48,12 +48,6 @@ _PAGE_ROWS: Final = 1000
 _PAGE_BYTES: Final = 1 << 20
 
 
-def held_as(engine: Engine, group: GroupId) -> ReplicaId | None:
-    """The replica whose rows of ``group`` the engine holds; None if they have no stamp."""
-    stamp = engine.get(stamp_key(group))
-    return None if stamp is None else _replica_of(stamp)
-
-
 def begin(engine: Engine, group: GroupId, replica: ReplicaId) -> None:
     """The engine holds ``group`` as ``replica`` from now on, and as yet not one row of it.
 

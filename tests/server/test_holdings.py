@@ -157,7 +157,7 @@ async def test_a_group_comes_map_first_then_log_then_engine(held: Held) -> None:
     held.rig.log.is_prompt = True
     held.rig.log.become_durable()
     await held.until_it_holds(GROUP)
-    assert stays.held_as(held.engine, GROUP) == replica
+    assert stays.groups_held(held.engine).get(GROUP) == replica
     assert held.rows() == []
     host = held.rig.driver.hosts[GROUP]
     assert host.core.replica == replica
@@ -176,7 +176,7 @@ async def test_it_leaves_and_nothing_of_it_stays(held: Held) -> None:
     await held.until_it_holds()
     await until(lambda: held.rows() == [])
     assert host.has_left
-    await until(lambda: stays.held_as(held.engine, GROUP) is None)
+    await until(lambda: stays.groups_held(held.engine).get(GROUP) is None)
     await until(lambda: held.engine.row_cache.get(key) is None)
     assert held.replica_records == [replica_id(4, 0, 1), 0]
     asked = Asked()
@@ -204,7 +204,7 @@ async def test_it_comes_again_as_another(held: Held) -> None:
         held.holdings.follow(shard_map)
         await held.until_it_holds(*groups)
     assert held.rig.driver.hosts[GROUP].core.replica == replica_id(4, 0, 3)
-    assert stays.held_as(held.engine, GROUP) == replica_id(4, 0, 3)
+    assert stays.groups_held(held.engine).get(GROUP) == replica_id(4, 0, 3)
     assert held.replica_records == [replica_id(4, 0, 1), 0, replica_id(4, 0, 3)]
 
 

@@ -53,14 +53,14 @@ def rows(engine: Engine, group: GroupId) -> list[bytes]:
 def test_what_begins_holds_no_row_and_says_whose_it_is(engine: Engine) -> None:
     put(engine, GROUP, b"", b"a", b"\xff" * 9)
     put(engine, NEIGHBOUR, b"a")
-    assert stays.held_as(engine, GROUP) is None
+    assert stays.groups_held(engine).get(GROUP) is None
     for replica in (EARLIER, LATER):
         stays.begin(engine, GROUP, replica)
-        assert stays.held_as(engine, GROUP) == replica
+        assert stays.groups_held(engine).get(GROUP) == replica
         assert rows(engine, GROUP) == []
         put(engine, GROUP, b"b")
         assert rows(engine, GROUP) == [b"b"]
-    assert stays.held_as(engine, NEIGHBOUR) is None
+    assert stays.groups_held(engine).get(NEIGHBOUR) is None
     assert rows(engine, NEIGHBOUR) == [b"a"]
 
 
@@ -76,7 +76,7 @@ def test_what_is_forgotten_leaves_nothing_and_may_be_forgotten_again(engine: Eng
     put(engine, NEIGHBOUR, b"a")
     for _ in range(2):
         stays.forget(engine, GROUP)
-        assert stays.held_as(engine, GROUP) is None
+        assert stays.groups_held(engine).get(GROUP) is None
         assert rows(engine, GROUP) == []
     stays.forget(engine, GroupId(77))
     assert stays.groups_held(engine) == {NEIGHBOUR: LATER}
@@ -119,7 +119,7 @@ def seen_after_a_crash(engine: RocksEngine, copy: Path) -> tuple[ReplicaId | Non
     engine._db.set_options({"disable_auto_compactions": "true"})
     shutil.copytree(engine._path, copy)
     again = RocksEngine(copy, SMALL)
-    found = stays.held_as(again, GROUP), rows(again, GROUP)
+    found = stays.groups_held(again).get(GROUP), rows(again, GROUP)
     again.close()
     return found
 
@@ -134,10 +134,10 @@ def test_rows_and_stamp_come_back_together_from_a_real_engine(tmp_path: Path) ->
     put(engine, GROUP, *names[100:200])
     put(engine, GROUP, b"new")
     later = sorted([*names[100:200], b"new"])
-    assert (stays.held_as(engine, GROUP), rows(engine, GROUP)) == (LATER, later)
+    assert (stays.groups_held(engine).get(GROUP), rows(engine, GROUP)) == (LATER, later)
     assert seen_after_a_crash(engine, tmp_path / "1") == (EARLIER, names)
     engine.flush()
-    assert (stays.held_as(engine, GROUP), rows(engine, GROUP)) == (LATER, later)
+    assert (stays.groups_held(engine).get(GROUP), rows(engine, GROUP)) == (LATER, later)
     assert seen_after_a_crash(engine, tmp_path / "2") == (LATER, later)
     put(engine, GROUP, *names[:50])
     assert seen_after_a_crash(engine, tmp_path / "3") == (LATER, later)
@@ -172,7 +172,7 @@ def test_a_real_engine_is_never_between_two_replicas(seed: int, tmp_path: Path) 
             names |= some
             put(engine, GROUP, *some)
         states.append((replica, sorted(names)))
-        assert (stays.held_as(engine, GROUP), rows(engine, GROUP)) == states[-1]
+        assert (stays.groups_held(engine).get(GROUP), rows(engine, GROUP)) == states[-1]
         if rng.random() < 0.15:
             engine.flush()
             states = states[-1:]
