@@ -13,9 +13,7 @@ Pure: the caller gives time and randomness.
 from __future__ import annotations
 
 from kvstore.hlc import revision_at, wall_ms_of
-
-SEQ_WINDOW = 64
-"""A shard refuses a seq this far above the lowest unsettled one."""
+from kvstore.kv.sessions import SEQ_WINDOW
 
 
 class Session:

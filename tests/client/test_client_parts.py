@@ -22,11 +22,12 @@ from kvstore.client.breaker import BreakerState, CircuitBreaker
 from kvstore.client.gathering import Gathering
 from kvstore.client.read_window import ReadWindow
 from kvstore.client.route import Contact, Route
-from kvstore.client.session import SEQ_WINDOW, RevisionEstimate, Session
+from kvstore.client.session import RevisionEstimate, Session
 from kvstore.errors import NotLeader, Unavailable
 from kvstore.hlc import revision_at
 from kvstore.ids import NodeId, ShardId
 from kvstore.kv.commands import PUT
+from kvstore.kv.sessions import SEQ_WINDOW
 
 if TYPE_CHECKING:
     from asyncio import Future
