@@ -1,1 +1,1 @@
-"""One node: drivers that carry out what the pure cores decide.."""
+"""One node: drivers that carry out what the pure cores decide."""

@@ -1,1 +1,1 @@
-"""What is kept on disk: the write-ahead log and the engine.."""
+"""What is kept on disk: the write-ahead log and the engine."""

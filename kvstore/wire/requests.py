@@ -107,7 +107,7 @@ class ShardMapReply(NamedTuple):
     """What a client needs for routing."""
 
     map: Any
-    """:meth:`ShardMap.to_wire` as it came."""
+    """What :func:`kvstore.sharding.map_wire.encode` gave, as it came."""
     leaders: dict[ShardId, NodeId]
     """Who led each shard when the node last heard; shards without a known leader are left out."""
     revision_now: Revision
