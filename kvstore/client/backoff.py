@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from kvstore.net.backoff import Backoff
+
 if TYPE_CHECKING:
     import random
 
@@ -16,18 +18,9 @@ SEEK_DELAY_S_MIN = 0.005
 SEEK_DELAY_S_MAX = 0.025
 
 
-def full_jitter_s(attempt: int, rng: random.Random) -> float:
-    """Exponential backoff with full jitter, for a node that refuses or fails.
-
-    Uniform in [0, min(cap, base * 2^attempt)]: spreading the retries over the whole window
-    takes the least total work of the variants compared in M. Brooker, "Exponential Backoff
-    And Jitter" (AWS Architecture Blog, 2015).
-
-    Args:
-        attempt: failed attempts so far, 0 for the first.
-        rng: where the jitter comes from.
-    """
-    return rng.uniform(0.0, min(BACKOFF_CAP_S, BACKOFF_BASE_S * 2.0 ** min(attempt, 16)))
+def refusal_backoff(rng: random.Random) -> Backoff:
+    """The waits of one sequence of attempts at a node that refuses or fails."""
+    return Backoff(BACKOFF_BASE_S, BACKOFF_CAP_S, rng)
 
 
 def seek_delay_s(rng: random.Random) -> float:

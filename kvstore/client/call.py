@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Protocol
 
-from kvstore.client.backoff import full_jitter_s
+from kvstore.client.backoff import refusal_backoff
 from kvstore.client.operations import NEVER
 from kvstore.errors import (
     DeadlineExceeded,
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from kvstore.client.batches import Batch
     from kvstore.client.link import Link
     from kvstore.ids import NodeId
+    from kvstore.net.backoff import Backoff
     from kvstore.wire.frames import Frame
 
 _REPLY: Final = Kind.REPLY  # every look into an enum costs a call
@@ -111,8 +112,8 @@ class Call:
     """Invariant: ``request`` is the attempt whose failure counts; 0 while none is current."""
 
     __slots__ = (
-        "_attempt_ends_at", "_is_doubtful", "_loop", "_owner", "_patience", "_ping_at",
-        "_refusals", "_resume_at", "_rng", "_sent_at", "attempts", "batch", "error", "is_done",
+        "_attempt_ends_at", "_backoff", "_is_doubtful", "_loop", "_owner", "_patience",
+        "_ping_at", "_resume_at", "_rng", "_sent_at", "attempts", "batch", "error", "is_done",
         "request", "wakes_at",
     )  # fmt: skip
 
@@ -135,7 +136,7 @@ class Call:
         self._ping_at = NEVER
         self._attempt_ends_at = NEVER
         self._resume_at = NEVER
-        self._refusals = 0
+        self._backoff: Backoff | None = None  # few calls need one
         self._patience = 1.0  # doubles with each attempt that took too long
         self._is_doubtful = False
 
@@ -217,8 +218,8 @@ class Call:
                 self._owner.ready(self)
             case Overloaded() | DiskFull():
                 self._owner.busy(node)
-                self._resume_at = self._loop.time() + full_jitter_s(self._refusals, self._rng)
-                self._refusals += 1
+                self._backoff = self._backoff or refusal_backoff(self._rng)
+                self._resume_at = self._loop.time() + self._backoff.next_s()
                 self.arm()
             case Unavailable() | DeadlineExceeded():
                 self._again_elsewhere(node)

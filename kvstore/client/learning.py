@@ -15,10 +15,9 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from itertools import count
 from typing import TYPE_CHECKING
 
-from kvstore.client.backoff import full_jitter_s, seek_delay_s
+from kvstore.client.backoff import refusal_backoff, seek_delay_s
 from kvstore.client.operations import TIMER_SLACK_S
 from kvstore.client.question import ask
 from kvstore.client.route import Contact
@@ -81,7 +80,8 @@ class MapLearner:
 
     async def _introduce(self, seed: Link) -> None:
         """Get the map from one endpoint, however long it takes."""
-        for attempt in count():
+        backoff = refusal_backoff(self._cluster.rng)
+        while True:
             try:
                 await seed.opened()
                 if self._cluster.shard_map is None:
@@ -90,7 +90,7 @@ class MapLearner:
                 raise
             except KVError as error:
                 seed.error = copy_of(error)  # also what a node that was reached has against us
-                await asyncio.sleep(full_jitter_s(attempt, self._cluster.rng))
+                await asyncio.sleep(backoff.next_s())
             else:
                 seed.error = None
                 return

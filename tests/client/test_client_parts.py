@@ -14,7 +14,7 @@ from kvstore.client.backoff import (
     BACKOFF_CAP_S,
     SEEK_DELAY_S_MAX,
     SEEK_DELAY_S_MIN,
-    full_jitter_s,
+    refusal_backoff,
     seek_delay_s,
 )
 from kvstore.client.batches import WriteBatch
@@ -41,8 +41,9 @@ N1, N2, N3 = NodeId("n1"), NodeId("n2"), NodeId("n3")
 
 def test_backoff_window_doubles_up_to_its_cap() -> None:
     rng = random.Random(1)
-    for attempt, window_s in [(0, 0.005), (1, 0.01), (3, 0.04), (6, 0.25), (10_000, 0.25)]:
-        waits = [full_jitter_s(attempt, rng) for _ in range(500)]
+    backoffs = [refusal_backoff(rng) for _ in range(500)]
+    for window_s in (0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.25, 0.25):
+        waits = [backoff.next_s() for backoff in backoffs]
         assert 0 <= min(waits) < window_s * 0.1
         assert window_s * 0.9 < max(waits) <= window_s <= BACKOFF_CAP_S
 
