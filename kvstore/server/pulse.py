@@ -2,43 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import time
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from kvstore.server.stalls import BEAT_S_MAX, Beat, Stalls, next_beat_s, stall_of
+from kvstore.storage.waiting import ProcessorWait
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kvstore.server.scheduling import Loop, Timer
-
-_SCHEDSTAT: Final = Path("/proc/thread-self/schedstat")
-"""Linux: nanoseconds on a processor and waiting for one, and how often, of the asking thread."""
-_SCHEDSTAT_BYTES_MAX: Final = 64
-
-
-class ProcessorWait:
-    """How long one thread could have run and was given no processor."""
-
-    def __init__(self) -> None:
-        """Of the thread that makes it; where the system does not tell, it is always 0."""
-        self._fd: int | None = None
-        if _SCHEDSTAT.exists():
-            self._fd = os.open(_SCHEDSTAT, os.O_RDONLY | os.O_CLOEXEC)
-
-    def seconds(self) -> float:
-        """Since the thread began."""
-        if self._fd is None:
-            return 0.0
-        return int(os.pread(self._fd, _SCHEDSTAT_BYTES_MAX, 0).split()[1]) * 1e-9
-
-    def close(self) -> None:
-        """From now on it is 0."""
-        if self._fd is not None:
-            os.close(self._fd)
-        self._fd = None
 
 
 class Pulse:

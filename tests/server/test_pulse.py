@@ -6,15 +6,12 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
-from kvstore.server.pulse import ProcessorWait, Pulse
+from kvstore.server.pulse import Pulse
 from kvstore.server.stalls import BEAT_S_MAX, BEAT_S_MIN
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 
 @dataclass
@@ -122,20 +119,3 @@ async def test_a_call_that_blocks_the_loop_is_seen() -> None:
         assert recent["own_over_20_ms"] >= 1
     finally:
         pulse.stop()
-
-
-@pytest.fixture
-def wait() -> Iterator[ProcessorWait]:
-    made = ProcessorWait()
-    yield made
-    made.close()
-
-
-def test_the_wait_for_a_processor_only_grows(wait: ProcessorWait) -> None:
-    first = wait.seconds()
-    assert 0 <= first <= wait.seconds()
-
-
-def test_where_the_system_does_not_tell_nothing_was_waited_for(wait: ProcessorWait) -> None:
-    wait.close()
-    assert wait.seconds() == 0.0

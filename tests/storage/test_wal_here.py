@@ -15,7 +15,6 @@ from kvstore.errors import Internal
 from kvstore.storage import records
 from kvstore.storage import wal as wal_module
 from kvstore.storage.segments import ZEROED_BYTES
-from kvstore.storage.waiting import UndelayedClock
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -212,12 +211,3 @@ async def test_close_writes_what_waits_for_the_end_of_the_iteration(tmp_path: Pa
     await log.close()
     await asyncio.sleep(0)
     assert done == [1]
-
-
-def test_the_clock_never_runs_backwards_and_ends_well() -> None:
-    clock = UndelayedClock()
-    seen = [clock.now() for _ in range(1000)]
-    assert seen[-1] > seen[0]
-    clock.close()
-    clock.close()
-    assert clock.now() > 0
