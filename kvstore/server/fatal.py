@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 from kvstore.errors import CorruptionError
-from kvstore.server.repair import advice
+from kvstore.server.advice import advice
 
 if TYPE_CHECKING:
     import asyncio

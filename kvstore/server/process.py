@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import uvloop
 
 from kvstore.errors import KVError
+from kvstore.server.advice import advice
 from kvstore.server.node import Node
-from kvstore.server.repair import advice
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,7 +9,6 @@ hence a healthy directory is left alone unless somebody insists.
 from __future__ import annotations
 
 import asyncio
-import shlex
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -21,7 +20,6 @@ from kvstore.storage.renewal import open_renewal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from kvstore.config import ClusterConfig, NodeConfig
     from kvstore.storage.renewal import Renewal, Renewed
@@ -124,11 +122,3 @@ def check_can_come_back(cluster: ClusterConfig) -> None:
             f"each shard has {copies}: without this node's there is no majority that could "
             "take it in again; restore the data directory from a copy"
         )
-
-
-def advice(error: BaseException, config_file: Path | None = None) -> str:
-    """What to add to the line about what stopped a node; empty if a repair is no answer."""
-    if not (isinstance(error, StartupError) and error.is_repairable):
-        return ""
-    file = "FILE" if config_file is None else shlex.quote(str(config_file))
-    return f" (to get its data again from the other nodes: kv repair --config {file})"

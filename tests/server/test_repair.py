@@ -20,6 +20,7 @@ from kvstore.errors import (
 )
 from kvstore.ids import GroupId, NodeId, ReplicaId, Term
 from kvstore.server import repair
+from kvstore.server.advice import advice
 from kvstore.server.data_directory import open_data_directory
 from kvstore.storage import records, renewal
 from kvstore.storage.files import OsFiles
@@ -158,7 +159,7 @@ def test_what_cannot_be_looked_at_is_not_known_to_be_lost(config: NodeConfig, pa
     path.symlink_to(path)
     with pytest.raises(DataDirectoryError, match=f"{path} cannot be read: ") as caught:
         examine(config)
-    assert repair.advice(caught.value) == ""
+    assert advice(caught.value) == ""
 
 
 def test_an_engine_that_fails_is_no_proof_of_damage(
@@ -238,7 +239,7 @@ def test_what_cannot_be_removed_is_said(
 
 
 @pytest.mark.parametrize(
-    ("error", "file", "advice"),
+    ("error", "file", "words"),
     [
         (CorruptionError("damaged", file="f", offset=1), Path("n1.toml"), "--config n1.toml)"),
         (CorruptionError("damaged", file="f", offset=1), Path("my n1.toml"), "'my n1.toml')"),
@@ -250,8 +251,8 @@ def test_what_cannot_be_removed_is_said(
     ],
 )
 def test_only_lost_or_damaged_data_is_answered_by_a_repair(
-    error: KVError, file: Path | None, advice: str
+    error: KVError, file: Path | None, words: str
 ) -> None:
-    said = repair.advice(error, file)
-    assert advice in said
-    assert bool(said) == bool(advice)
+    said = advice(error, file)
+    assert words in said
+    assert bool(said) == bool(words)
