@@ -321,11 +321,16 @@ async def test_closing_says_goodbye_and_leaves_no_task() -> None:
     assert asyncio.all_tasks() <= before
 
 
-async def test_closing_while_dialling_in_vain() -> None:
+async def test_closing_while_dialling_in_vain_leaves_no_task() -> None:
+    before = asyncio.all_tasks()
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        async with pool_to(f"127.0.0.1:{silent.getsockname()[1]}"):
+        async with pool_to(f"127.0.0.1:{silent.getsockname()[1]}") as (pool, events):
             accepted, _ = await asyncio.get_running_loop().run_in_executor(None, silent.accept)
             accepted.close()
+            assert asyncio.all_tasks() > before
+            assert not pool.is_connected(N1)
+        assert events.told == []
+        assert asyncio.all_tasks() <= before
 
 
 async def test_a_peer_is_heard_through_a_crowd_of_strangers() -> None:
