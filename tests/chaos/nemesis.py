@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from chaos.target import Fault, Target
 
-OPERATIONS_PER_S_MIN = 100.0
+OPERATIONS_PER_S_MIN = 25.0
 """Below that a fault proves little, and does not count."""
 WINDOW_S = 1.0
 BUSY_WAIT_S = 15.0
