@@ -157,7 +157,10 @@ class RocksEngine:
         shutil.rmtree(self._replacing, ignore_errors=True)
         self._options = _options(config)
         try:
-            self._db = Rdict(str(path), self._options)
+            # Named again for the one column family: else those that RocksDB wrote down when it
+            # was last open are used, without filters, and with a cache of its own size.
+            families = {"default": self._options}
+            self._db = Rdict(str(path), self._options, column_families=families)
         except Exception as error:
             raise self._open_error(error) from error
         self._db.set_write_options(self._write_options)

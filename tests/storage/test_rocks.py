@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from engine_support import SMALL, put
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvstore.config import EngineConfig
+from kvstore.config import MIB, EngineConfig
 from kvstore.errors import CorruptionError, DataDirectoryError, DiskFull, Internal
 from kvstore.storage import rocks
 from kvstore.storage.memory import MemoryEngine
@@ -75,6 +76,18 @@ def test_it_behaves_as_the_engine_in_memory(
     asked = [b"\x00", b"\x01\x02", b"none"]
     assert rocks.get_many(asked) == memory.get_many(asked) == [rocks.get(key) for key in asked]
     rocks.close()
+
+
+def test_its_settings_hold_whenever_it_is_opened(tmp_path: Path) -> None:
+    """RocksDB writes down its own, without filters and cache, and rocksdict would prefer those."""
+    for memtable_bytes in (MIB, 2 * MIB):
+        config = EngineConfig(memtable_bytes=memtable_bytes, block_cache_bytes=3 * MIB)
+        RocksEngine(tmp_path / "engine", config).close()
+        told = (tmp_path / "engine" / "LOG").read_text()
+        assert "filter_policy: bloomfilter" in told
+        assert re.findall(r"capacity : (\d+)", told) == [str(3 * MIB)]
+        size = memtable_bytes // rocks.MEMTABLE_PARTS
+        assert f"Options.write_buffer_size: {size}" in told
 
 
 def test_a_scan_gives_one_row_however_large(engine: RocksEngine) -> None:
@@ -227,7 +240,7 @@ def test_a_lost_file_is_told_when_it_is_opened(tmp_path: Path, pattern: str) -> 
 
 FULL_DISK = """
 import os, pathlib, subprocess, sys, time
-from kvstore.config import EngineConfig
+from kvstore.config import MIB, EngineConfig
 from kvstore.errors import DiskFull
 from kvstore.storage.rocks import RocksEngine
 
@@ -323,7 +336,7 @@ def test_failures_keep_their_kind(
 def test_what_may_not_be_opened_is_neither_damaged_nor_in_use(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: str
 ) -> None:
-    def fails(*_: object) -> None:
+    def fails(*_: object, **__: object) -> None:
         raise Exception(f"IO error: while open a file for {reason}")
 
     monkeypatch.setattr(rocks, "Rdict", fails)
