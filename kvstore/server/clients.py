@@ -202,6 +202,8 @@ class ClientRequests:
                 f"at most {self._batch_bytes_max} are allowed"
             )
         host = self._host(request.shard)
+        if self._admission.disk_full:
+            host.check_is_asked()  # Whoever leads instead may have room.
         cost = self._admission.admit_write(len(frame.body))
         answer = self._answer_to(connection, frame, cost, self._meter)
         host.write(Write(request.count, request.batch, answer))

@@ -133,6 +133,15 @@ class ShardHost:
 
     # -- requests come in ---------------------------------------------------------------
 
+    def check_is_asked(self) -> None:
+        """See whether requests are for this replica.
+
+        Raises:
+            NotLeader: they are for another.
+        """
+        if not (self.is_leader or self.is_holding):
+            raise self._not_leader()
+
     def write(self, write: Write) -> None:
         """Queue a batch for this tick's entry, or answer that we do not lead."""
         if self.is_leader or self.is_holding:

@@ -18,7 +18,7 @@ from kvstore.errors import (
     Overloaded,
     Unavailable,
 )
-from kvstore.ids import LogIndex, Revision, ShardId
+from kvstore.ids import LogIndex, ReplicaId, Revision, ShardId
 from kvstore.kv import commands
 from kvstore.server.admission import REQUEST_OVERHEAD_BYTES, Admission
 from kvstore.server.checksums import PENDING_MAX, Checksums
@@ -182,6 +182,16 @@ async def test_batches_beyond_the_bounds_are_refused_before_they_cost_anything()
     large = front.write(value=bytes(16 * MIB - 4096))
     for request in (many, large):
         assert isinstance(front.error(request), InvalidArgument)
+    assert front.admission.pending_bytes == 0
+
+
+async def test_a_full_disk_keeps_no_client_from_whoever_leads_instead() -> None:
+    front = await leading(voters=3)
+    await front.rig.depose()
+    front.admission.disk_full = True
+    error = front.error(front.write())
+    assert isinstance(error, NotLeader)
+    assert error.leader == NODES[ReplicaId(3)]
     assert front.admission.pending_bytes == 0
 
 
