@@ -231,7 +231,7 @@ class FrameServer:
             now = asyncio.get_running_loop().time()
             self._close_silent_strangers(now)
             self._close_stuck(now)
-            self._shed()
+            self.shed()
 
     def _close_silent_strangers(self, now: float) -> None:
         timeout_s = self._limits.hello_timeout_s
@@ -247,8 +247,11 @@ class FrameServer:
             elif error is not None:
                 connection.abort(error)  # it reads nothing, so it cannot be told
 
-    def _shed(self) -> None:
-        """While all connections together hold too much, end those that hold most."""
+    def shed(self) -> None:
+        """While all connections together hold too much, end those that hold most.
+
+        Done now and then; whoever makes large answers asks for it more often.
+        """
         held = {connection: connection.held_bytes for connection in self._guests}
         excess = sum(held.values()) - self._limits.held_bytes_max
         if excess <= 0:

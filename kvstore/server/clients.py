@@ -24,7 +24,7 @@ from kvstore.errors import (
 from kvstore.ids import ShardId, group_of_shard
 from kvstore.kv import commands
 from kvstore.server.pending import Read, Write
-from kvstore.server.reading import BYTES_PER_KEY, LongRead, Turns
+from kvstore.server.reading import BYTES_PER_KEY, LongRead, Scans, Turns
 from kvstore.server.signpost import Signpost
 from kvstore.wire import requests
 from kvstore.wire.checksums import decode_checksum
@@ -126,6 +126,7 @@ class ClientRequests:
         *,
         clock: Callable[[], float],
         request_timeout_s: float,
+        relieve: Callable[[], None],
         frame_bytes_max: int,
         scan_threads: Executor,
         shard_map: Callable[[], bytes],
@@ -141,7 +142,8 @@ class ClientRequests:
         self._admission = admission
         self._clock = clock
         self._request_timeout_s = request_timeout_s
-        self._turns = Turns(driver.loop, driver.guarded)
+        self._turns = Turns(driver.loop, driver.guarded, relieve)
+        self._scans = Scans()
         self._where = where
         self._meter = meter
         self._signpost = signpost or Signpost(lambda: None, {})
@@ -174,6 +176,10 @@ class ClientRequests:
             handler(connection, frame)
         except KVError as error:
             send_error(connection, frame.request, self._signpost.complete(error))
+
+    def stop(self) -> None:
+        """The threads are about to end."""
+        self._scans.stop()
 
     def _host(self, shard: int) -> ShardHost:
         host = self._driver.hosts.get(group_of_shard(ShardId(shard)))
@@ -230,6 +236,7 @@ class ClientRequests:
             body = requests.encode_read_reply(rows)
             answer.reply(body)
             self._turns.spend(len(body) // BYTES_PER_KEY)
+            self._turns.answered(len(body))
 
         host.read(Read(serve, answer))
         self._driver.wake(host)
@@ -275,10 +282,17 @@ class ClientRequests:
             )
             return requests.encode_scan_reply(rows, more)
 
-        def serve() -> None:
+        def start() -> bool:
+            if not answer.is_wanted:
+                answer.fail(_gone())
+                return False
+            if host.has_left:
+                answer.fail(self._not_here(host.shard))
+                return False
             installs = host.installs
 
             def finished(done: Outcome[bytes]) -> None:
+                self._scans.ended()
                 if host.has_left:
                     answer.fail(self._not_here(host.shard))
                 elif host.installs == installs:
@@ -288,8 +302,9 @@ class ClientRequests:
 
             work = self._driver.loop.run_in_executor(self._scan_threads, page)
             work.add_done_callback(finished)
+            return True
 
-        host.read(Read(serve, answer))
+        host.read(Read(lambda: self._scans.begin(start), answer))
         self._driver.wake(host)
 
     def _answer_with(self, answer: ReplyTo, done: Outcome[bytes]) -> None:
@@ -299,7 +314,9 @@ class ClientRequests:
             return
         error = done.exception()
         if error is None:
-            answer.reply(done.result())
+            body = done.result()
+            answer.reply(body)
+            self._turns.answered(len(body))
         elif isinstance(error, CorruptionError):
             self._driver.fail(error)
         else:

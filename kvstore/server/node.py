@@ -78,6 +78,7 @@ class Node:
         """The cluster's first shard map; None if this node joins and was not told."""
         self._connected_since: dict[NodeId, float] = {}
         self._driver: RaftDriver | None = None
+        self._relieve: Callable[[], None]
         self._answers: Answers
         self._pulse: Pulse
         self._membership: Membership | None = None
@@ -199,6 +200,7 @@ class Node:
             on_frames=self._receive,
         )
         await server.start()
+        self._relieve = server.shed
         undo.push_async_callback(server.close)
 
     def _make_peers(self, handshake: Handshake) -> PeerPool:
@@ -333,6 +335,7 @@ class Node:
             admission,
             clock=self._clock,
             request_timeout_s=config.limits.request_timeout_s,
+            relieve=self._relieve,
             frame_bytes_max=config.limits.frame_bytes_max,
             scan_threads=scan_threads,
             shard_map=self._answers.shard_map_reply,
@@ -344,6 +347,7 @@ class Node:
             administration=self._following.administration,
             meter=self._throttle.meter,
         )
+        undo.callback(self._requests.stop)
         balance = LeaderBalance(
             driver,
             self._answers.preferred,

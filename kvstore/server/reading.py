@@ -26,22 +26,38 @@ KEYS_A_TURN: Final = 512
 KEYS_A_STEP: Final = 64
 BYTES_PER_KEY: Final = 8192
 """So many bytes that were read count as one more key."""
+RELIEVED_EVERY_BYTES: Final = 32 * 1024 * 1024
+SCANS_AT_ONCE: Final = 4
+"""Twice the threads. Of more the pages might wait for their answer faster than those are taken."""
 
 Row = tuple[bytes, int]
 
 
 class Turns:
-    """Invariant: while something waits, the next turn is on its way."""
+    """Invariant: while something waits, the next turn is on its way.
 
-    def __init__(self, loop: Loop, guarded: Callable[[Callable[[], None]], None]) -> None:
+    It also counts the bytes of answers: those that nobody takes are charged to no request, and
+    would fill the memory before the connections are looked at in the usual course.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        guarded: Callable[[Callable[[], None]], None],
+        relieve: Callable[[], None],
+    ) -> None:
         """Make one with nothing to read.
 
         Args:
             loop: Its iterations are the turns.
             guarded: Runs what must stop the node if it fails.
+            relieve: Ends connections if all together hold too much that is not taken.
         """
         self._loop = loop
         self._guarded = guarded
+        self._relieve = relieve
+        self._answered_bytes = 0
+        """Since connections were looked at."""
         self._left = KEYS_A_TURN
         self._waiting: deque[LongRead] = deque()
         self._is_scheduled = False
@@ -61,6 +77,13 @@ class Turns:
         self._left -= keys
         self._schedule()
 
+    def answered(self, size_bytes: int) -> None:
+        """An answer of so many bytes was handed to its connection."""
+        self._answered_bytes += size_bytes
+        if self._answered_bytes >= RELIEVED_EVERY_BYTES:
+            self._answered_bytes = 0
+            self._relieve()
+
     def put(self, read: LongRead) -> None:
         """It is read from the next turn on."""
         self._waiting.append(read)
@@ -79,6 +102,8 @@ class Turns:
             self.spend(read.step())
             if not read.is_done:
                 self._waiting.append(read)
+            else:
+                self.answered(read.size_bytes)
 
 
 class LongRead:
@@ -112,7 +137,8 @@ class LongRead:
         self._encode = encode
         self._why_not = why_not
         self._rows: list[Row | None] = []
-        self._size_bytes = 0
+        self.size_bytes = 0
+        """Of the values that were read."""
         self.is_done = False
 
     def step(self) -> int:
@@ -131,8 +157,8 @@ class LongRead:
             return KEYS_A_STEP
         size_bytes = sum(len(row[0]) for row in rows if row is not None)
         self._rows += rows
-        self._size_bytes += size_bytes
-        if self._size_bytes > self._bytes_max:
+        self.size_bytes += size_bytes
+        if self.size_bytes > self._bytes_max:
             told = f"the values together exceed {self._bytes_max} bytes; ask for fewer keys"
             self._fail(InvalidArgument(told))
         elif len(self._rows) == len(self._keys):
@@ -143,3 +169,30 @@ class LongRead:
     def _fail(self, error: KVError) -> None:
         self.is_done = True
         self._answer.fail(error)
+
+
+class Scans:
+    """Pages are read in threads. Invariant: not more than so many at once; the others wait."""
+
+    def __init__(self) -> None:
+        self._under_way = 0
+        self._waiting: deque[Callable[[], bool]] = deque()
+        self._is_over = False
+
+    def begin(self, start: Callable[[], bool]) -> None:
+        """Run ``start`` in its turn. It says whether a page is being read: then :meth:`ended`."""
+        self._waiting.append(start)
+        self._go_on()
+
+    def ended(self) -> None:
+        """A page was read."""
+        self._under_way -= 1
+        self._go_on()
+
+    def stop(self) -> None:
+        """None is begun any more, for the threads and all connections are about to end."""
+        self._is_over = True
+
+    def _go_on(self) -> None:
+        while self._waiting and self._under_way < SCANS_AT_ONCE and not self._is_over:
+            self._under_way += self._waiting.popleft()()

@@ -51,12 +51,14 @@ class Front:
     def __init__(self, *, voters: int = 1, pending_bytes_max: int = 64 * MIB) -> None:
         self.rig = Rig(voters=voters)
         self.wire, self.threads = Wire(), HeldThreads()
+        self.reliefs = 0
         self.admission = Admission(pending_bytes_max=pending_bytes_max)
         self.requests = ClientRequests(
             self.rig.driver,
             self.admission,
             clock=lambda: self.rig.now,
             request_timeout_s=10.0,
+            relieve=self.relieve,
             frame_bytes_max=16 * MIB,
             scan_threads=self.threads,
             shard_map=lambda: b"map",
@@ -70,6 +72,9 @@ class Front:
             ),
         )
         self._next = 0
+
+    def relieve(self) -> None:
+        self.reliefs += 1
 
     def ask(self, kind: int, body: bytes) -> int:
         self._next += 1

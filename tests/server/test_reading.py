@@ -10,7 +10,7 @@ from test_client_requests import MIB, Front, leading
 
 from kvstore.errors import InvalidArgument, KVError, NotLeader, Overloaded, Unavailable
 from kvstore.ids import GroupId
-from kvstore.server.reading import BYTES_PER_KEY, KEYS_A_STEP, KEYS_A_TURN
+from kvstore.server.reading import BYTES_PER_KEY, KEYS_A_STEP, KEYS_A_TURN, SCANS_AT_ONCE
 from kvstore.wire import requests
 
 if TYPE_CHECKING:
@@ -158,6 +158,45 @@ async def test_an_answer_that_grows_too_large_over_its_turns_is_refused() -> Non
     while not front.is_idle:
         front.turn()
     assert isinstance(front.error(request), InvalidArgument)
+
+
+async def test_connections_are_looked_at_after_so_many_bytes_of_answers() -> None:
+    """Answers that nobody takes are charged to no request."""
+    front = await leading()
+    front.write(b"k", bytes(7 * MIB))
+    await settle()
+    for expected in (0, 0, 0, 0, 1, 1, 1, 1, 1, 2):
+        front.read(b"k")
+        await settle()
+        assert front.reliefs == expected
+
+
+async def test_of_pages_only_a_few_are_read_at_once_and_none_after_the_end() -> None:
+    front = await leading()
+    asked = [front.scan() for _ in range(2 * SCANS_AT_ONCE + 3)]
+    await settle()
+    assert len(front.threads.work) == SCANS_AT_ONCE
+    front.threads.run()
+    await settle()
+    assert len(front.threads.work) == SCANS_AT_ONCE
+    assert answered(front) == set(asked[:SCANS_AT_ONCE])
+    front.requests.stop()
+    front.threads.run()
+    await settle()
+    assert front.threads.work == []
+    assert answered(front) == set(asked[: 2 * SCANS_AT_ONCE])
+
+
+async def test_no_page_is_read_for_a_connection_that_is_gone() -> None:
+    front = await leading()
+    for _ in range(3 * SCANS_AT_ONCE):
+        front.scan()
+    await settle()
+    front.wire.is_open = False
+    front.threads.run()
+    await settle()
+    assert front.threads.work == []
+    assert front.admission.pending_bytes == 0
 
 
 async def test_the_loop_sees_to_all_else_between_two_turns() -> None:

@@ -37,6 +37,7 @@ class Signposted(Front):
             self.admission,
             clock=lambda: self.rig.now,
             request_timeout_s=10.0,
+            relieve=self.relieve,
             frame_bytes_max=1 << 20,
             scan_threads=self.threads,
             shard_map=lambda: b"map",

@@ -181,6 +181,7 @@ def _connect(
         node.admission,
         clock=node.clock,
         request_timeout_s=node.config.limits.request_timeout_s,
+        relieve=lambda: None,
         frame_bytes_max=node.config.limits.frame_bytes_max,
         scan_threads=Thread(),
         shard_map=node.answers.shard_map_reply,
