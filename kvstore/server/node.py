@@ -31,6 +31,7 @@ from kvstore.server.answers import Answers
 from kvstore.server.checksums import Checksums
 from kvstore.server.clients import ClientRequests, send_error
 from kvstore.server.data_directory import count_start, note_log, open_data_directory
+from kvstore.server.date_watch import DateWatch
 from kvstore.server.following import Following
 from kvstore.server.handshake import Handshake
 from kvstore.server.membership import MemberCouriers, Membership, make_contacts
@@ -355,7 +356,9 @@ class Node:
             clock=self._clock,
             may_lead=lambda: not admission.disk_full,
         )
-        upkeep = periodic(keeper, disk, balance, lambda: self._throttle_moves(transfers))
+        ahead_ms_max = config.limits.clock_ahead_ms_max
+        date = DateWatch(self._wall_ms, self._clock, jump_ms_max=ahead_ms_max)
+        upkeep = periodic(keeper, disk, date, balance, lambda: self._throttle_moves(transfers))
         for work in (driver.run(), *upkeep):
             self._own(work, undo)
 

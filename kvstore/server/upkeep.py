@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from kvstore.ids import GroupId, LogIndex, NodeId, ReplicaId
     from kvstore.raft.messages import SnapshotMeta
     from kvstore.server.admission import Admission
+    from kvstore.server.date_watch import DateWatch
     from kvstore.server.raft_driver import RaftDriver
     from kvstore.server.shard_host import ShardHost
 
@@ -274,7 +275,11 @@ def hand_over(driver: RaftDriver, now: float) -> None:
 
 
 def periodic(
-    keeper: LogKeeper, disk: DiskWatch, balance: LeaderBalance, pace: Callable[[], None]
+    keeper: LogKeeper,
+    disk: DiskWatch,
+    date: DateWatch,
+    balance: LeaderBalance,
+    pace: Callable[[], None],
 ) -> list[Coroutine[None, None, None]]:
     """The loops that run all of it, to be owned by the node."""
 
@@ -286,6 +291,7 @@ def periodic(
     async def watch() -> None:
         while True:
             disk.check()
+            date.check()
             await asyncio.sleep(UPKEEP_INTERVAL_S)
 
     async def spread() -> None:

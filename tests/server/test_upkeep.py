@@ -12,6 +12,7 @@ from kvstore.errors import DiskFull, Internal
 from kvstore.ids import GroupId, NodeId, ReplicaId
 from kvstore.server import upkeep
 from kvstore.server.admission import Admission
+from kvstore.server.date_watch import DateWatch
 from kvstore.server.shard_host import GATHER_S
 from kvstore.server.upkeep import STEADY_S, DiskWatch, LeaderBalance, LogKeeper
 from kvstore.storage import records
@@ -284,16 +285,18 @@ async def test_the_loops_run_each_of_them(disk: Disk, monkeypatch: pytest.Monkey
     monkeypatch.setattr(upkeep, "BALANCE_INTERVAL_S", 0.001)
     monkeypatch.setattr(upkeep, "WINDOW_S", 0.001)
     rig = await written()
-    ran = {name: asyncio.Event() for name in ("keep", "watch", "spread", "pace")}
+    ran = {name: asyncio.Event() for name in ("keep", "watch", "date", "spread", "pace")}
 
     async def check() -> None:
         ran["keep"].set()
 
     keeper, balance = keeper_of(rig), Spread(rig).balance
+    date = DateWatch(lambda: 0, lambda: 0.0, jump_ms_max=500)
+    monkeypatch.setattr(date, "check", ran["date"].set)
     monkeypatch.setattr(keeper, "check", check)
     monkeypatch.setattr(disk.watch, "check", ran["watch"].set)
     monkeypatch.setattr(balance, "check", ran["spread"].set)
-    loops = upkeep.periodic(keeper, disk.watch, balance, ran["pace"].set)
+    loops = upkeep.periodic(keeper, disk.watch, date, balance, ran["pace"].set)
     tasks = [asyncio.create_task(work) for work in loops]
     async with asyncio.timeout(10):
         for event in ran.values():
