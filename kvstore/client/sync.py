@@ -1,14 +1,17 @@
 """The client for programs without an event loop: same names, each call waits.
 
 One thread runs a loop with one :class:`~kvstore.client.client.Client` in it. Any number of
-threads may call; their operations share frames as the tasks of one loop do.
+threads may call; their operations share frames as the tasks of one loop do. A process that is
+forked off has no such thread: it must connect anew.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from concurrent.futures import CancelledError
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from kvstore.client.client import Client, connect
@@ -29,6 +32,8 @@ SCAN_ROWS_PER_HOP = 256
 """Items fetched from the loop's thread at a time."""
 LAST_CALLS_S: Final = 1.0
 """So long those that were under way at the end may take to hear of it."""
+CLOSE_S_MAX: Final = 10.0
+"""So long the end may take in all: then the thread, which is a daemon, is left to itself."""
 
 T = TypeVar("T")
 
@@ -53,6 +58,8 @@ class SyncClient:
         self._client = client
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
+        self._pid = 0
+        """The process that has the thread, if there is one."""
         self._submitting = threading.Lock()
         """Held where a call enters the loop: after its end none does."""
 
@@ -71,11 +78,14 @@ class SyncClient:
         self.close()
 
     def open(self) -> None:
-        """Start the thread and connect; ``with`` does this."""
+        """Start the thread and connect; ``with`` does this. May be repeated if it failed."""
+        if self._is_forked:
+            raise self._not_ours()
         if self._thread is not None:
             raise InvalidArgument("a client is opened once")
         import uvloop  # only who needs a loop of its own pays for it
 
+        self._pid = os.getpid()
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(
             target=_run, args=(self._loop,), name="kvstore-client", daemon=True
@@ -83,24 +93,46 @@ class SyncClient:
         self._thread.start()
         try:
             self._wait(self._client.open)
-        except BaseException:
+        except KVError:
+            self._end_thread()
+            self._thread = None
+            raise
+        except BaseException:  # it may have been opened all the same
             self.close()
             raise
 
     def close(self) -> None:
-        """Fail the calls that are under way and end the thread. May be repeated."""
+        """Fail the calls that are under way and end the thread. May be repeated.
+
+        In a process that was forked off since the client was opened, nothing happens.
+        """
+        if self._is_forked:
+            return
+        self._end_thread(self._client.close)
+
+    def _end_thread(self, last: Callable[[], Coroutine[Any, Any, None]] | None = None) -> None:
+        """Let no more calls in, and end the thread, after the ``last`` call if there is one."""
         with self._submitting:
             loop, self._loop = self._loop, None
         if loop is None or self._thread is None:
             return
         try:
-            asyncio.run_coroutine_threadsafe(self._client.close(), loop).result()
+            if last is not None:
+                with suppress(TimeoutError):
+                    asyncio.run_coroutine_threadsafe(last(), loop).result(CLOSE_S_MAX)
         finally:
             loop.call_soon_threadsafe(loop.stop)
-            self._thread.join()
+            self._thread.join(CLOSE_S_MAX)
+
+    @property
+    def _is_forked(self) -> bool:
+        """Whether the thread is in another process: here nobody would ever answer."""
+        return self._thread is not None and self._pid != os.getpid()
 
     def _wait(self, call: Callable[..., Coroutine[Any, Any, T]], *args: Any, **kwargs: Any) -> T:
         """Run one of the client's calls in the loop's thread and wait for its outcome."""
+        if self._is_forked:  # asked first: a thread of the other process may have held the lock
+            raise self._not_ours()
         with self._submitting:
             loop = self._loop
             if loop is None:
@@ -115,6 +147,9 @@ class SyncClient:
             raise
         finally:
             del future  # it holds the error that is raised, which holds this frame
+
+    def _not_ours(self) -> KVError:
+        return InvalidArgument("another process opened this client: connect anew after a fork")
 
     def _not_open(self) -> KVError:
         if self._thread is None:
@@ -164,7 +199,7 @@ class SyncClient:
                 if len(items) < SCAN_ROWS_PER_HOP:
                     return
         finally:
-            if self._loop is not None:
+            if self._loop is not None and not self._is_forked:
                 self._wait(rows.aclose)
 
     # -- the cluster --------------------------------------------------------------------------

@@ -124,6 +124,7 @@ class FakeCluster:
         self.answer_bytes_max = FRAME_BYTES_MAX
 
     async def start(self) -> None:
+        self.loop = asyncio.get_running_loop()
         for node in self.nodes.values():
             await node.start()
 

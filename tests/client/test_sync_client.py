@@ -1,7 +1,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import select
+import signal
 import threading
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -13,6 +17,8 @@ from kvstore.client import sync
 from kvstore.errors import DeadlineExceeded, InvalidArgument, Unavailable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from fake_kv_cluster import FakeCluster
 
 
@@ -64,6 +70,75 @@ def test_a_failed_opening_leaves_no_thread() -> None:
     ):
         pass
     assert set(threading.enumerate()) <= before
+
+
+def test_an_opening_that_failed_can_be_repeated(served: FakeCluster) -> None:
+    node = served.node(1)
+    asyncio.run_coroutine_threadsafe(node.kill(), served.loop).result()
+    client = kvstore.connect_sync(node.address, timeout_s=0.05, options=QUICK)
+    with pytest.raises(Unavailable):
+        client.open()
+    with pytest.raises(InvalidArgument, match="not open"):
+        client.get("k")
+    asyncio.run_coroutine_threadsafe(node.start(), served.loop).result()
+    with client as kv:
+        kv.put("k", b"v", timeout_s=5)
+        with pytest.raises(InvalidArgument, match="opened once"):
+            kv.open()
+
+
+def in_a_fork(calls: Callable[[], None]) -> None:
+    """Run ``calls`` in a child of this process, which must get through them."""
+    read_end, write_end = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads
+        child = os.fork()
+    if child == 0:
+        try:
+            calls()
+            os.write(write_end, b"well")
+        finally:
+            os._exit(0)
+    os.close(write_end)
+    try:
+        has_ended, _, _ = select.select([read_end], [], [], 10)
+        assert has_ended, "the child hangs"
+        assert os.read(read_end, 100) == b"well"
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(read_end)
+
+
+def test_after_a_fork_the_child_is_told_to_connect_anew(served: FakeCluster) -> None:
+    with kvstore.connect_sync(served.endpoints, options=QUICK) as kv:
+        kv.put("k", b"v")
+        rows = kv.scan()
+        next(rows)
+
+        def calls() -> None:
+            for call in (lambda: kv.put("k", b"other"), lambda: next(kv.scan()), kv.open):
+                with pytest.raises(InvalidArgument, match="connect anew after a fork"):
+                    call()
+            rows.close()
+            kv.close()
+
+        in_a_fork(calls)
+        found = kv.get("k")
+        assert found is not None
+        assert found.value == b"v"
+
+
+def test_a_child_does_not_wait_for_a_lock_that_a_lost_thread_held(served: FakeCluster) -> None:
+    with kvstore.connect_sync(served.endpoints, options=QUICK) as kv:
+
+        def calls() -> None:
+            with pytest.raises(InvalidArgument, match="connect anew after a fork"):
+                kv.get("k")
+            kv.close()
+
+        with kv._submitting:
+            in_a_fork(calls)
 
 
 def test_closing_ends_calls_of_other_threads(served: FakeCluster) -> None:
