@@ -21,11 +21,11 @@ from kvstore.client.arguments import (
     parse_endpoints,
     prefix_end,
 )
-from kvstore.client.cluster import Cluster
+from kvstore.client.cluster import Cluster, closed
 from kvstore.client.options import ClientOptions
 from kvstore.client.question import ask
 from kvstore.client.scan import ShardCursor, merge
-from kvstore.errors import DeadlineExceeded, InvalidArgument, KVError, Unavailable, copy_of
+from kvstore.errors import DeadlineExceeded, InvalidArgument, KVError, copy_of
 from kvstore.kv.commands import CAS, DELETE, PUT
 from kvstore.sharding.ring import position, shard_of
 from kvstore.wire.kinds import Kind
@@ -109,6 +109,7 @@ class Client:
         self.options = options
         self._endpoints = endpoints
         self._opened: Cluster | None = None
+        self._opening: Cluster | None = None
         self._is_closed = False
         self._key_bytes_max = options.key_bytes_max
         self._value_bytes_max = options.value_bytes_max
@@ -135,31 +136,41 @@ class Client:
             Unavailable: no endpoint answered within ``timeout_s``.
             Refused: the nodes belong to another cluster or turn us away.
         """
-        if self._opened is not None or self._is_closed:
+        if self._opened is not None or self._opening is not None or self._is_closed:
             raise InvalidArgument("a client is opened once")
-        cluster = Cluster(self._endpoints, self.options)
-        deadline = asyncio.get_running_loop().time() + self.options.timeout_s
+        cluster = self._opening = Cluster(self._endpoints, self.options)
+        deadline = cluster.loop.time() + self.options.timeout_s
         try:
-            await cluster.learner.open(deadline)
+            await cluster.unless_closed(cluster.learner.open(deadline))
         except BaseException:
-            await cluster.close()
+            if not self._is_closed:
+                await cluster.close()
             raise
+        finally:
+            self._opening = None
+        if self._is_closed:
+            raise closed()
         self._opened = cluster
 
     async def close(self) -> None:
         """Fail the calls that are under way, and leave nothing behind. May be repeated."""
-        self._is_closed = True
-        cluster, self._opened = self._opened, None
+        cluster = self._opened or self._opening
+        if cluster is not None and cluster.loop is not asyncio.get_running_loop():
+            raise _another_loop()
+        self._is_closed, self._opened = True, None
         if cluster is not None:
             await cluster.close()
 
     @property
     def _cluster(self) -> Cluster:
-        if self._opened is None:
+        cluster = self._opened
+        if cluster is None:
             if self._is_closed:
-                raise Unavailable("the client is closed", retryable=False)
+                raise closed()
             raise InvalidArgument("the client is not open: use it by `async with connect(...)`")
-        return self._opened
+        if cluster.loop is not asyncio.get_running_loop():
+            raise _another_loop()
+        return cluster
 
     # -- keys and values ----------------------------------------------------------------------
     # put and get are called some hundred thousand times a second: what the others leave to
@@ -320,7 +331,7 @@ class Client:
     async def shard_map(self, *, timeout_s: float | None = None) -> ShardMap:
         """The shard map as a reachable node has it now."""
         cluster = self._cluster
-        await cluster.learner.fresh(self._deadline(timeout_s))
+        await cluster.unless_closed(cluster.learner.fresh(self._deadline(timeout_s)))
         assert cluster.shard_map is not None
         return cluster.shard_map
 
@@ -329,7 +340,8 @@ class Client:
         key = self._key(key)
         cluster = self._cluster
         shard = shard_of(key, len(cluster.channels))
-        leaders = await cluster.learner.fresh(self._deadline(timeout_s), shard)
+        inquiry = cluster.learner.fresh(self._deadline(timeout_s), shard)
+        leaders = await cluster.unless_closed(inquiry)
         assert cluster.shard_map is not None
         replicas = tuple(replica.node for replica in cluster.shard_map.replicas_of(shard))
         return Location(key, shard, replicas, leaders.get(shard))
@@ -341,8 +353,10 @@ class Client:
         itself fails only if the client is closed.
         """
         cluster = self._cluster
+        return await cluster.unless_closed(self._statuses(cluster, self._deadline(timeout_s)))
+
+    async def _statuses(self, cluster: Cluster, deadline: float) -> list[NodeStatus]:
         assert cluster.shard_map is not None
-        deadline = self._deadline(timeout_s)
         soon = cluster.loop.time() + self.options.attempt_timeout_s
         with suppress(KVError):
             await cluster.learner.fresh(min(deadline, soon))
@@ -361,6 +375,13 @@ class Client:
         except KVError as failure:
             error = copy_of(failure)
         return NodeStatus(node.id, node.address, None, error)
+
+
+def _another_loop() -> InvalidArgument:
+    """The caller's loop can await nothing of the one that the client was opened in."""
+    return InvalidArgument(
+        "the client was opened in another event loop: connect in the one that uses it"
+    )
 
 
 def _range(prefix: Text, start: Text | None, end: Text | None) -> tuple[bytes, bytes | None]:

@@ -11,16 +11,16 @@ import random
 import secrets
 import time
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from kvstore.client.breaker import CircuitBreaker
 from kvstore.client.channel import Channel
 from kvstore.client.gate import Gate
-from kvstore.client.learning import MapLearner, reason
+from kvstore.client.learning import MapLearner, cancel_all, reason
 from kvstore.client.link import Link
 from kvstore.client.route import Contact
 from kvstore.client.session import RevisionEstimate
-from kvstore.errors import Refused, Unavailable
+from kvstore.errors import KVError, Refused, Unavailable, copy_of
 from kvstore.ids import NodeId, ShardId, group_of_shard
 from kvstore.net.dial import dial
 from kvstore.net.limits import NetLimits
@@ -28,7 +28,7 @@ from kvstore.sharding.ring import RING_BITS, arc_bits, position
 from kvstore.wire.hello import Hello, Welcome
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
 
     from kvstore.client.options import ClientOptions
     from kvstore.errors import NotLeader
@@ -44,6 +44,8 @@ EAGER_NODES_MAX = 16
 STRANGERS_MAX = 16
 """Nodes that we were sent to and that our map does not have."""
 SOFTWARE = "kvstore-python"
+
+T = TypeVar("T")
 
 
 class Cluster:
@@ -77,6 +79,8 @@ class Cluster:
         """Those of ``links`` that the map does not have: by which version they were named."""
         self._closing: set[asyncio.Task[None]] = set()
         """Links that nobody needs any more."""
+        self._inquiries: set[asyncio.Task[Any]] = set()
+        """What callers want of the cluster and not of a shard."""
         self.estimate = RevisionEstimate()
         self.next_request: Callable[[], int] = count(1).__next__
         """A request id that this client has not used."""
@@ -203,12 +207,34 @@ class Cluster:
         for channel in self.channels:
             channel.wake()
 
+    async def unless_closed(self, inquiry: Coroutine[Any, Any, T]) -> T:
+        """Do what asks nodes, not shards; the end of the client is its end too.
+
+        Raises:
+            Unavailable: the client was closed meanwhile.
+            KVError: the inquiry failed.
+        """
+        task = self.loop.create_task(_outcome(inquiry))
+        self._inquiries.add(task)
+        try:
+            await asyncio.wait([task])
+            if task.cancelled():
+                raise closed()
+            if isinstance(outcome := task.result(), KVError):
+                raise copy_of(outcome)
+            return outcome
+        finally:
+            self._inquiries.discard(task)
+            await cancel_all([task])
+            inquiry.close()  # the task may never have begun
+
     async def close(self) -> None:
         """Fail every call and end every connection and task."""
-        closed = Unavailable("the client is closed", retryable=False)
-        self.gate.close(closed)
+        end = closed()
+        self.gate.close(end)
         for channel in self.channels:
-            channel.close(closed)
+            channel.close(end)
+        await cancel_all(self._inquiries)  # they may still make links, so these come later
         await self.learner.close()
         await asyncio.gather(*(link.close() for link in self.links.values()), *self._closing)
         del self.learner  # it holds us, and is not needed any more
@@ -250,6 +276,19 @@ class Cluster:
         task = self.loop.create_task(link.close())
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
+
+
+async def _outcome(inquiry: Coroutine[Any, Any, T]) -> T | KVError:
+    """What comes of it. A task that raised would be held by the frames that its error holds."""
+    try:
+        return await inquiry
+    except KVError as error:
+        return copy_of(error)
+
+
+def closed() -> Unavailable:
+    """What a call hears that the end of its client ends."""
+    return Unavailable("the client is closed", retryable=False)
 
 
 def _holders(shard_map: ShardMap, shard: ShardId) -> list[NodeId]:

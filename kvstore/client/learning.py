@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kvstore.client.backoff import refusal_backoff, seek_delay_s
 from kvstore.client.operations import TIMER_SLACK_S
@@ -75,7 +75,7 @@ class MapLearner:
         except TimeoutError:
             raise _nobody_answers(seeds) from None
         finally:
-            await _cancel(tries)
+            await cancel_all(tries)
             self._leave_endpoints()
 
     async def _introduce(self, seed: Link) -> None:
@@ -97,7 +97,7 @@ class MapLearner:
 
     async def close(self) -> None:
         """Ask nobody any more."""
-        await _cancel([task for task in (self._fetching, self._looking) if task is not None])
+        await cancel_all([task for task in (self._fetching, self._looking) if task is not None])
 
     # -- somebody has a newer map -------------------------------------------------------------
 
@@ -224,7 +224,7 @@ class MapLearner:
         except TimeoutError:
             pass  # what was heard so far has to do
         finally:
-            await _cancel(asked)
+            await cancel_all(asked)
         return reply
 
     async def _ask_one(self, link: Link) -> ShardMapReply:
@@ -250,9 +250,8 @@ class MapLearner:
         return reply
 
 
-async def _cancel(
-    tasks: Collection[asyncio.Task[None]] | Collection[asyncio.Task[ShardMapReply]],
-) -> None:
+async def cancel_all(tasks: Collection[asyncio.Task[Any]]) -> None:
+    """End ``tasks``, however they end."""
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
