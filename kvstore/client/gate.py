@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 
 from kvstore.errors import KVError, Overloaded, copy_of
 
@@ -17,7 +18,8 @@ class Gate:
         self._operations_max = operations_max
         self._bytes_max = bytes_max
         self._waiting_max = waiting_max
-        self._waiting: dict[asyncio.Future[None], int] = {}
+        # Emptied from the front: the first of a plain dict lies behind all that have left.
+        self._waiting: OrderedDict[asyncio.Future[None], int] = OrderedDict()
         self.operations = 0
         self.bytes = 0
 
@@ -42,7 +44,7 @@ class Gate:
             raise Overloaded(f"{len(self._waiting)} calls wait for their turn in this client")
         loop = asyncio.get_running_loop()
         turn: asyncio.Future[None] = loop.create_future()
-        overdue = loop.call_at(deadline, _fail, turn, self._no_turn_in_time())
+        overdue = loop.call_at(deadline, self._no_turn_in_time, turn)
         self._waiting[turn] = size
         try:
             await turn
@@ -56,11 +58,12 @@ class Gate:
                 self._admit()  # who stood behind a large one may fit
             del turn  # it holds the error that is raised, which holds the caller's value
 
-    def _no_turn_in_time(self) -> Overloaded:
-        return Overloaded(
+    def _no_turn_in_time(self, turn: asyncio.Future[None]) -> None:
+        error = Overloaded(
             f"{self.operations} operations ({self.bytes} bytes) are in flight in this client, "
             "and none ended before the deadline"
         )
+        _fail(turn, error)
 
     def leave(self, operations: int, size: int) -> None:
         """Operations ended; whoever waited longest goes next."""

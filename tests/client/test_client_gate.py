@@ -81,6 +81,17 @@ async def test_no_turn_by_the_deadline() -> None:
     assert gate.try_enter(100)
 
 
+async def test_whoever_gets_no_turn_hears_what_is_in_flight_then() -> None:
+    gate = new_gate()
+    assert gate.try_enter(40)
+    assert gate.try_enter(60)
+    waiting = asyncio.create_task(gate.enter(90, asyncio.get_running_loop().time() + 0.01))
+    await asyncio.sleep(0)
+    gate.leave(1, 60)
+    with pytest.raises(Overloaded, match=r"1 operations \(40 bytes\)"):
+        await waiting
+
+
 async def test_the_queue_is_bounded_and_ends_with_the_client() -> None:
     gate = new_gate(waiting_max=1)
     assert gate.try_enter(100)
