@@ -261,6 +261,7 @@ class Channel:
         """Begin again in a new session, created at the revision that the shard asks for."""
         batch = call.batch
         assert isinstance(batch, WriteBatch)
+        batch.operations.refusal = call.error
         if batch.session is self._session:
             self._session = self._new_session(welcome_at or self._session.created + 1)
         self._drop(call)

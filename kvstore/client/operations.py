@@ -29,7 +29,7 @@ class Operations:
     Invariants: the columns are equally long; ``deadline`` is not after any of theirs.
     """
 
-    __slots__ = ("absent", "bytes", "commands", "deadline", "deadlines", "futures")
+    __slots__ = ("absent", "bytes", "commands", "deadline", "deadlines", "futures", "refusal")
 
     def __init__(self) -> None:
         self.commands: list[Any] = []
@@ -44,6 +44,8 @@ class Operations:
         """Keys and values of all whom it let in."""
         self.deadline = NEVER
         """When :meth:`expire` has something to do."""
+        self.refusal: KVError | None = None
+        """Why they had to begin again, if they had to: what failed since need not say it."""
 
     def add(self, command: Any, future: asyncio.Future[Any], size: int, deadline: float) -> bool:
         """Take one more, of ``size`` bytes; returns whether it is due before all others."""
@@ -106,6 +108,8 @@ class Operations:
     def expire(self, now: float, error: KVError) -> None:
         """Fail those whose time is up; ``deadline`` becomes that of the rest."""
         left = NEVER
+        if self.refusal is not None:
+            error = _with_refusal(error, self.refusal)
         for future, deadline in zip(self.futures, self.deadlines, strict=True):
             if future.done():
                 continue
@@ -120,3 +124,11 @@ class Operations:
         for future in self.futures:
             if not future.done():
                 future.set_exception(copy_of(error))
+
+
+def _with_refusal(error: KVError, refusal: KVError) -> KVError:
+    """``error``, with what was refused before it."""
+    twin = copy_of(error)
+    twin.message = f"{error.message}; before that it was refused: {refusal.message}"
+    twin.args = (twin.message,)
+    return twin

@@ -207,6 +207,15 @@ async def test_an_expired_session_after_a_lost_answer_is_reported(
     await kv.put(KEY, b"2")  # the client goes on
 
 
+async def test_sessions_that_are_refused_until_the_deadline_are_reported(
+    kv: Client, cluster: FakeCluster
+) -> None:
+    cluster.leader_of(KEY).script += [Do.EXPIRED] * 100_000
+    with pytest.raises((Unavailable, DeadlineExceeded), match="refused: the session is gone"):
+        await kv.put(KEY, b"v", timeout_s=0.05)
+    assert cluster.shard_of(KEY).applied[KEY] == 0
+
+
 @pytest.mark.parametrize(("action", "kind"), [(Do.INTERNAL, Internal), (Do.GARBAGE, ProtocolError)])
 async def test_errors_that_no_retry_can_mend(
     kv: Client, cluster: FakeCluster, action: Do, kind: type[KVError]
