@@ -6,13 +6,11 @@ travels with others.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias
+from collections.abc import Iterable
+from typing import TypeAlias
 
 from kvstore.config import is_address
 from kvstore.errors import InvalidArgument
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 TIMEOUT_S_MAX = 1_000_000
 """Beyond some number of days an event loop's timers overflow."""
@@ -57,11 +55,35 @@ def check_timeout(timeout_s: float) -> float:
     Raises:
         InvalidArgument: not a number above 0 and at most ``TIMEOUT_S_MAX``.
     """
-    if not isinstance(timeout_s, int | float) or not 0 < timeout_s <= TIMEOUT_S_MAX:
+    is_number = isinstance(timeout_s, int | float) and not isinstance(timeout_s, bool)
+    if not is_number or not 0 < timeout_s <= TIMEOUT_S_MAX:
         raise InvalidArgument(
             f"timeout_s must be a number above 0 and at most {TIMEOUT_S_MAX}, not {timeout_s!r}"
         )
     return timeout_s
+
+
+def check_limit(limit: int | None) -> None:
+    """See that ``limit`` is one; None stands for none.
+
+    Raises:
+        InvalidArgument: not a whole number of 0 or more.
+    """
+    if limit is None:
+        return
+    # A bool is an int to Python, and to nobody else.
+    if not isinstance(limit, int) or isinstance(limit, bool) or limit < 0:
+        raise InvalidArgument(f"limit must be a whole number of 0 or more, not {limit!r}")
+
+
+def check_flag(value: bool, what: str) -> None:
+    """See that ``value`` is one: what only counts as true or false would be refused by nodes.
+
+    Raises:
+        InvalidArgument: neither True nor False.
+    """
+    if not isinstance(value, bool):
+        raise InvalidArgument(f"{what} must be True or False, not {value!r}")
 
 
 def parse_endpoints(endpoints: str | Iterable[str]) -> tuple[str, ...]:
@@ -70,7 +92,7 @@ def parse_endpoints(endpoints: str | Iterable[str]) -> tuple[str, ...]:
     Raises:
         InvalidArgument: there is none, or one is not ``host:port``.
     """
-    texts = [endpoints] if isinstance(endpoints, str) else list(endpoints)
+    texts = [endpoints] if isinstance(endpoints, str) else _listed(endpoints)
     parts = [part.strip() for text in texts for part in text.split(",")]
     addresses = tuple(dict.fromkeys(part for part in parts if part))
     for address in addresses:
@@ -79,6 +101,13 @@ def parse_endpoints(endpoints: str | Iterable[str]) -> tuple[str, ...]:
     if not addresses:
         raise InvalidArgument("no endpoint given")
     return addresses
+
+
+def _listed(endpoints: Iterable[str]) -> list[str]:
+    texts = list(endpoints) if isinstance(endpoints, Iterable) else [endpoints]
+    if not all(isinstance(text, str) for text in texts):
+        raise InvalidArgument(f"endpoints must be str, or several str, not {endpoints!r}")
+    return texts
 
 
 def prefix_end(prefix: bytes) -> bytes | None:

@@ -17,6 +17,8 @@ from kvstore.client.arguments import (
     as_bytes,
     bad_key,
     bad_value,
+    check_flag,
+    check_limit,
     check_timeout,
     parse_endpoints,
     prefix_end,
@@ -296,8 +298,8 @@ class Client:
             keys_only: leave the values out (they are then empty).
             timeout_s: for each wait.
         """
-        if limit is not None and limit < 0:
-            raise InvalidArgument(f"limit must be 0 or more, not {limit}")
+        check_limit(limit)
+        check_flag(keys_only, "keys_only")
         low, high = _range(prefix, start, end)
         if timeout_s is not None:
             check_timeout(timeout_s)

@@ -185,3 +185,9 @@ async def test_calls_before_opening_and_after_closing(cluster: FakeCluster) -> N
     await client.close()
     with pytest.raises(InvalidArgument):
         await client.open()
+
+
+@pytest.mark.parametrize("endpoints", [b"host:1", [5], [b"host:1"], 5, None])
+def test_endpoints_that_are_no_text(endpoints: Any) -> None:
+    with pytest.raises(InvalidArgument, match="endpoints must be str, or several str"):
+        kvstore.connect(endpoints)

@@ -74,7 +74,21 @@ async def test_keys_only(kv: Client) -> None:
     assert [(row.key, row.value) async for row in kv.scan(keys_only=True)] == [(b"k", b"")]
 
 
-@pytest.mark.parametrize("arguments", [{"limit": -1}, {"timeout_s": 0}, {"prefix": 7}, {"end": 1}])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"limit": -1},
+        {"limit": "3"},
+        {"limit": 1.5},
+        {"limit": True},
+        {"limit": float("nan")},
+        {"keys_only": 1},
+        {"timeout_s": 0},
+        {"timeout_s": True},
+        {"prefix": 7},
+        {"end": 1},
+    ],
+)
 def test_bad_arguments_are_refused_at_once(arguments: dict[str, object]) -> None:
     with pytest.raises(InvalidArgument):
         connect("127.0.0.1:1").scan(**arguments)  # type: ignore[arg-type]
