@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 EXIT_STARTUP = 2
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""The last one comes when a node's terminal is closed."""
 
 LEAVE_S_MAX = 4.8
 """From SIGTERM to the end of the process, whatever hangs; what is acknowledged is in the log."""
@@ -33,7 +35,7 @@ SWITCH_INTERVAL_S = 0.001
 
 
 def run(config: NodeConfig, config_file: Path | None = None) -> int:
-    """Run one node until SIGTERM or SIGINT; the result is the process's exit code.
+    """Run one node until SIGTERM, SIGINT or SIGHUP; the result is the process's exit code.
 
     ``config_file`` is where ``config`` comes from, for the advice after a failed start.
     """
@@ -57,8 +59,10 @@ async def _serve(config: NodeConfig, config_file: Path | None = None) -> int:
             # From the signal on, for it may come in the middle of a long recovery.
             _leave_at_the_latest(LEAVE_S_MAX)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, begin_to_stop)
+    for number in STOP_SIGNALS:
+        # What nohup ignores stays ignored.
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            loop.add_signal_handler(number, begin_to_stop)
     async with contextlib.AsyncExitStack() as running:
         try:
             node = await running.enter_async_context(Node(config))

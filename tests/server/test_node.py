@@ -360,15 +360,16 @@ async def test_a_peer_that_speaks_before_the_node_is_ready_is_not_heard(
 # -- the process -----------------------------------------------------------------------------------
 
 
-async def test_sigterm_in_the_middle_of_a_start_counts_from_then(
-    config: NodeConfig, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+async def test_a_signal_in_the_middle_of_a_start_counts_from_then(
+    config: NodeConfig, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
     deadlines: list[float] = []
     told, go_on = asyncio.Event(), asyncio.Event()
 
     async def slow(self: Node) -> Node:
-        os.kill(os.getpid(), signal.SIGTERM)
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
+        os.kill(os.getpid(), number)
         await told.wait()
         await go_on.wait()
         return self
@@ -393,8 +394,26 @@ async def test_sigterm_in_the_middle_of_a_start_counts_from_then(
             go_on.set()
             assert await serving == 0
     finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in process.STOP_SIGNALS:
             asyncio.get_running_loop().remove_signal_handler(number)
+
+
+async def test_a_node_that_outlives_its_terminal_goes_on_ignoring_its_end(
+    config: NodeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def started(self: Node) -> Node:
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN, "as nohup has set it"
+        assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+        raise StartupError("enough")
+
+    monkeypatch.setattr(Node, "__aenter__", started)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert await process._serve(config) == EXIT_STARTUP
+    finally:
+        for number in process.STOP_SIGNALS:
+            asyncio.get_running_loop().remove_signal_handler(number)
+        signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.parametrize("error", [StartupError("the port"), DiskFull("no room"), OSError("disk")])
@@ -411,7 +430,7 @@ async def test_whatever_prevents_a_start_is_one_line_and_exit_code_2(
     try:
         assert await process._serve(config) == EXIT_STARTUP
     finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in process.STOP_SIGNALS:
             asyncio.get_running_loop().remove_signal_handler(number)
     assert capsys.readouterr().err == f"n1: cannot start: {error}\n"
 
@@ -434,7 +453,7 @@ async def test_lost_data_is_answered_by_the_command_that_repairs_it(
     try:
         assert await process._serve(config, Path("n1.toml")) == EXIT_STARTUP
     finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in process.STOP_SIGNALS:
             asyncio.get_running_loop().remove_signal_handler(number)
     (line,) = capsys.readouterr().err.splitlines()
     assert "identity.json is damaged" in line
