@@ -198,6 +198,7 @@ SECOND_NODE = '[[cluster.nodes]]\nid = "%s"\naddress = "%s"\n'
 
 BROKEN: list[tuple[str, str]] = [
     ("[node", "not TOML"),
+    ("x = " + "[" * 200_000, "not TOML: "),
     ("", "section [node] is missing"),
     ("node = 1", "node must be a section"),
     (

@@ -67,7 +67,7 @@ def parse(text: str, *, source: str = "<config>", relative_to: Path = Path()) ->
     """
     try:
         table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"{source}: not TOML: {error}") from error
     try:
         config = _node_config(table, relative_to)

@@ -97,7 +97,7 @@ def load(data_dir: Path) -> Content | None:
         raise DataDirectoryError(f"{path} cannot be read: {error.strerror or error}") from error
     try:
         return decode(data)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise DataDirectoryError(
             f"{path} is damaged ({error}); restore it from a copy, or repair the node",
             is_repairable=True,
@@ -136,7 +136,7 @@ def decode(data: bytes) -> Content:
 
     Raises:
         DataDirectoryError: of a newer format.
-        KeyError, TypeError, ValueError: damaged.
+        KeyError, TypeError, ValueError, RecursionError: damaged.
     """
     said: dict[str, Any] = json.loads(data)
     if not isinstance(said, dict):

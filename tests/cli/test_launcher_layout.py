@@ -137,6 +137,7 @@ def test_no_cluster_is_said_with_what_to_do(tmp_path: Path) -> None:
         ("nodes = 3", 'nodes = "many"'),
         ("shards = 8", "shards = 7"),
         ("shards = 8", "shards = ["),
+        ("shards = 8", "shards = " + "[" * 200_000),
         ("shards = 8", "shards = 8\nadded = [2]"),
         ("shards = 8", "shards = 8\nremoved = [7]"),
         ("shards = 8", "shards = 8\nadded = 4"),

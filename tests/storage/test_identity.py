@@ -199,7 +199,11 @@ def test_what_cannot_be_trusted_is_refused(
         open_it(tmp_path)
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff\x00", b"{", b"[]", b"{}", b"7", b'{"format": 1}'])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\xff\x00", b"{", b"[]", b"{}", b"7", b'{"format": 1}', b"[" * 200_000],
+    ids=lambda content: content[:20],
+)
 def test_a_damaged_file_is_refused_and_kept(tmp_path: Path, content: bytes) -> None:
     open_it(tmp_path).release()
     (tmp_path / IDENTITY_FILE).write_bytes(content)

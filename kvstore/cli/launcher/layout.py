@@ -234,7 +234,7 @@ def load(directory: Path) -> Layout:
         spec.check()
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (ValueError, InvalidArgument, ConfigError) as error:
+    except (ValueError, RecursionError, InvalidArgument, ConfigError) as error:
         raise ConfigError(f"{path}: {error}") from error
     return Layout(directory, spec)
 
