@@ -243,10 +243,25 @@ def restart(settings: Settings, node_id: str) -> None:
         stop([node])
         node.start()
         waiting = wait_until_serving(loaded, node, timeout_s=_timeout_s(settings), progress=tell)
-        view = asyncio.run(waiting)
+        try:
+            view = asyncio.run(waiting)
+        except Unavailable as error:
+            error.message += _why_not_serving(loaded, node)
+            raise
     _write_done(settings, node, f"serves again (pid {node.pid()})")
     for missing in view.missing():
         output.note(f"kv: note: {missing}")
+
+
+def _why_not_serving(loaded: Cluster, node: Node) -> str:
+    """What the node itself says, and what to do if it was turned away for want of its data."""
+    warning = node.last_warning()
+    if warning is None:
+        return ""
+    where = _where(loaded)
+    does_need_repair = "kv repair" in warning
+    advice = f"kv cluster kill {node.id}{where}; kv cluster repair {node.id}{where}"
+    return f" (its last warning: {warning}{f'; here: {advice}' if does_need_repair else ''})"
 
 
 @cluster.command("repair", cls=Command)

@@ -15,7 +15,10 @@ from kvstore.cli.launcher.process import State
 from kvstore.errors import InvalidArgument, StartupError, Unavailable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
+
+    from cli_result import Result
 
 
 def test_a_new_cluster_has_the_defaults_and_keeps_them(tmp_path: Path) -> None:
@@ -161,6 +164,52 @@ def test_the_last_words_are_those_since_the_start(tmp_path: Path) -> None:
         log.write("kv: port 7401 is in use\n\n")
     with pytest.raises(StartupError, match=r"^n1 could not start: port 7401 is in use$"):
         node.check_started()
+
+
+def test_the_last_warning_is_found_behind_much_that_followed(tmp_path: Path) -> None:
+    with clusters.opened(tmp_path, Wanted()) as made:
+        node = made.node("n1")
+    assert node.last_warning() is None
+    at = "2026-01-02 03:04:05.678"
+    node.files.log_file.write_text(f"{at} WARNING n1 from an earlier life\n")
+    node._log_start = node.files.log_file.stat().st_size
+    assert node.last_warning() is None
+    with node.files.log_file.open("a") as log:
+        log.write(f"{at} WARNING n1 turned away\n")
+        log.writelines(f"{at} INFO    n1 WARNING: {i} votes are wanted\n" for i in range(1000))
+    assert node.last_warning() == "turned away"
+    with node.files.log_file.open("a") as log:
+        log.write(f"{at} ERROR   n1 the disk is gone\n")
+    assert node.last_warning() == "the disk is gone"
+
+
+def test_a_restart_in_vain_says_what_the_node_says_and_what_to_do(
+    kv: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = ""
+
+    def start(self: Node) -> None:
+        self.files.directory.mkdir(exist_ok=True)
+        self.files.log_file.write_text(said)
+
+    async def wait(*_: object, **__: object) -> None:
+        raise Unavailable("not ready after 30 s: n1 has not caught up on shard 0")
+
+    monkeypatch.setattr(Node, "start", start)
+    monkeypatch.setattr("kvstore.cli.cluster.wait_until_serving", wait)
+    with clusters.opened(tmp_path / ".kv", Wanted()):
+        pass
+    plain = kv("cluster", "restart", "n1").error_line
+    assert plain == "kv: not ready after 30 s: n1 has not caught up on shard 0"
+    said = "2026-01-02 03:04:05.678 WARNING n1 the clock is ahead\n"
+    assert kv("cluster", "restart", "n1").error_line == (
+        f"{plain} (its last warning: the clock is ahead)"
+    )
+    said = "2026-01-02 03:04:05.678 WARNING n1 turned away: kv repair --config FILE\n"
+    assert kv("cluster", "restart", "n1").error_line == (
+        f"{plain} (its last warning: turned away: kv repair --config FILE; here: "
+        "kv cluster kill n1; kv cluster repair n1)"
+    )
 
 
 def test_a_log_is_read_whole_or_from_its_last_lines(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -23,6 +24,10 @@ STOP_GRACE_S = 10.0
 """How long a node may take over SIGTERM before SIGKILL."""
 KILL_GRACE_S = 5.0
 _REASON_BYTES_MAX = 4096
+_WARNING_BYTES_MAX = 1 << 20
+"""A node that gets no leader writes on and on after it was told why."""
+_WARNING = re.compile(r"\S+ \S+ (?:WARNING|ERROR|CRITICAL) +\S+ (.+)")
+"""A line of a node's log, as :func:`kvstore.server.process.run` lays it out."""
 
 
 @dataclass(slots=True)
@@ -91,15 +96,26 @@ class Node:
 
     def last_words(self) -> str:
         """The last line that the process wrote since it was started here."""
+        for line in reversed(self._written(_REASON_BYTES_MAX)):
+            if line.strip():
+                said = line.strip().removeprefix("kv: ")
+                return said.removeprefix(f"{self.id}: cannot start: ")
+        return f"it wrote nothing to {self.files.log_file}"
+
+    def last_warning(self) -> str | None:
+        """What the process last warned of since it was started here, if it did."""
+        for line in reversed(self._written(_WARNING_BYTES_MAX)):
+            if found := _WARNING.match(line):
+                return found[1].strip()
+        return None
+
+    def _written(self, bytes_max: int) -> list[str]:
+        """The last lines of the log since the process was started here."""
         with suppress(OSError), self.files.log_file.open("rb") as log:
             end = log.seek(0, os.SEEK_END)
-            log.seek(max(self._log_start, end - _REASON_BYTES_MAX))
-            lines = log.read().decode("utf-8", errors="replace").split("\n")
-            for line in reversed(lines):
-                if line.strip():
-                    said = line.strip().removeprefix("kv: ")
-                    return said.removeprefix(f"{self.id}: cannot start: ")
-        return f"it wrote nothing to {self.files.log_file}"
+            log.seek(max(self._log_start, end - bytes_max))
+            return log.read().decode("utf-8", errors="replace").split("\n")
+        return []
 
     def send(self, signal_: Signals) -> None:
         """Signal the live process.
