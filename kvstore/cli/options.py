@@ -94,6 +94,15 @@ def _remember(ctx: click.Context, param: click.Parameter, value: Any) -> None:
         setattr(ctx.ensure_object(Settings), str(param.name), value)
 
 
+class _Directory(click.Path):
+    """A directory that has a name: an empty one, of a variable not set, is not the present one."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail("it is empty: use . for the working directory", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 class CommonOption(click.Option):
     """An option that belongs to every command; help lists it apart."""
 
@@ -134,7 +143,7 @@ def common_options() -> list[click.Parameter]:
         CommonOption(
             ["--dir", "directory"],
             "Directory of a local cluster.  [default: .kv]",
-            click.Path(path_type=Path, file_okay=False),
+            _Directory(path_type=Path, file_okay=False),
             "DIR",
         ),
     ]

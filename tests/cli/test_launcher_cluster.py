@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import pytest
 
+from kvstore.cli.exits import Exit
 from kvstore.cli.launcher import cluster as clusters
 from kvstore.cli.launcher import layout, logs, ports
 from kvstore.cli.launcher.cluster import Wanted
@@ -210,6 +211,13 @@ def test_a_restart_in_vain_says_what_the_node_says_and_what_to_do(
         f"{plain} (its last warning: turned away: kv repair --config FILE; here: "
         "kv cluster kill n1; kv cluster repair n1)"
     )
+
+
+def test_a_directory_without_a_name_is_bad_usage(kv: Callable[..., Result], tmp_path: Path) -> None:
+    result = kv("--dir", "", "cluster", "status")
+    assert result.code == Exit.USAGE
+    assert "it is empty: use . for the working directory" in result.error_line
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_log_is_read_whole_or_from_its_last_lines(tmp_path: Path) -> None:
