@@ -82,7 +82,13 @@ def write_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     table = Table(box=box.ROUNDED, header_style="bold")
     for name in header:
         table.add_column(name, overflow="fold")
+    # What the terminal cannot show is escaped before the columns are measured.
+    encoding = sys.stdout.encoding or "utf-8"
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*(Text(_shown_in(encoding, cell)) for cell in row))
     width = None if sys.stdout.isatty() else 100_000
     Console(file=sys.stdout, width=width).print(table)
+
+
+def _shown_in(encoding: str, text: str) -> str:
+    return text.encode(encoding, errors="backslashreplace").decode(encoding)
