@@ -308,7 +308,8 @@ def status(settings: Settings) -> None:
 def logs(settings: Settings, node_id: str, follow: bool, lines: int | None) -> None:
     """Print what a node has written to its log."""
     node = clusters.load(settings.cluster_directory).node(node_id)
-    for piece in log_files.read(node.files.log_file, lines=lines, follow=follow):
+    pieces = log_files.read(node.files.log_file, lines=lines, follow=follow, pause=output.pause)
+    for piece in pieces:
         output.write(piece)
         output.flush()
 

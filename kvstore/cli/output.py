@@ -6,7 +6,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import select
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +32,18 @@ def line(text: str) -> None:
 def flush() -> None:
     """Let a reader see what was put on stdout so far."""
     sys.stdout.flush()
+
+
+def pause(seconds: float) -> None:
+    """Wait, but not for whoever reads stdout no more.
+
+    Raises:
+        BrokenPipeError: there is no reader left.
+    """
+    stdout = select.poll()
+    stdout.register(sys.stdout, 0)  # errors and the end are told without being asked for
+    if stdout.poll(seconds * 1000):
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
 
 
 def note(text: str) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+import os
 from typing import TYPE_CHECKING
+
+import pytest
 
 from kvstore.cli import output
 
 if TYPE_CHECKING:
-    import pytest
+    from pathlib import Path
 
 
 def test_a_table_escapes_what_stdout_cannot_express(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -20,3 +23,23 @@ def test_a_table_escapes_what_stdout_cannot_express(monkeypatch: pytest.MonkeyPa
     lines = written.getvalue().decode("ascii").splitlines()
     assert r"\u043a\u043b\u044e\u0447 | 1" in lines[3]
     assert len({len(line) for line in lines}) == 1, "it was measured as it is written"
+
+
+def test_a_pause_ends_when_the_reader_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    read_end, write_end = os.pipe()
+    with os.fdopen(write_end, "w") as stdout:
+        monkeypatch.setattr("sys.stdout", stdout)
+        output.pause(0.001)
+        os.close(read_end)
+        with pytest.raises(BrokenPipeError):
+            output.pause(60.0)
+        monkeypatch.undo()
+
+
+def test_a_file_has_no_reader_that_could_leave(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with (tmp_path / "out").open("w") as stdout:
+        monkeypatch.setattr("sys.stdout", stdout)
+        output.pause(0.001)
+        monkeypatch.undo()

@@ -259,6 +259,16 @@ def test_logs(shell: Shell) -> None:
     assert errors == b"kv: interrupted\n"
 
 
+def test_a_log_that_nobody_reads_any_more_is_not_followed(shell: Shell) -> None:
+    with begun(shell, "cluster", "logs", "n1", "-f", "-n", "1") as following:
+        assert following.stdout is not None
+        assert following.stdout.readline()
+        following.stdout.close()
+        assert following.stderr is not None
+        assert following.stderr.read() == b""
+        assert following.wait(WAIT_S) == 0
+
+
 def test_an_unknown_node_is_answered_with_the_known(shell: Shell) -> None:
     for command in ("kill", "pause", "resume", "restart", "repair", "logs"):
         assert "known: n1, n2, n3" in shell.fails(2, "cluster", command, "n9")

@@ -9,15 +9,23 @@ from typing import TYPE_CHECKING
 from kvstore.errors import InvalidArgument
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 _PIECE_BYTES = 64 * 1024
 _POLL_S = 0.2
 
 
-def read(path: Path, *, lines: int | None = None, follow: bool = False) -> Iterator[bytes]:
+def read(
+    path: Path,
+    *,
+    lines: int | None = None,
+    follow: bool = False,
+    pause: Callable[[float], None] = time.sleep,
+) -> Iterator[bytes]:
     """The log in pieces, or only its last ``lines`` lines; for ever when following.
+
+    ``pause`` waits for some seconds, between two looks at a log that is followed.
 
     Raises:
         InvalidArgument: there is no log yet.
@@ -34,4 +42,4 @@ def read(path: Path, *, lines: int | None = None, follow: bool = False) -> Itera
                 yield piece
             if not follow:
                 return
-            time.sleep(_POLL_S)
+            pause(_POLL_S)
