@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from kvstore.server.checksums import Checksums
     from kvstore.server.membership import Membership
     from kvstore.server.raft_driver import RaftDriver
-    from kvstore.server.scheduling import Outcome
+    from kvstore.server.scheduling import Loop, Outcome
     from kvstore.server.shard_host import ShardHost
     from kvstore.server.throttle import LatencyMeter
     from kvstore.wire.frames import Frame
@@ -154,13 +154,13 @@ class ClientRequests:
             Kind.WRITE: self._write,
             Kind.READ: self._read,
             Kind.SCAN: self._scan,
-            Kind.SHARD_MAP: _replying(shard_map),
-            Kind.STATUS: _replying(status),
+            Kind.SHARD_MAP: _replying(shard_map, driver.loop),
+            Kind.STATUS: _replying(status, driver.loop),
         }
         if checksums is not None:
             self._handlers[Kind.CHECKSUM] = self._checksum_by(checksums)
         if membership is not None:
-            self._handlers[Kind.MEMBERS] = _replying(membership.members_reply)
+            self._handlers[Kind.MEMBERS] = _replying(membership.members_reply, driver.loop)
             self._handlers[Kind.EVENTS] = self._events_of(membership)
 
         if administration is not None:
@@ -347,11 +347,19 @@ def _gone() -> Unavailable:
     return Unavailable("the connection that asked is closed")
 
 
-def _replying(body: Callable[[], bytes]) -> Callable[[Connection, Frame], None]:
-    """A handler that answers at once with what ``body`` gives."""
+def _replying(body: Callable[[], bytes], loop: Loop) -> Callable[[Connection, Frame], None]:
+    """A handler that answers at once with what ``body`` gives.
+
+    That is asked for once in an iteration of the loop, however many want it: it tells of all that
+    this node has, and takes a hundred times as long as to send it.
+    """
+    made: list[bytes] = []
 
     def handle(connection: Connection, frame: Frame) -> None:
-        connection.send(encode_frame(Kind.REPLY, frame.request, body()))
+        if not made:
+            made.append(body())
+            loop.call_soon(made.clear)
+        connection.send(encode_frame(Kind.REPLY, frame.request, made[0]))
 
     return handle
 

@@ -62,7 +62,7 @@ class Front:
             frame_bytes_max=16 * MIB,
             scan_threads=self.threads,
             shard_map=lambda: b"map",
-            status=lambda: b"status",
+            status=self._status,
             checksums=Checksums(
                 self.rig.engine,
                 self.rig.driver.loop,
@@ -72,6 +72,11 @@ class Front:
             ),
         )
         self._next = 0
+        self.statuses = 0
+
+    def _status(self) -> bytes:
+        self.statuses += 1
+        return b"status"
 
     def relieve(self) -> None:
         self.reliefs += 1
@@ -141,6 +146,16 @@ async def test_the_map_and_the_status_are_answered_at_once() -> None:
     front = Front()
     assert front.body(front.ask(Kind.SHARD_MAP, b"")) == b"map"
     assert front.body(front.ask(Kind.STATUS, b"")) == b"status"
+
+
+async def test_many_that_ask_for_the_status_at_once_get_what_was_made_once() -> None:
+    front = Front()
+    for _ in range(3):
+        assert front.body(front.ask(Kind.STATUS, b"")) == b"status"
+    assert front.statuses == 1
+    await settle()
+    assert front.body(front.ask(Kind.STATUS, b"")) == b"status"
+    assert front.statuses == 2
 
 
 @pytest.mark.parametrize("kind", [Kind.WRITE, Kind.READ, Kind.SCAN, Kind.CHECKSUM])
