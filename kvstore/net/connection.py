@@ -6,6 +6,9 @@ Rules:
 * what waits to be sent is bounded: from half of the bound on nothing more is read from that
   side (whoever does not take answers gets no more questions heard), beyond it the
   connection is cut;
+* what one iteration of the loop hears of those who dial this node is bounded
+  (:mod:`kvstore.net.turns`): what is beyond it waits in order, and nothing more is read from
+  that side until it was heard;
 * bytes that are no frame end the connection, after an ERROR frame for request 0 that says
   why; whatever else is wrong with a frame is answered under its request id;
 * who closes says so (GOODBYE or ERROR), shuts its sending side and discards what still
@@ -20,6 +23,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, TypeAlias, cast
 
@@ -34,6 +38,7 @@ from kvstore.errors import (
 )
 from kvstore.net.progress import Progress
 from kvstore.net.sockets import set_socket_options
+from kvstore.net.turns import BYTES_PER_FRAME, FRAMES_A_STEP
 from kvstore.wire.frames import HEADER_BYTES, Frame, FrameDecoder, decode_header, encode_frame
 from kvstore.wire.hello import HELLO_FRAME_BYTES_MAX
 from kvstore.wire.kinds import APPLICATION_KINDS, Kind
@@ -43,6 +48,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kvstore.net.limits import NetLimits
+    from kvstore.net.turns import Turns
     from kvstore.wire.hello import Hello, Welcome
 
     FramesCallback: TypeAlias = Callable[["FrameConnection", list[Frame]], None]
@@ -68,7 +74,19 @@ class FrameConnection(asyncio.Protocol):
         on_frames: FramesCallback,
         on_opened: ConnectionCallback | None = None,
         on_closed: ConnectionCallback | None = None,
+        turns: Turns | None = None,
     ) -> None:
+        """Not connected yet.
+
+        Args:
+            limits: Its bounds.
+            on_frames: Gets the first frame, or those that came together with it.
+            on_opened: Told when it is connected.
+            on_closed: Told when it is closed.
+            turns: What may be heard in one iteration of the loop; all if there are none.
+        """
+        self.turns = turns
+        """May be changed by whoever gets the first frame."""
         self.hello: Hello | None = None
         """What the other side said of itself, if it was the one to connect."""
         self.welcome: Welcome | None = None
@@ -96,7 +114,9 @@ class FrameConnection(asyncio.Protocol):
         self._written_bytes = 0  # ever given to the transport
         self._high_water_bytes = limits.outbound_bytes_max // 2
         self._is_jammed = False  # the transport has had enough, until the other side reads
+        self._is_held_back = False  # too much waits for the other side for it to be heard
         self._is_deaf = False  # we have told the transport not to read
+        self._is_waiting = False  # for its turn
         self._frames_received = 0
         self._linger: asyncio.TimerHandle | None = None
         self._receiving, self._sending = Progress(), Progress()
@@ -123,7 +143,7 @@ class FrameConnection(asyncio.Protocol):
 
     @property
     def held_bytes(self) -> int:
-        """Memory that the other side makes us hold: a half-received frame, unsent bytes."""
+        """Memory that the other side makes us hold: what came and was not heard, unsent bytes."""
         return self._decoder.buffered_bytes + self.unsent_bytes
 
     def establish(self, on_frames: FramesCallback, rest: list[Frame]) -> None:
@@ -146,9 +166,8 @@ class FrameConnection(asyncio.Protocol):
         Args:
             now: The event loop's clock, seconds.
         """
-        frame_s = self._receiving.stuck_s(
-            now, waiting=self._decoder.buffered_bytes > 0, steps=self._frames_received
-        )
+        is_begun = self._decoder.buffered_bytes > 0 and not self._decoder.is_behind
+        frame_s = self._receiving.stuck_s(now, waiting=is_begun, steps=self._frames_received)
         if frame_s > self._limits.frame_timeout_s:
             return ProtocolError(
                 f"a frame was begun and not completed within {self._limits.frame_timeout_s:g} s"
@@ -202,16 +221,34 @@ class FrameConnection(asyncio.Protocol):
             self.abort(Overloaded(f"{unsent} bytes wait for a side that does not read them"))
             return False
         if self._transport is not None and unsent > self._high_water_bytes:
-            self._is_deaf = True
-            self._transport.pause_reading()
+            self._is_held_back = True
+            self._stop_reading(self._transport)
         return True
 
+    def _stop_reading(self, transport: asyncio.Transport) -> None:
+        if not self._is_deaf:
+            self._is_deaf = True
+            transport.pause_reading()
+
     def _hear_on(self) -> None:
-        """Read again, if we had stopped, and the socket is not gone."""
-        if self._is_deaf and self._transport is not None and not self._transport.is_closing():
+        """The other side has taken enough to be heard again."""
+        self._is_held_back = False
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Hear what waits, else read again, if we had stopped and the socket is not gone."""
+        transport = self._transport
+        if transport is None or transport.is_closing() or self._is_held_back:
+            return
+        if self._decoder.is_behind and self.turns is not None:
+            self._stop_reading(transport)
+            if not self._is_waiting:
+                self._is_waiting = True
+                self.turns.put(self)
+        elif self._is_deaf:
             self._is_deaf = False
             with suppress(RuntimeError):  # uvloop, of a dial that was cancelled: "not closing"
-                self._transport.resume_reading()
+                transport.resume_reading()
 
     def _flush(self) -> None:
         """Give the transport all that gathered in this iteration of the loop."""
@@ -226,10 +263,45 @@ class FrameConnection(asyncio.Protocol):
             transport.write(frames[0])
         else:
             transport.writelines(frames)
-        if self._is_deaf and not self._is_jammed:
+        if self._is_held_back and not self._is_jammed:
             self._hear_on()
 
     # -- receiving --------------------------------------------------------------------------
+
+    def take_turn(self) -> None:
+        """Hear some of what waits. Called in its turn, see :class:`kvstore.net.turns.Turns`."""
+        self._is_waiting = False
+        if not self._closing and not self._is_held_back and self._decoder.is_behind:
+            self._hear(self._decoder.more(self._frames_allowed()))
+        self._heard_so_far()
+
+    def _frames_allowed(self) -> int:
+        """How many may be heard at once."""
+        if self.turns is None:
+            return sys.maxsize
+        if not self._established:
+            return 1  # what follows the handshake is bounded by what it tells
+        return max(0, min(self.turns.left, FRAMES_A_STEP))
+
+    def _hear(self, frames: list[Frame]) -> None:
+        """Hand ``frames`` on, and count what that takes of the turn."""
+        if not frames:
+            return
+        self._frames_received += len(frames)
+        unsent_before = self._outbox_bytes
+        self._dispatch(frames)
+        if self.turns is not None:
+            answers_bytes = max(0, self._outbox_bytes - unsent_before)
+            self.turns.spend(len(frames) + answers_bytes // BYTES_PER_FRAME)
+
+    def _heard_so_far(self) -> None:
+        """See to what comes after the frames that were heard."""
+        if self._closing:
+            return
+        if self._decoder.error is not None:
+            self.close(self._decoder.error)
+        elif self._decoder.is_behind or self._is_deaf:
+            self._go_on()
 
     def _dispatch(self, frames: list[Frame]) -> None:
         """Hand frames on; the connection's own are dealt with on the way."""
@@ -355,19 +427,19 @@ class FrameConnection(asyncio.Protocol):
         if self._closing:
             return
         self.heard = True
-        frames = self._decoder.feed(data)
-        if frames:
-            self._frames_received += len(frames)
-            self._dispatch(frames)
-        if self._decoder.error is not None:
-            self.close(self._decoder.error)
+        if self.turns is not None and len(data) >= BYTES_PER_FRAME:
+            self.turns.spend(len(data) // BYTES_PER_FRAME)
+        self._hear(self._decoder.feed(data, self._frames_allowed()))
+        while self._decoder.is_behind and not self._is_held_back and self._frames_allowed():
+            self._hear(self._decoder.more(self._frames_allowed()))
+        self._heard_so_far()
 
     def pause_writing(self) -> None:
         """Called by the event loop: half of the outbound bound is taken."""
         self._is_jammed = True
         if self._transport is not None and not self._closing:
-            self._is_deaf = True
-            self._transport.pause_reading()
+            self._is_held_back = True
+            self._stop_reading(self._transport)
 
     def resume_writing(self) -> None:
         """Called by the event loop: the other side has caught up."""

@@ -6,6 +6,9 @@ connections that say nothing, must not cost the cluster its majority. Peers are 
 number, and by having one connection per node and lane: a new one takes the place of the old,
 which its dialler has given up without our noticing. The connections of a node are all of one
 data directory: when another one is let in by its name, those of the last are cut.
+
+What clients ask is bounded for all of them together in each iteration of the loop; a peer has a
+bound of its own, which it reaches only if it misbehaves.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from kvstore.net.connection import FrameConnection
 from kvstore.net.repeats import RepeatFilter
 from kvstore.net.tasks import start_task, stop_tasks
 from kvstore.net.transport import Lane
+from kvstore.net.turns import Turns
 from kvstore.wire.frames import encode_frame
 from kvstore.wire.hello import (
     NOT_SAID,
@@ -83,6 +87,7 @@ class FrameServer:
         self._guests: set[FrameConnection] = set()
         self._clients = 0
         self._peers: dict[NodeId, dict[_Place, FrameConnection]] = {}  # never empty
+        self._client_turns: Turns
         self._complaints = RepeatFilter()
 
     @property
@@ -102,6 +107,7 @@ class FrameServer:
             StartupError: the address cannot be listened at; one line says why.
         """
         loop = asyncio.get_running_loop()
+        self._client_turns = Turns()
         try:
             self._server = await loop.create_server(
                 self._new_connection, self._host, self._port, backlog=_BACKLOG
@@ -141,6 +147,7 @@ class FrameServer:
             on_frames=self._first_frames,
             on_opened=self._opened,
             on_closed=self._closed,
+            turns=Turns(),
         )
 
     def _opened(self, connection: FrameConnection) -> None:
@@ -179,6 +186,7 @@ class FrameServer:
         self._guests.add(connection)
         if hello.role == "client":
             self._clients += 1
+            connection.turns = self._client_turns
         elif hello.node_id is not None and hello.lane is not None:
             places = self._peers.setdefault(hello.node_id, {})
             place = _place(hello.lane, places)

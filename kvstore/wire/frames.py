@@ -13,6 +13,7 @@ Rules:
 from __future__ import annotations
 
 import struct
+import sys
 from typing import NamedTuple
 
 from kvstore.errors import ProtocolError
@@ -51,10 +52,11 @@ class FrameDecoder:
     """Cuts what arrives into frames.
 
     Invariant between calls: ``_partial`` holds the beginning of exactly one frame, whose
-    length, if it is there, is within bounds; or there is an ``error``, and nothing is held.
+    length, if it is there, is within bounds; or there is an ``error``, and nothing is held; or
+    ``_rest`` is what was not looked at yet, from ``_start`` on, and ``_partial`` is empty.
     """
 
-    __slots__ = ("_need", "_partial", "error", "frame_bytes_max")
+    __slots__ = ("_need", "_partial", "_rest", "_start", "error", "frame_bytes_max")
 
     def __init__(self, frame_bytes_max: int) -> None:
         self.frame_bytes_max = frame_bytes_max
@@ -64,34 +66,52 @@ class FrameDecoder:
         good and is returned; what follows is not looked at any more."""
         self._partial = bytearray()
         self._need = 0
+        self._rest = b""
+        self._start = 0
 
     @property
     def buffered_bytes(self) -> int:
-        """How much of a frame that is not complete is held."""
-        return len(self._partial)
+        """How much is held: of a frame that is not complete, or of what is not yet cut."""
+        return len(self._partial) + len(self._rest)
 
-    def feed(self, data: bytes) -> list[Frame]:
+    @property
+    def is_behind(self) -> bool:
+        """Whether something was not looked at yet: see :meth:`more`."""
+        return bool(self._rest)
+
+    def feed(self, data: bytes, frames_max: int = sys.maxsize) -> list[Frame]:
         """Take the next bytes of the stream and return the frames they complete.
 
         Look at ``error`` afterwards: it does not depend on how the stream is cut whether a
-        good frame before a bad length is returned.
+        good frame before a bad length is returned. Beyond ``frames_max`` of them nothing is
+        looked at until :meth:`more` is called.
         """
         if self.error is not None:
             return []
-        if self._partial:
+        if self._rest:
+            data = self._rest[self._start :] + data
+        elif self._partial:
             self._partial += data
             if len(self._partial) < self._need:
                 return []
             data = bytes(self._partial)
             self._partial = bytearray()
-        return self._cut(data)
+        return self._cut(data, 0, frames_max)
 
-    def _cut(self, data: bytes) -> list[Frame]:
-        """The complete frames of ``data``; keeps what follows them."""
+    def more(self, frames_max: int) -> list[Frame]:
+        """The next frames of what was fed before, at most so many."""
+        return self._cut(self._rest, self._start, frames_max)
+
+    def _cut(self, data: bytes, start: int, frames_max: int) -> list[Frame]:
+        """The complete frames of ``data`` from ``start`` on; keeps what follows them."""
         frames: list[Frame] = []
-        start, size = 0, len(data)
+        size = len(data)
+        self._rest = b""
         new = tuple.__new__  # a NamedTuple's own __new__ costs twice as much
         while size - start >= HEADER_BYTES:
+            if len(frames) >= frames_max:
+                self._rest, self._start = data, start
+                return frames
             length, kind, flags, request = _HEADER.unpack_from(data, start)
             if not _LENGTH_MIN <= length <= self.frame_bytes_max:
                 break

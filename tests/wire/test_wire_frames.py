@@ -109,3 +109,27 @@ def test_a_body_outlives_the_buffer_it_came_in() -> None:
     decoder.feed(encode_frame(1, 1, b"b" * 100)[:60])
     assert frame.body == b"a" * 100
     assert len(stream) == HEADER_BYTES + 100
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 7])
+def test_frames_taken_a_few_at_a_time_are_the_same(at_once: int) -> None:
+    stream = b"".join(encode_frame(1, n, b"x" * n) for n in range(10)) + encode_frame(1, 10, b"yz")
+    decoder = FrameDecoder(100)
+    found = decoder.feed(stream[:-1], at_once)
+    assert len(found) == at_once
+    while decoder.is_behind:
+        assert decoder.buffered_bytes > 0
+        more = decoder.more(at_once)
+        assert len(more) <= at_once
+        found += more
+    assert found == FrameDecoder(100).feed(stream)[:-1]
+    assert decoder.feed(stream[-1:]) == [Frame(1, 0, 10, b"yz")]
+
+
+def test_what_is_fed_while_something_waits_comes_behind_it() -> None:
+    stream = b"".join(encode_frame(1, n, b"body") for n in range(4))
+    decoder = FrameDecoder(100)
+    found = decoder.feed(stream[:40], 1) + decoder.feed(stream[40:], 0)
+    assert decoder.is_behind
+    assert found + decoder.more(9) == FrameDecoder(100).feed(stream)
+    assert not decoder.is_behind
