@@ -27,6 +27,8 @@ class NetLimits:
     """Clients that have said hello; peers are let in beyond it."""
     peers_max: int = 4096
     """Nodes that have said hello, each on as many lanes as there are."""
+    peer_connections_max: int = 16_384
+    """Of all of them together. One more is refused, unless that node already has one there."""
     handshakes_max: int = 1024
     """Connections that have not yet said hello. One more evicts the oldest, so that a flood
     of silent strangers cannot keep a peer out."""

@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, TypeAlias
 
@@ -154,8 +155,11 @@ class FrameServer:
         if len(self._strangers) >= self._limits.handshakes_max:
             oldest = next(iter(self._strangers))
             del self._strangers[oldest]
-            error = Overloaded("too many connections that have not said hello")
-            oldest.close(error, lingers=False)
+            if oldest.is_open:
+                error = Overloaded("too many connections that have not said hello")
+                oldest.close(error, lingers=False)
+            else:
+                oldest.abort()  # it was turned away, and lingers to read why
         self._strangers[connection] = asyncio.get_running_loop().time()
 
     def _first_frames(self, connection: FrameConnection, frames: list[Frame]) -> None:
@@ -178,8 +182,17 @@ class FrameServer:
         if hello.role == "client":
             if self._clients >= self._limits.connections_max:
                 raise Overloaded(f"this node serves {self._clients} clients, as many as it may")
-        elif hello.node_id not in self._peers and len(self._peers) >= self._limits.peers_max:
+            return
+        if hello.node_id not in self._peers and len(self._peers) >= self._limits.peers_max:
             raise Overloaded(f"this node has {len(self._peers)} peers, as many as it may")
+        connections = len(self._guests) - self._clients
+        if connections >= self._limits.peer_connections_max and not self._is_back(hello):
+            raise Overloaded(f"this node has {connections} connections of peers, as many as it may")
+
+    def _is_back(self, hello: Hello) -> bool:
+        """Whether the connection would take the place of another one."""
+        places = {} if hello.node_id is None else self._peers.get(hello.node_id, {})
+        return any(lane == hello.lane for lane, _ in places)
 
     def _let_in(self, connection: FrameConnection, hello: Hello) -> None:
         del self._strangers[connection]
@@ -240,6 +253,7 @@ class FrameServer:
             self._close_silent_strangers(now)
             self._close_stuck(now)
             self.shed()
+            self._look_for_a_file(now)
 
     def _close_silent_strangers(self, now: float) -> None:
         timeout_s = self._limits.hello_timeout_s
@@ -254,6 +268,19 @@ class FrameServer:
                 connection.close(error)
             elif error is not None:
                 connection.abort(error)  # it reads nothing, so it cannot be told
+
+    def _look_for_a_file(self, now: float) -> None:
+        """Say so if nobody can be let in: the loop itself closes such connections in silence."""
+        try:
+            os.close(os.open(os.devnull, os.O_RDONLY))
+        except OSError as error:
+            if self._complaints.is_new(error.errno, now):
+                log.warning(
+                    "who connects to port %d is turned away: no file can be opened (%s); raise the "
+                    "limit of open files (ulimit -n) or lower limits.connections_max",
+                    self._port,
+                    error.strerror,
+                )
 
     def shed(self) -> None:
         """While all connections together hold too much, end those that hold most.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import random
 import struct
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from net_harness import (
     CLIENT,
+    DEADLINE_S,
     LIMITS,
     PEER,
     Client,
@@ -34,6 +36,7 @@ from kvstore.wire.kinds import Kind
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from kvstore.net.connection import FrameConnection
     from kvstore.net.limits import NetLimits
 
 
@@ -376,6 +379,32 @@ async def test_a_flood_of_silent_connections_keeps_nobody_out() -> None:
             assert (await peer.shake_hands(PEER)).kind == Kind.WELCOME
 
 
+async def test_who_was_turned_away_and_stays_makes_way_for_others() -> None:
+    limits = replace(LIMITS, handshakes_max=8, linger_s=2 * DEADLINE_S)
+    turned_away: set[FrameConnection] = set()
+    async with undisturbed(limits) as node, AsyncExitStack() as flood:
+        for _ in range(50):
+            stranger = await flood.enter_async_context(raw(node))
+            frame = await stranger.shake_hands(replace(CLIENT, cluster_id="away"))
+            assert frame.kind == Kind.ERROR
+            turned_away |= set(node.server._strangers)
+        assert len(turned_away) == 50
+        await until(lambda: sum(not each.closed.done() for each in turned_away) <= 8)
+
+
+async def test_connections_of_peers_are_bounded_and_one_may_take_the_place_of_another() -> None:
+    limits = replace(LIMITS, peer_connections_max=2)
+    lanes = [replace(PEER, lane=lane) for lane in range(3)]
+    async with undisturbed(limits) as node, AsyncExitStack() as several:
+        guests = [await several.enter_async_context(raw(node)) for _ in range(4)]
+        assert (await guests[0].shake_hands(lanes[0])).kind == Kind.WELCOME
+        assert (await guests[1].shake_hands(lanes[1])).kind == Kind.WELCOME
+        error = error_of(await guests[2].shake_hands(lanes[2]))
+        assert error.message == "this node has 2 connections of peers, as many as it may"
+        assert (await guests[3].shake_hands(lanes[0])).kind == Kind.WELCOME
+        await until(lambda: node.server.connection_count == 3)
+
+
 async def test_half_frames_on_many_connections_share_one_bound() -> None:
     limits = replace(LIMITS, held_bytes_max=3 << 20)
     async with undisturbed(limits) as node, AsyncExitStack() as flood:
@@ -413,6 +442,25 @@ async def test_the_same_trouble_is_logged_once(caplog: pytest.LogCaptureFixture)
         assert "this is cluster home, not away" in lines[0]
         assert "(n2)" in lines[0]
         assert "frame length" in lines[1]
+
+
+async def test_that_nobody_can_be_let_in_for_want_of_a_file_is_logged_once(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = 0
+
+    def fail(*_: Any) -> None:
+        nonlocal looks
+        looks += 1
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    async with undisturbed() as node:
+        with monkeypatch.context() as patched:
+            patched.setattr("kvstore.net.server.os.open", fail)
+            await until(lambda: looks >= 3)
+        (record,) = caplog.records
+        assert f"who connects to port {node.server.port} is turned away" in record.getMessage()
+        assert "(Too many open files)" in record.getMessage()
 
 
 async def test_invented_names_get_one_line_and_those_of_nodes_one_each(
