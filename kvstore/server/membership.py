@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from kvstore.config import NodeConfig
     from kvstore.errors import KVError
     from kvstore.ids import NodeId
-    from kvstore.net.limits import NetLimits
+    from kvstore.net.limits import ContactLimits, NetLimits
     from kvstore.net.peers import PeerPool
     from kvstore.server.checksums import Asker
     from kvstore.server.handshake import Handshake
@@ -71,6 +71,7 @@ def make_contacts(
     handshake: Handshake,
     *,
     limits: NetLimits,
+    bounds: ContactLimits | None = None,
     rng: random.Random,
     hint: Hint,
     on_refused: Callable[[KVError], None],
@@ -103,7 +104,7 @@ def make_contacts(
         on_unreachable=unreachable,
         on_lost=lambda node, _: hint(node, is_gone=False),
     )
-    return ContactBook(callbacks, limits=limits, rng=rng)
+    return ContactBook(callbacks, limits=limits, bounds=bounds, rng=rng)
 
 
 class Hint(Protocol):

@@ -35,6 +35,7 @@ from kvstore.server.date_watch import DateWatch
 from kvstore.server.following import Following
 from kvstore.server.handshake import Handshake
 from kvstore.server.membership import MemberCouriers, Membership, make_contacts
+from kvstore.server.open_files import OpenFiles
 from kvstore.server.pinning import Pinning
 from kvstore.server.pulse import Pulse
 from kvstore.server.raft_driver import RaftDriver
@@ -92,6 +93,7 @@ class Node:
         self._throttle = Throttle(
             bytes_per_s_max=config.sharding.move_bytes_per_s_max, clock=self._clock
         )
+        self._open_files = OpenFiles.here(config.limits)
         self._resources = contextlib.AsyncExitStack()
 
     @staticmethod
@@ -141,6 +143,7 @@ class Node:
             remember=pinning.remember,
             wall_ms=self._wall_ms,
         )
+        self._open_files.warn(config.limits.connections_max)
         await self._listen(handshake, undo)
         admission = Admission(pending_bytes_max=config.limits.pending_bytes_max)
         disk = DiskWatch(
@@ -157,6 +160,7 @@ class Node:
             clock=self._clock,
             rng=self._rng,
             undo=undo,
+            open_files_max=self._open_files.engine,
         )
         await asyncio.to_thread(note_log, identity)
         peers = self._make_peers(handshake)
@@ -196,7 +200,7 @@ class Node:
         server = FrameServer(
             address.host,
             address.port,
-            limits=NetLimits.of(self._config.limits),
+            limits=self._open_files.net_limits(self._config.limits),
             on_hello=handshake.welcome,
             on_frames=self._receive,
         )
@@ -264,6 +268,7 @@ class Node:
         contacts = make_contacts(
             handshake,
             limits=NetLimits.of(config.limits),
+            bounds=self._open_files.contact_limits(),
             rng=random.Random(self._rng.random()),
             hint=self._hint,
             on_refused=self._refused,

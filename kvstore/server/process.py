@@ -16,6 +16,7 @@ import uvloop
 from kvstore.errors import KVError
 from kvstore.server.advice import advice
 from kvstore.server.node import Node
+from kvstore.server.open_files import allow_many
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,6 +46,7 @@ def run(config: NodeConfig, config_file: Path | None = None) -> int:
         format=f"%(asctime)s.%(msecs)03d %(levelname)-7s {config.node_id} %(message)s",
         datefmt="%Y-%m-%d %H:%M:%S",
     )
+    allow_many()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     return uvloop.run(_serve(config, config_file))
 

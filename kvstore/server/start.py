@@ -28,7 +28,7 @@ from kvstore.sharding.shard_map import ShardMap
 from kvstore.storage import map_file, stays
 from kvstore.storage.files import OsFiles
 from kvstore.storage.identity import LOG_DIRECTORY
-from kvstore.storage.rocks import RocksEngine
+from kvstore.storage.rocks import OPEN_FILES_MAX, RocksEngine
 from kvstore.storage.snapshots import SnapshotStorage
 from kvstore.storage.wal import Wal, open_wal
 from kvstore.wire.map_codec import decode_map
@@ -97,7 +97,7 @@ def holding_of(
     return Holding.of(config.node_id, shard_map, founding)
 
 
-async def open_stored(
+async def open_stored(  # noqa: PLR0913  what a node has, each by name
     config: NodeConfig,
     identity: Identity,
     *,
@@ -107,6 +107,7 @@ async def open_stored(
     clock: Callable[[], float],
     rng: random.Random,
     undo: contextlib.AsyncExitStack,
+    open_files_max: int = OPEN_FILES_MAX,
 ) -> Stored:
     """Bring back everything that the node had.
 
@@ -119,12 +120,15 @@ async def open_stored(
         clock: Steady seconds.
         rng: For the cores.
         undo: Takes what must be closed.
+        open_files_max: Tables that the engine may hold open.
 
     Raises:
         StartupError: something is damaged, lost, or of a newer version.
     """
     data_dir = config.data_dir
-    engine = await asyncio.to_thread(RocksEngine, data_dir / "engine", config.engine)
+    engine = await asyncio.to_thread(
+        RocksEngine, data_dir / "engine", config.engine, open_files_max=open_files_max
+    )
     undo.push_async_callback(asyncio.to_thread, engine.close)
     snapshots = SnapshotStorage(engine, data_dir / "snapshots")
     await asyncio.to_thread(snapshots.finish_pending)

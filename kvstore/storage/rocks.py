@@ -69,6 +69,8 @@ BYTES_PER_SYNC = 1 << 20
 on its way."""
 READ_AHEAD_BYTES = 256 << 10
 """Of rows that are read once, from front to back."""
+OPEN_FILES_MAX = 256
+"""Tables held open; another one is opened in the place of that not used for longest."""
 MEMTABLE_BLOOM_RATIO = 0.1
 """Of a memtable's size: a key is looked for only in those that may have it."""
 
@@ -138,8 +140,15 @@ def _check_pointer(path: Path) -> None:
 class RocksEngine:
     """One RocksDB in a directory of its own. Reads and writes may come from any thread."""
 
-    def __init__(self, path: Path, config: EngineConfig) -> None:
+    def __init__(
+        self, path: Path, config: EngineConfig, *, open_files_max: int = OPEN_FILES_MAX
+    ) -> None:
         """Open or create it.
+
+        Args:
+            path: Its directory.
+            config: Sizes.
+            open_files_max: Tables that it may hold open.
 
         Raises:
             DataDirectoryError: another process (or this one) has it open.
@@ -155,7 +164,7 @@ class RocksEngine:
         _check_pointer(path)
         self._replacing: Final = path / "replacing"
         shutil.rmtree(self._replacing, ignore_errors=True)
-        self._options = _options(config)
+        self._options = _options(config, open_files_max)
         try:
             # Named again for the one column family: else those that RocksDB wrote down when it
             # was last open are used, without filters, and with a cache of its own size.
@@ -355,7 +364,7 @@ def _in_one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _options(config: EngineConfig) -> Options:
+def _options(config: EngineConfig, open_files_max: int) -> Options:
     """Small and steady: every cache and buffer has a bound, none grows with the data."""
     table = BlockBasedOptions()
     table.set_block_cache(Cache(config.block_cache_bytes))
@@ -379,7 +388,7 @@ def _options(config: EngineConfig) -> Options:
     options.set_max_background_jobs(config.background_jobs)
     options.set_level_compaction_dynamic_level_bytes(True)
     options.set_compression_type(DBCompressionType.lz4())
-    options.set_max_open_files(256)
+    options.set_max_open_files(open_files_max)
     options.set_keep_log_file_num(2)
     options.set_max_log_file_size(1024 * 1024)
     options.set_stats_dump_period_sec(0)
