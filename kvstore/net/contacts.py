@@ -23,7 +23,7 @@ from kvstore.ids import NodeId
 from kvstore.net.backoff import Backoff
 from kvstore.net.contact import Contact
 from kvstore.net.limits import ContactLimits
-from kvstore.net.repeats import RepeatFilter
+from kvstore.net.repeats import FewLines, RepeatFilter
 from kvstore.net.tasks import start_task, stop_tasks
 from kvstore.net.transport import Lane
 from kvstore.wire.hello import Hello, Welcome
@@ -79,6 +79,7 @@ class ContactBook:
         self._open: set[FrameConnection] = set()
         self._sweeper: asyncio.Task[None] | None = None
         self._refusals = RepeatFilter()
+        self._refusal_lines = FewLines(log, "members that cannot be talked to")
 
     @property
     def connection_count(self) -> int:
@@ -189,6 +190,7 @@ class ContactBook:
         while True:
             await asyncio.sleep(self._limits.sweep_interval_s)
             now = asyncio.get_running_loop().time()
+            self._refusal_lines.look(now)
             for contact in list(self._contacts.values()):
                 if contact.is_idle and now - contact.used_at >= self._bounds.idle_s:
                     self._release(contact)
@@ -227,12 +229,14 @@ class ContactBook:
         """One line per address and kind of trouble, however often it comes."""
         if isinstance(error, Removed):
             return
-        if not self._refusals.is_new((address, error.code), asyncio.get_running_loop().time()):
+        now = asyncio.get_running_loop().time()
+        if not self._refusals.is_new((address, error.code), now):
             return
         if expected is None:
-            log.warning("nobody of this cluster answers at %s: %s", address, error)
+            line = f"nobody of this cluster answers at {address}: {error}"
         else:
-            log.warning("cannot talk to %s at %s: %s", expected, address, error)
+            line = f"cannot talk to {expected} at {address}: {error}"
+        self._refusal_lines.write(now, logging.WARNING, line)
 
     def lost(self, node: NodeId, address: str) -> None:
         """Tell the owner."""

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from kvstore.errors import Overloaded, ProtocolError, Refused, StartupError, Unavailable
 from kvstore.net.connection import FrameConnection
-from kvstore.net.repeats import RepeatFilter
+from kvstore.net.repeats import FewLines, RepeatFilter
 from kvstore.net.tasks import start_task, stop_tasks
 from kvstore.net.transport import Lane
 from kvstore.net.turns import Turns
@@ -90,6 +90,7 @@ class FrameServer:
         self._peers: dict[NodeId, dict[_Place, FrameConnection]] = {}  # never empty
         self._client_turns: Turns
         self._complaints = RepeatFilter()
+        self._complaint_lines = FewLines(log, "connections that were closed")
 
     @property
     def port(self) -> int:
@@ -242,7 +243,8 @@ class FrameServer:
         now = asyncio.get_running_loop().time()
         if self._complaints.is_new((connection.remote_host, known, error.code), now):
             who = f"{connection.address} ({node})" if node else connection.address
-            log.warning("closed the connection from %s: %s", who, error.message)
+            line = f"closed the connection from {who}: {error.message}"
+            self._complaint_lines.write(now, logging.WARNING, line)
 
     # -- bounds -----------------------------------------------------------------------------
 
@@ -254,6 +256,7 @@ class FrameServer:
             self._close_stuck(now)
             self.shed()
             self._look_for_a_file(now)
+            self._complaint_lines.look(now)
 
     def _close_silent_strangers(self, now: float) -> None:
         timeout_s = self._limits.hello_timeout_s

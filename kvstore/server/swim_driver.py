@@ -10,7 +10,7 @@ import contextlib
 import logging
 from typing import TYPE_CHECKING, Final, Protocol
 
-from kvstore.net.repeats import RepeatFilter
+from kvstore.net.repeats import FewLines, RepeatFilter
 from kvstore.swim.ready import EventKind
 from kvstore.wire.frames import encode_frame
 from kvstore.wire.kinds import Kind
@@ -77,6 +77,10 @@ class SwimDriver:
         self._ticked = asyncio.Event()
         self._armed_for = float("inf")
         self._repeats = RepeatFilter()
+        # Each kind has its own, so that invented joins do not hide a death.
+        self._lines = {
+            kind: FewLines(log, f"the kind {said % 'a node'!r}") for kind, said in _SAID.items()
+        }
 
     def receive(self, message: Message) -> None:
         """A message of another member."""
@@ -103,6 +107,8 @@ class SwimDriver:
         self.core.tick(self._clock())
         self._settle()
         self.events.answer(self._clock())
+        for lines in self._lines.values():
+            lines.look(self._clock())
         self._ticked.set()
 
     def until_tick_s(self) -> float:
@@ -152,7 +158,8 @@ class SwimDriver:
         detail = f": {event.detail}" if event.detail else ""
         level = logging.WARNING if is_bad or event.kind is EventKind.DIED else logging.INFO
         text = _SAID[event.kind] % event.node
-        log.log(level, "%s%s (incarnation %d)%s", text, by, event.incarnation, detail)
+        line = f"{text}{by} (incarnation {event.incarnation}){detail}"
+        self._lines[event.kind].write(self._clock(), level, line)
 
 
 def _cause(event: Event) -> Hashable | None:

@@ -29,6 +29,7 @@ from net_harness import (
 
 from kvstore import errors
 from kvstore.ids import NodeId
+from kvstore.net.repeats import LINES_AT_ONCE
 from kvstore.wire.codec import pack
 from kvstore.wire.frames import encode_frame
 from kvstore.wire.kinds import Kind
@@ -442,6 +443,21 @@ async def test_the_same_trouble_is_logged_once(caplog: pytest.LogCaptureFixture)
         assert "this is cluster home, not away" in lines[0]
         assert "(n2)" in lines[0]
         assert "frame length" in lines[1]
+
+
+async def test_peers_of_invented_names_get_lines_without_end_no_more(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with undisturbed() as node:
+        for number in range(LINES_AT_ONCE + 10):
+            async with raw(node) as stranger:
+                await stranger.shake_hands(replace(PEER, node_id=NodeId(f"x{number}")))
+                stranger.send(bytes(4))
+                await stranger.ending()
+        await until(lambda: node.server.connection_count == 1)
+        lines = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+        assert LINES_AT_ONCE <= len(lines) < LINES_AT_ONCE + 10
+        assert "(x0)" in lines[0]
 
 
 async def test_that_nobody_can_be_let_in_for_want_of_a_file_is_logged_once(

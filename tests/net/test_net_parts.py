@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 
 import pytest
@@ -10,7 +11,7 @@ from kvstore.config import LimitsConfig
 from kvstore.net.backoff import Backoff
 from kvstore.net.limits import NetLimits
 from kvstore.net.progress import Progress
-from kvstore.net.repeats import RepeatFilter
+from kvstore.net.repeats import LINES_AT_ONCE, LINES_PER_MINUTE, FewLines, RepeatFilter
 
 
 class HighestDraw(random.Random):
@@ -52,6 +53,32 @@ def test_a_cause_is_new_once_and_again_after_quiet() -> None:
     assert causes.is_new("a", 29)
     causes.forget("b")
     assert causes.is_new("b", 29)
+
+
+def test_of_many_lines_few_are_written_and_the_others_counted(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    lines = FewLines(logging.getLogger("few"), "strangers")
+    for number in range(5000):
+        lines.write(0.0, logging.WARNING, f"line {number} of 100%")
+    assert [record.getMessage() for record in caplog.records] == [
+        f"line {number} of 100%" for number in range(LINES_AT_ONCE)
+    ]
+    caplog.clear()
+    lines.look(59.0)
+    assert caplog.text == ""
+    lines.look(60.0)
+    (record,) = caplog.records
+    assert record.getMessage() == f"{5000 - LINES_AT_ONCE} more lines of strangers were left out"
+    caplog.clear()
+    for number in range(100):
+        lines.write(60.0, logging.WARNING, f"line {number}")
+    assert len(caplog.records) == LINES_PER_MINUTE
+    lines.look(10_000.0)
+    caplog.clear()
+    for number in range(LINES_AT_ONCE):
+        lines.write(10_000.0, logging.WARNING, f"line {number}")
+    assert len(caplog.records) == LINES_AT_ONCE, "it was quiet for long"
 
 
 def test_causes_are_forgotten_rather_than_gathered() -> None:

@@ -228,6 +228,22 @@ def test_trouble_is_told_once_in_a_while(
     assert len(lines(caplog)) == times, "it has not been heard of for long"
 
 
+def test_invented_members_fill_no_log_and_hide_no_other_event(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    rig = DriverRig(N2, N3)
+    count = 3 * repeats.LINES_AT_ONCE
+    rig.receive(*(gossip(N2, claim(NodeId(f"x{number}"))) for number in range(count)))
+    assert len(lines(caplog)) == repeats.LINES_AT_ONCE
+    rig.receive(gossip(N2, claim(N3, State.LEFT)))
+    assert lines(caplog) == [("INFO", "n3 has left (incarnation 1)")]
+    assert rig.kinds() == ["joined"] * count + ["left"], "whoever asks is told of all"
+    rig.clock.now += 60.0
+    rig.driver.tick()
+    left_out = f"{count - repeats.LINES_AT_ONCE} more lines of the kind 'a node has joined'"
+    assert ("WARNING", f"{left_out} were left out") in lines(caplog)
+
+
 def test_trouble_with_another_is_another_trouble() -> None:
     rig = DriverRig(N2, N3, N4)
     rig.receive(gossip(N2, claim(N3, life=2), claim(N4, life=2), claim(N3, life=3)))
