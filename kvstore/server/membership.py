@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import random
 import threading
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -37,7 +38,6 @@ from kvstore.wire.membership import (
 from kvstore.wire.swim_codec import decode_message
 
 if TYPE_CHECKING:
-    import random
     from collections.abc import Callable
 
     from kvstore.config import NodeConfig
@@ -74,18 +74,18 @@ def make_contacts(
     bounds: ContactLimits | None = None,
     rng: random.Random,
     hint: Hint,
-    on_refused: Callable[[KVError], None],
+    on_refused: Callable[[KVError, str], None],
 ) -> ContactBook:
     """Connections on demand, whose troubles are hints.
 
-    ``on_refused`` is told of those that have removed this node.
+    ``on_refused`` is told of those that say this node was removed, and at which address.
     """
     silent = RepeatFilter()
     silent_since: dict[str, float] = {}
 
     def unreachable(address: str, node: NodeId | None, error: KVError) -> None:
         if isinstance(error, Removed):
-            on_refused(error)
+            on_refused(error, address)
         elif node is not None:
             hint(node, is_gone=isinstance(error, NobodyListens))
         # One that answers, but is not to be talked to, was told of by the book itself.
@@ -151,7 +151,7 @@ class MemberCouriers:
 class Membership:
     """Invariant: a node that was removed says nothing more, to members or of them.
 
-    It hears of it by gossip, or from whoever it dials; then ``on_expelled`` was called.
+    It learns it by the shard map, or from members that it dials; then ``on_expelled`` was called.
     """
 
     def __init__(
@@ -216,17 +216,20 @@ class Membership:
         self._writing = threading.Lock()
         self._measured_at, self._measured_cpu_s = clock(), cpu_s()
         self._load = 0.0
-        self.maps = self._exchange(shard_map)
+        self._seeds = tuple(seed for seed in config.seeds if seed != address.address)
+        self.maps = self._exchange(shard_map, random.Random(rng.getrandbits(STREAM_BITS)))
         """The shard map that this node goes by."""
         self._tell_vitals()
 
-    def _exchange(self, shard_map: ShardMap | None) -> MapExchange:
+    def _exchange(self, shard_map: ShardMap | None, rng: random.Random) -> MapExchange:
         return MapExchange(
             self._own,
             shard_map,
             send=self._send,
             tell_version=self._tell_vitals,
             clock=self._clock,
+            seeds=self._seeds,
+            rng=rng,
         )
 
     @property
@@ -258,10 +261,20 @@ class Membership:
         member = self.driver.core.member(node, self._clock())
         return member is not None and member.state is State.REMOVED
 
-    def refused(self, error: KVError) -> None:
-        """Another node has turned this one away: if because it was removed, it falls silent."""
-        if isinstance(error, Removed):
+    def refused(self, error: KVError, address: str | None = None) -> None:
+        """Another node has turned this one away: if because it was removed, it falls silent.
+
+        Args:
+            error: What it has said.
+            address: Where it was dialled; None for a standing peer. Who listens where neither
+                our configuration nor our shard map says that a member does may be anybody.
+        """
+        if isinstance(error, Removed) and (address is None or self._is_of_member(address)):
             self.driver.remove(self._own)
+
+    def _is_of_member(self, address: str) -> bool:
+        members = () if self.shard_map is None else self.shard_map.nodes
+        return address in self._seeds or any(node.address == address for node in members)
 
     def is_gone(self, node: NodeId) -> bool:
         """Whether ``node`` is dead or has left."""
@@ -289,9 +302,9 @@ class Membership:
         else:
             self.maps.receive(node, frame)
 
-    def _send(self, node: NodeId, frame: bytes, *, address: str | None = None) -> None:
+    def _send(self, node: NodeId | None, frame: bytes, *, address: str | None = None) -> None:
         """To a member whose address is known."""
-        at = self._address_of(node) if address is None else address
+        at = self._address_of(node) if address is None and node is not None else address
         if at is not None:
             self._couriers.send(node, at, frame)
 

@@ -298,9 +298,9 @@ class Node:
         if self._membership is not None:
             self._membership.driver.hint(node, is_gone=is_gone)
 
-    def _refused(self, error: KVError) -> None:
+    def _refused(self, error: KVError, address: str | None = None) -> None:
         if self._membership is not None:
-            self._membership.refused(error)
+            self._membership.refused(error, address)
 
     def _make_transfers(
         self, stored: Stored, driver: RaftDriver, undo: contextlib.AsyncExitStack

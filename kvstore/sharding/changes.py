@@ -40,6 +40,22 @@ def succeed(before: ShardMap, after: ShardMap) -> ShardMap:
     return replace(after, version=before.version + 1)
 
 
+def why_not_after(before: ShardMap, after: ShardMap) -> str | None:
+    """What about ``after`` no steps from ``before`` can have made, however many; None: nothing."""
+    if (before.shards, before.replication) != (after.shards, after.replication):
+        return "it is of a cluster of another shape"
+    if after.last_number < before.last_number:
+        return f"it knows of {after.last_number} nodes only"
+    back = set(before.removed) - set(after.removed)
+    if back:
+        return f"{min(back)} was removed for good"
+    numbers = {node.id: node.number for node in after.nodes}
+    for node in before.nodes:
+        if node.id not in after.removed and numbers.get(node.id) != node.number:
+            return f"{node.id} was not removed, and is another or none"
+    return None
+
+
 # -- nodes --------------------------------------------------------------------------------------
 
 

@@ -115,7 +115,7 @@ async def connections(
         limits=LIMITS,
         rng=random.Random(1),
         hint=lambda node, *, is_gone: hint(node, is_gone),
-        on_refused=on_refused,
+        on_refused=lambda error, address: on_refused(error),
     )
     contacts.start()
     pool.start()

@@ -89,9 +89,13 @@ class FakeCouriers:
         self.sent: list[Sent] = []
         self.heard_at: list[str] = []
         self.drains = 0
+        self.asked_under = 0
+        """The number of the last question for a map."""
 
     def send(self, node: NodeId | None, address: str, frame: bytes) -> None:
         (decoded,) = FrameDecoder(FRAME_BYTES_MAX).feed(frame)
+        if decoded.kind == Kind.MAP_PULL:
+            self.asked_under = decoded.request
         self.sent.append(Sent(node, address, decoded))
 
     def heard(self, address: str) -> None:

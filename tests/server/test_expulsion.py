@@ -81,6 +81,16 @@ def test_a_removed_node_says_so_once_and_nothing_else(
     assert [words for level, words in lines(caplog) if level == "WARNING"] == []
 
 
+def test_whoever_listens_where_no_member_is_known_to_cannot_expel_a_node(
+    rig: MembershipRig,
+) -> None:
+    error = Removed("n1 was removed from this cluster")
+    rig.membership.refused(error, "n4:1")
+    assert not rig.membership.is_expelled
+    rig.membership.refused(error, "n2:1")
+    assert rig.membership.is_expelled
+
+
 @pytest.mark.parametrize("error", [Refused("no"), ClockAhead("too fast")])
 def test_who_is_turned_away_for_another_reason_was_not_removed(
     error: KVError, rig: MembershipRig, caplog: pytest.LogCaptureFixture

@@ -133,14 +133,14 @@ class Book:
 
     def __init__(self) -> None:
         self.hints: list[tuple[NodeId, bool]] = []
-        self.refusals: list[KVError] = []
+        self.refusals: list[tuple[KVError, str]] = []
         handshake: Any = SimpleNamespace(make_hello=None, check_welcome=None)
         self.contacts = make_contacts(
             cast("Handshake", handshake),
             limits=NetLimits.of(LimitsConfig()),
             rng=random.Random(1),
             hint=self._hint,
-            on_refused=self.refusals.append,
+            on_refused=lambda error, address: self.refusals.append((error, address)),
         )
 
     def _hint(self, node: NodeId, *, is_gone: bool) -> None:
@@ -173,7 +173,7 @@ async def test_one_that_has_removed_this_node_is_no_hint_and_no_line(
 ) -> None:
     book, error = Book(), Removed("n1 was removed")
     book.contacts.unreachable("n2:1", node, error)
-    assert book.refusals == [error]
+    assert book.refusals == [(error, "n2:1")]
     assert book.hints == []
     assert lines(caplog) == []
 

@@ -29,19 +29,20 @@ from server_support import settle, until
 
 from kvstore import __version__
 from kvstore.errors import ProtocolError
-from kvstore.ids import NodeId
+from kvstore.ids import NodeId, replica_id
 from kvstore.server import membership as membership_module
 from kvstore.server.map_exchange import MAP_PULL_AGAIN_S, MAP_PULL_INTERVAL_S
 from kvstore.server.membership import (
     INCARNATIONS_RESERVED,
     VITALS_INTERVAL_S,
 )
+from kvstore.sharding.shard_map import MapNode, Replica
 from kvstore.storage.membership_file import Remembered
 from kvstore.swim.claims import Metadata, State, Vitals
 from kvstore.swim.messages import Ack
 from kvstore.wire.frames import Frame
 from kvstore.wire.kinds import Kind
-from kvstore.wire.map_codec import decode_map, encode_map
+from kvstore.wire.map_codec import decode_map, encode_map, encode_news
 from kvstore.wire.membership import decode_members_reply
 from kvstore.wire.swim_codec import encode_message
 
@@ -130,8 +131,27 @@ def pulled_from(rig: MembershipRig) -> list[tuple[NodeId | None, str]]:
     return [(sent.node, sent.address) for sent in rig.couriers.take(Kind.MAP_PULL)]
 
 
-def give(rig: MembershipRig, shard_map: ShardMap, source: NodeId = N2) -> None:
-    rig.membership.receive(source, Frame(Kind.MAP, 0, 0, encode_map(shard_map)))
+def give(
+    rig: MembershipRig, shard_map: ShardMap, source: NodeId = N2, *, number: int | None = None
+) -> None:
+    """``source`` sends a map; if nothing else is said, as answer to the last question."""
+    answers = rig.couriers.asked_under if number is None else number
+    rig.membership.receive(source, Frame(Kind.MAP, 0, answers, encode_map(shard_map)))
+
+
+def map_of(*nodes: MapNode, removed: tuple[NodeId, ...] = (), version: int = 9) -> ShardMap:
+    """All is on the first of ``nodes``."""
+    held = (Replica(replica_id(nodes[0].number, 0), nodes[0].id),)
+    last = max(3, *(node.number for node in nodes))
+    return replace(
+        MAP,
+        version=version,
+        nodes=nodes,
+        replicas=(held,) * MAP.shards,
+        meta=held,
+        last_number=last,
+        removed=removed,
+    )
 
 
 def test_a_newer_map_is_pulled_from_whoever_has_it_but_not_with_every_message(
@@ -161,7 +181,85 @@ def test_a_map_that_nobody_asked_for_is_not_taken(rig: MembershipRig) -> None:
     give(rig, NEWER)
     rig.receive(ping(N3, map_version=2))
     give(rig, NEWER)
+    give(rig, NEWER, N3, number=0)
+    give(rig, NEWER, N3, number=rig.couriers.asked_under ^ 1)
     assert rig.membership.shard_map == MAP
+    give(rig, NEWER, N3)
+    assert rig.membership.shard_map == NEWER
+
+
+def test_a_map_is_not_taken_of_a_stranger_whatever_it_says(rig: MembershipRig) -> None:
+    news = Frame(Kind.MAP_NEWS, 0, 0, encode_news(1002))
+    rig.membership.receive(N4, news)
+    assert pulled_from(rig) == [(None, "n2:1")], "one that is configured is asked instead"
+    stolen = map_of(MapNode(N4, 9, "n4:1"), removed=(N1, N2, N3), version=1002)
+    for number in (0, 1):
+        give(rig, stolen, N4, number=number)
+    rig.membership.receive(N4, news)
+    assert pulled_from(rig) == [], "it makes nobody busy"
+    assert rig.membership.shard_map == MAP
+
+
+def test_a_node_whose_members_have_all_changed_asks_at_its_configured_addresses(
+    tmp_path: Path,
+) -> None:
+    own = MapNode(N1, 1, "n1:1")
+    rig = MembershipRig(tmp_path, shard_map=map_of(own, MapNode(N4, 2, "n4:1")))
+    now = map_of(MapNode(N3, 3, "n3:1"), own, removed=(N4,), version=40)
+    rig.receive(ping(N3, map_version=40))
+    assert pulled_from(rig) == [(None, "n3:1")]
+    give(rig, now, N3)
+    assert rig.membership.shard_map == now
+
+
+def test_each_configured_address_is_asked_in_its_turn(rig: MembershipRig) -> None:
+    asked = []
+    for _ in range(4):
+        rig.receive(ping(N4, map_version=9))
+        asked += pulled_from(rig)
+        rig.clock.now += MAP_PULL_INTERVAL_S
+    assert asked == [(None, "n2:1"), (None, "n3:1")]
+    rig.clock.now += MAP_PULL_AGAIN_S
+    rig.receive(ping(N4, map_version=9))
+    assert pulled_from(rig) == [(None, "n2:1")]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        (
+            replace(MAP, shards=8, replicas=MAP.replicas * 2),
+            "it is of a cluster of another shape",
+        ),
+        (replace(MAP, replication=1), "it is of a cluster of another shape"),
+        (map_of(*MAP.nodes), "it knows of 3 nodes only"),
+        (replace(MAP, last_number=4), "n4 was removed for good"),
+        (
+            map_of(*MAP.nodes[:2], MapNode(N3, 4, "n3:1"), removed=(N4,)),
+            "n3 was not removed, and is another or none",
+        ),
+        (
+            replace(map_of(*MAP.nodes[:2], removed=(N4,)), last_number=4),
+            "n3 was not removed, and is another or none",
+        ),
+        (
+            replace(map_of(MAP.nodes[0], removed=(N4, N2, N3)), last_number=4),
+            "by it n2 is no member",
+        ),
+    ],
+)
+def test_a_map_that_cannot_follow_ours_is_not_taken_and_that_is_said_once(
+    tmp_path: Path, wrong: ShardMap, why: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    ours = replace(MAP, removed=(N4,), last_number=4)
+    rig = MembershipRig(tmp_path, shard_map=ours)
+    for _ in range(2):
+        rig.receive(ping(N2, map_version=9))
+        give(rig, replace(wrong, version=9))
+        rig.clock.now += MAP_PULL_AGAIN_S
+    assert rig.membership.shard_map == ours
+    said = f"n2 sends version 9 of the shard map, which cannot follow our version 1: {why}"
+    assert lines(caplog) == [("WARNING", said)]
 
 
 @pytest.mark.parametrize("version", [0, 1 << 63])
@@ -172,11 +270,15 @@ def test_no_map_is_so_new_that_it_could_not_be_told(rig: MembershipRig, version:
     assert rig.membership.maps.version == MAP.version
 
 
-def test_whoever_joins_has_none_and_takes_any(tmp_path: Path) -> None:
+def test_whoever_joins_has_none_and_takes_any_that_a_configured_address_has(
+    tmp_path: Path,
+) -> None:
     rig = MembershipRig(tmp_path, shard_map=None)
     assert rig.membership.maps.version == 0
-    rig.receive(ping(N2, map_version=MAP.version))
-    assert pulled_from(rig) == [(N2, "n2:1")]
+    rig.receive(ping(N4, map_version=MAP.version))
+    assert pulled_from(rig) == [(None, "n2:1")]
+    give(rig, MAP, N4, number=1)
+    assert rig.membership.shard_map is None
     give(rig, MAP)
     assert rig.membership.shard_map == MAP
     rig.clock.now += MAP_PULL_INTERVAL_S

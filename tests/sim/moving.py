@@ -16,7 +16,7 @@ from kvstore.server.map_exchange import MapExchange
 from kvstore.server.reshaper import Reshaper
 from kvstore.server.start import Stored
 from sim.loop import Thread, run_coroutine
-from sim.member import swim_config
+from sim.member import address_of, node_at, swim_config
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -52,6 +52,8 @@ class Moving:
             send=self._send,
             tell_version=self._tell_version,
             clock=node.clock,
+            seeds=tuple(address_of(other) for other in node.network.nodes if other != node.id),
+            rng=random.Random(node.rng.random()),
         )
         swim = swim_config(node.swarm.time_scale)
         self.controller = Controller(
@@ -130,9 +132,11 @@ class Moving:
 
     # -- what goes between nodes ----------------------------------------------------------------
 
-    def _send(self, node: NodeId, frame: bytes, *, address: str | None = None) -> None:
-        del address
-        self._node.network.send_map(self._node, node, frame)
+    def _send(self, node: NodeId | None, frame: bytes, *, address: str | None = None) -> None:
+        assert node is not None or address is not None
+        target = node_at(address) if node is None and address is not None else node
+        assert target is not None
+        self._node.network.send_map(self._node, target, frame)
 
     def receive(self, source: NodeId, frame: Frame) -> None:
         """A frame of another node, about maps."""

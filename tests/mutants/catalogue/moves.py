@@ -58,8 +58,8 @@ MOVES: tuple[Mutant, ...] = (
         "the map that a node goes by gives way to a newer one only",
         (
             "server/map_exchange.py",
-            "if self._pulled.pop(node, None) is not None and shard_map.version > self.version:",
-            "if self._pulled.pop(node, None) is not None:",
+            "if shard_map.version > self.version and self._can_follow(node, shard_map):",
+            "if self._can_follow(node, shard_map):",
         ),
         (
             "server/map_exchange.py",
