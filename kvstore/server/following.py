@@ -135,7 +135,7 @@ class Following:
         self._peers.set_peers({node: there[node] for node in sorted(near & there.keys())})
         for node in self._connected_since.keys() - self._peers.peers.keys():
             del self._connected_since[node]
-        self._membership.forget_removed(shard_map)
+        self._membership.go_by(shard_map)
         self._holdings.follow(shard_map)
 
     def _fellows(self) -> set[NodeId]:

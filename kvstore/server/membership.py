@@ -316,7 +316,7 @@ class Membership:
         """Tell everybody that there is a newer shard map."""
         self.maps.announce(m.node for m in self.members() if m.state.is_active)
 
-    def forget_removed(self, shard_map: ShardMap) -> None:
+    def go_by(self, shard_map: ShardMap) -> None:
         """Whoever was removed from the cluster is no member any more."""
         for node in shard_map.removed:
             if not self.is_removed(node):

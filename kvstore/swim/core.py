@@ -106,7 +106,7 @@ class SwimCore:
                 self._prober.refused(message)
             case Ping() | Ack() | PingRequest() | Gossip():
                 for claim in message.claims:
-                    self._view.take(claim, awake)
+                    self._view.hear(claim, awake)
                 self._answer(message, awake)
         self._heard(message.sender, awake)
 
@@ -185,7 +185,8 @@ class SwimCore:
     def remove(self, node: NodeId, now: float) -> None:
         """Expel ``node`` for good: whatever it or others say of it later, it stays removed.
 
-        If that is this node, as others have told it, it falls silent.
+        Only whoever goes by the shard map may decide so, as what others claim does not count. If
+        it is this node, it falls silent.
         """
         awake = self._advance(now)
         member = self._view.members.get(node)

@@ -172,7 +172,7 @@ class Exchange:
         is_joining = message.is_reply and not self._has_joined
         for row in message.rows:
             claim = self._second_hand(row.claim)
-            self._view.take(claim, now, row.age_s, is_joining=is_joining)
+            self._view.hear(claim, now, row.age_s, is_joining=is_joining)
             member = self._view.members.get(claim.node)
             if member is not None and member is not self._view.own:
                 member.learn(row.vitals, row.vitals_of)

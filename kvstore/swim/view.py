@@ -68,6 +68,17 @@ class View:
 
     # -- claims come in ---------------------------------------------------------------------
 
+    def hear(
+        self, claim: Claim, now: float, age_s: float = 0.0, *, is_joining: bool = False
+    ) -> None:
+        """Another member claims it; see :meth:`take`.
+
+        That somebody was removed is the shard map's to say, for it is for good: it is never
+        believed because a member claims it. Who has a newer map says so in the same message.
+        """
+        if claim.state is not State.REMOVED:
+            self.take(claim, now, age_s, is_joining=is_joining)
+
     def take(
         self, claim: Claim, now: float, age_s: float = 0.0, *, is_joining: bool = False
     ) -> None:

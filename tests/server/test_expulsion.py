@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 from loopback_support import connections, listening, until
 from membership_support import (
+    MAP,
     N1,
     N2,
+    N3,
     N4,
     WALL_MS,
     Clock,
@@ -19,6 +22,7 @@ from membership_support import (
     lines,
     pass_time,
     ping,
+    sender,
 )
 
 from kvstore.config import ClusterConfig, NodeAddress, NodeConfig
@@ -55,7 +59,9 @@ def be_refused(rig: MembershipRig) -> None:
 
 
 def be_told(rig: MembershipRig) -> None:
-    rig.receive(gossip(N2, claim(N1, State.REMOVED, accuser=N2)))
+    """By the shard map."""
+    rig.membership.go_by(replace(MAP, nodes=MAP.nodes[1:], removed=(N1,)))
+    rig.pass_time(1.0)
 
 
 @pytest.mark.parametrize("hear", [be_refused, be_told])
@@ -79,6 +85,16 @@ def test_a_removed_node_says_so_once_and_nothing_else(
     rig.pass_time(100)
     assert rig.couriers.sent == []
     assert [words for level, words in lines(caplog) if level == "WARNING"] == []
+
+
+def test_a_member_that_claims_it_expels_nobody_but_may_make_it_ask_for_the_map(
+    rig: MembershipRig,
+) -> None:
+    said = gossip(N2, claim(N1, State.REMOVED, accuser=N2), claim(N3, State.REMOVED, accuser=N2))
+    rig.receive(replace(said, sender=sender(N2, map_version=9)))
+    assert not rig.membership.is_expelled
+    assert not rig.membership.is_removed(N3)
+    assert [sent.node for sent in rig.couriers.take(Kind.MAP_PULL)] == [N2]
 
 
 def test_whoever_listens_where_no_member_is_known_to_cannot_expel_a_node(

@@ -474,7 +474,8 @@ def test_what_has_happened_is_told_to_whoever_asks(rig: MembershipRig) -> None:
 
 
 def test_who_was_removed_is_known_to_be(rig: MembershipRig) -> None:
-    rig.receive(gossip(N2, claim(N2), claim(N3, State.DEAD), claim(N4, State.REMOVED)))
+    rig.receive(gossip(N2, claim(N2), claim(N3, State.DEAD), claim(N4)))
+    rig.membership.go_by(replace(MAP, removed=(N4,)))
     assert [rig.membership.is_removed(node) for node in (N1, N2, N3, N4)] == [
         *(False, False, False, True),
     ]

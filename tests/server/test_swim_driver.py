@@ -114,10 +114,6 @@ SAID: list[tuple[EventKind, list[Gossip], str, str]] = [
     ),
     (EventKind.LEFT, [gossip(N3, claim(N3, State.LEFT))], "INFO", "n3 has left (incarnation 1)"),
     (
-        EventKind.REMOVED, [gossip(N2, claim(N3, State.REMOVED, accuser=N2))],
-        "INFO", "n3 was removed by n2 (incarnation 1)",
-    ),
-    (
         EventKind.UPDATED, [gossip(N3, claim(N3, incarnation=2, life=2))],
         "INFO", "n3 says something else of itself (incarnation 2): n3:2, weight 1",
     ),
@@ -153,6 +149,16 @@ def test_an_event_is_one_line_and_one_row(
     assert lines(caplog) == [], "it is known now"
 
 
+def test_whom_the_shard_map_removes_is_one_line_and_one_row(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    rig = DriverRig(N2, N3)
+    for _ in range(2):
+        rig.driver.remove(N3)
+    assert lines(caplog) == [("INFO", "n3 was removed by n1 (incarnation 1)")]
+    assert rig.kinds() == ["removed"]
+
+
 def crowd() -> list[tuple[Claim, float]]:
     """As many as a view holds beside ourselves."""
     return [(claim(NodeId(f"m{number}")), 0.0) for number in range(MEMBERS_MAX - 1)]
@@ -168,7 +174,7 @@ def test_who_finds_no_room_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_there_are_words_for_every_kind() -> None:
-    assert {kind for kind, *_ in SAID} | {EventKind.CROWDED} == set(EventKind)
+    assert {kind for kind, *_ in SAID} | {EventKind.CROWDED, EventKind.REMOVED} == set(EventKind)
 
 
 def test_the_wall_clock_may_jump_and_the_numbers_rise() -> None:

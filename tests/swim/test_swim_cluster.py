@@ -209,22 +209,33 @@ def test_who_has_left_may_come_back(has_disk: bool) -> None:
     world.run_until(world.agree, 5.0)
 
 
-def test_who_was_removed_is_told_so_even_if_it_was_away() -> None:
+def test_who_was_removed_while_it_was_away_stays_so_whatever_it_says() -> None:
     world = settled(1, 8)
     away = NodeId("n1")
     world.part([away])
-    world.members[NodeId("n0")].core.remove(away, world.now)
-    world.members[NodeId("n0")].settle()
-    world.run(30.0)
-    assert world.states_of(away) == {State.REMOVED}
+    for member in world.living:
+        if member.node != away:
+            member.core.remove(away, world.now)
+            member.settle()
+    others = [member for member in world.living if member.node != away]
     world.heal()
     world.run(60.0)
-    assert world.states_of(away) == {State.REMOVED}
-    assert world.members[away].view()[away].state is State.REMOVED
+    assert {member.view()[away].state for member in others} == {State.REMOVED}
     world.kill(away)
     world.restart(away)
     world.run(30.0)
-    assert world.states_of(away) == {State.REMOVED}
+    assert {member.view()[away].state for member in others} == {State.REMOVED}
+
+
+def test_one_member_alone_removes_nobody() -> None:
+    world = settled(1, 8)
+    away = NodeId("n1")
+    world.members[NodeId("n0")].core.remove(away, world.now)
+    world.members[NodeId("n0")].settle()
+    world.run(30.0)
+    believed = {member.node: member.view()[away].state for member in world.living}
+    assert believed.pop(NodeId("n0")) is State.REMOVED
+    assert set(believed.values()) == {State.ALIVE}
 
 
 # -- a bad network --------------------------------------------------------------------------------

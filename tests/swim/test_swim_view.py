@@ -5,12 +5,26 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from swim_solo import QUIET, A, B, C, D, E, Solo, claim, gossip, metadata, push_pull, sender
+from swim_solo import (
+    QUIET,
+    A,
+    B,
+    C,
+    D,
+    E,
+    Solo,
+    claim,
+    gossip,
+    metadata,
+    ping,
+    push_pull,
+    sender,
+)
 
 from kvstore.ids import NodeId
 from kvstore.swim.claims import INCARNATION_JUMP_MAX, METADATA_BYTES_MAX, Claim, Metadata, State
 from kvstore.swim.members import MEMBERS_MAX
-from kvstore.swim.messages import Gossip
+from kvstore.swim.messages import Ack, Gossip
 from kvstore.swim.ready import EventKind
 
 SUSPECTED, REFUTED, DIED = EventKind.SUSPECTED, EventKind.REFUTED, EventKind.DIED
@@ -45,7 +59,6 @@ def test_news_is_passed_on_and_what_is_known_is_not() -> None:
         ([(State.DEAD, 1), (State.DEAD, 2)], [DIED]),
         ([(State.DEAD, 1), (State.LEFT, 1)], [DIED, LEFT]),
         ([(State.LEFT, 1), (State.ALIVE, 2)], [LEFT, JOINED]),
-        ([(State.REMOVED, 1), (State.REMOVED, 2)], [REMOVED]),
     ],
 )
 def test_what_is_told_of_a_member_that_is_known(
@@ -64,7 +77,6 @@ def test_what_is_told_of_a_member_that_is_known(
         (State.SUSPECT, [JOINED, SUSPECTED]),
         (State.DEAD, []),
         (State.LEFT, []),
-        (State.REMOVED, []),
     ],
 )
 def test_what_is_told_of_one_met_for_the_first_time(state: State, told: list[EventKind]) -> None:
@@ -214,7 +226,9 @@ def test_an_absurd_accusation_does_not_carry_us_away() -> None:
 def test_who_is_removed_says_nothing_any_more() -> None:
     solo = Solo(B, C)
     solo.wait(1.0)
-    solo.step(gossip(B, claim(D), Claim(A, State.REMOVED, 0)))
+    solo.step(gossip(B, claim(D)))
+    solo.core.remove(A, solo.now)
+    solo.drain()
     assert solo.core.has_news
     assert solo.happened()[-1] == (REMOVED, A)
     solo.outbox.clear()
@@ -226,6 +240,20 @@ def test_who_is_removed_says_nothing_any_more() -> None:
     solo.tick()
     assert solo.outbox == []
     assert solo.state(A) is State.REMOVED
+
+
+def test_that_somebody_was_removed_is_not_believed_because_a_member_claims_it() -> None:
+    solo = Solo(B, C)
+    removed = [Claim(node, State.REMOVED, 1 << 40) for node in (A, C, D)]
+    solo.step(gossip(B, *removed), push_pull(B, *removed), push_pull(B, *removed, is_reply=True))
+    assert solo.happened() == []
+    assert {node: solo.state(node) for node in (A, C, D)} == {
+        A: State.ALIVE,
+        C: State.ALIVE,
+        D: None,
+    }
+    solo.step(ping(B))
+    assert len(solo.take(Ack)) == 1
 
 
 def test_who_would_not_be_let_in_anywhere_does_not_begin() -> None:
