@@ -246,7 +246,9 @@ class Controller:
         is_gone = member.state in (State.DEAD, State.LEFT)
         gone_s = min(member.age_s, self._led_s) if is_gone else 0.0
         is_alive = member.state is State.ALIVE
-        is_settled = is_alive and member.age_s >= self._admit_after_s
+        # Whoever was not probed yet may be a mere name.
+        is_there = is_alive and member.has_answered
+        is_settled = is_there and member.age_s >= self._admit_after_s
         version = member.vitals.map_version
         return Seen(said.address, said.weight, said.zone, is_alive, gone_s, is_settled, version)
 

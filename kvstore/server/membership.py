@@ -317,7 +317,8 @@ class Membership:
         self.maps.announce(m.node for m in self.members() if m.state.is_active)
 
     def go_by(self, shard_map: ShardMap) -> None:
-        """Whoever was removed from the cluster is no member any more."""
+        """Whoever was removed from the cluster is no member any more, and few others are kept."""
+        self.driver.core.expect(node.id for node in shard_map.nodes)
         for node in shard_map.removed:
             if not self.is_removed(node):
                 self.driver.core.remove(node, self._clock())

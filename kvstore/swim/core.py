@@ -169,6 +169,10 @@ class SwimCore:
         if is_expected and self._view.own.state.is_active:
             self._exchange.greet(node, address, self._advance(now))
 
+    def expect(self, nodes: Iterable[NodeId]) -> None:
+        """These are in the shard map: of others not too many are kept."""
+        self._view.members.expected = frozenset(nodes)
+
     def set_vitals(self, map_version: int, load: float) -> None:
         """What to tell of this node from now on."""
         vitals = Vitals(self._vitals.beat + 1, map_version, load)
@@ -256,6 +260,7 @@ class SwimCore:
             max(0.0, awake - member.since),
             self._view.phi(member, awake),
             member.vitals,
+            member.has_answered,
         )
 
     def known(self, now: float) -> list[tuple[Claim, float]]:

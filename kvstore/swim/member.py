@@ -30,6 +30,8 @@ class Member:
     vitals: Vitals = NO_VITALS
     vitals_of: int = 0
     """The incarnation that ``vitals`` are of."""
+    has_answered: bool = False
+    """A ping of this node itself, since it takes part and at the address that it says."""
 
     @property
     def precedence(self) -> tuple[bool, int, State]:

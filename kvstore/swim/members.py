@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 MEMBERS_MAX: Final = 4096
 """Whatever comes in from the network, the table does not outgrow this."""
 
+STRANGERS_MIN: Final = 64
+STRANGERS_PER_NODE: Final = 2
+"""So many members more, for each node of the shard map, may be there that are not in it: a name
+costs whoever invents it nothing, and us a row and probes."""
+
 FORGOTTEN: Final = (State.DEAD, State.LEFT)
 """Who is listed for a while only. That somebody was removed is remembered for good."""
 
@@ -27,6 +32,8 @@ class Members:
         self.own = own
         self.others: list[Member] = []
         """Who takes part beside us, in no order; not to be changed."""
+        self.expected: frozenset[NodeId] = frozenset()
+        """The nodes of the shard map; empty while it is not known, and all may be of it."""
         self._rows = {own.node: own}
         self._places: dict[NodeId, int] = {}
         """Where each of ``others`` stands, so that nobody who goes must be looked for."""
@@ -81,11 +88,40 @@ class Members:
         for member in [member for member in self.gone(*FORGOTTEN) if member.since < before]:
             del self._rows[member.node]
 
-    def make_room(self) -> bool:
-        """Whether one more can be added; if need be the longest gone is dropped for it."""
-        if len(self) >= MEMBERS_MAX:
-            longest = min(self.gone(*FORGOTTEN), key=lambda member: member.since, default=None)
-            if longest is None:
-                return False
-            del self._rows[longest.node]
+    def is_full_for(self, node: NodeId) -> bool:
+        """Whether somebody would have to go for ``node``, which is not in the table."""
+        return len(self) >= MEMBERS_MAX or self._is_crowded_for(node)
+
+    def make_room(self, node: NodeId) -> bool:
+        """Whether ``node`` can be added; if need be the longest gone is dropped for it."""
+        if not self.is_full_for(node):
+            return True
+        gone = self.gone(*FORGOTTEN)
+        if self._is_crowded_for(node):
+            gone = [member for member in gone if self._is_stranger(member.node)]
+        longest = min(gone, key=lambda member: member.since, default=None)
+        if longest is None:
+            return False
+        del self._rows[longest.node]
         return True
+
+    def crowd_of(self, node: NodeId) -> str:
+        """Of what there are too many for ``node`` to find room, for a person."""
+        if self._is_crowded_for(node):
+            return f"{self._strangers_max} members that are not in the shard map"
+        return f"{MEMBERS_MAX} members"
+
+    def _is_crowded_for(self, node: NodeId) -> bool:
+        """Whether ``node`` is one of too many that the shard map does not name."""
+        if not self._is_stranger(node):
+            return False
+        # The removed come from the map, too.
+        strangers = (m for m in self if m.state is not State.REMOVED and m is not self.own)
+        return sum(self._is_stranger(m.node) for m in strangers) >= self._strangers_max
+
+    def _is_stranger(self, node: NodeId) -> bool:
+        return bool(self.expected) and node not in self.expected
+
+    @property
+    def _strangers_max(self) -> int:
+        return STRANGERS_MIN + STRANGERS_PER_NODE * len(self.expected)

@@ -204,6 +204,15 @@ class Prober:
         if probe is not None and ack.sender.node in {probe.target, *probe.helpers}:
             del self._probes[ack.sequence]
             self._awareness.improve()
+            if ack.sender.node == probe.target:
+                self._has_answered(ack.sender)
+
+    def _has_answered(self, sender: Sender) -> None:
+        member = self._view.members.get(sender.node)
+        if member is None or member.metadata is None or not member.state.is_active:
+            return
+        if sender.address == member.metadata.address:
+            member.has_answered = True
 
     def refused(self, nack: Nack) -> None:
         """A helper could not reach the target in time: at least the helper reaches us."""

@@ -74,3 +74,5 @@ class MemberStatus:
     phi: float
     """How surprising its silence is (:mod:`kvstore.phi`); 0 for this node itself."""
     vitals: Vitals
+    has_answered: bool = False
+    """A ping of this node itself, at its address; so it is no mere name. True of this node."""

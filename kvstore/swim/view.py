@@ -20,7 +20,7 @@ from kvstore.swim.claims import (
     State,
 )
 from kvstore.swim.member import Member
-from kvstore.swim.members import FORGOTTEN, MEMBERS_MAX, Members
+from kvstore.swim.members import FORGOTTEN, Members
 from kvstore.swim.ready import Event, EventKind
 from kvstore.swim.schedule import ProbeSchedule
 from kvstore.swim.suspicion import Suspicion
@@ -59,6 +59,7 @@ class View:
         self._config = config
         self._awareness = awareness
         self.own = Member(own, metadata, State.ALIVE, incarnation, 0.0, ArrivalWindow(1.0))
+        self.own.has_answered = True
         self.members = Members(self.own)
         self.schedule = ProbeSchedule(rng)
         self.broadcasts = Broadcasts(config.retransmit_mult)
@@ -109,10 +110,14 @@ class View:
         if claim.metadata is None and claim.state is not State.REMOVED:
             return  # Nowhere to reach it.
         is_gone = claim.state in FORGOTTEN
-        if is_gone and (age_s >= self._config.forget_after_s or len(self.members) >= MEMBERS_MAX):
+        if is_gone and (
+            age_s >= self._config.forget_after_s or self.members.is_full_for(claim.node)
+        ):
             return  # We have forgotten it already, and so will whoever says so.
-        if not self.members.make_room():
-            self._tell(EventKind.CROWDED, claim, f"the view has {MEMBERS_MAX} members")
+        if not self.members.make_room(claim.node):
+            self._tell(
+                EventKind.CROWDED, claim, f"the view has {self.members.crowd_of(claim.node)}"
+            )
             return
         arrivals = ArrivalWindow(self._config.probe_interval_s)
         member = Member(claim.node, None, State.LEFT, UNMET, now, arrivals)
@@ -136,6 +141,8 @@ class View:
         was, said, was_met = member.state, member.metadata, member.incarnation != UNMET
         member.incarnation, member.accuser = claim.incarnation, claim.accuser
         member.metadata = claim.metadata or said
+        if not claim.state.is_active or member.metadata != said:
+            member.has_answered = False
         if claim.state is not was:
             member.state, member.since = claim.state, now
             self.members.changed(member)

@@ -36,10 +36,16 @@ FIRST = bootstrap(ClusterConfig(id="c", nodes=NODES, shards=4))
 
 
 def member(
-    number: int, state: State = State.ALIVE, age_s: float = 100.0, *, map_version: int = 0
+    number: int,
+    state: State = State.ALIVE,
+    age_s: float = 100.0,
+    *,
+    map_version: int = 0,
+    has_answered: bool = True,
 ) -> MemberStatus:
     said, vitals = Metadata(f"h:{number}", "", 1.0, "test"), Vitals(1, map_version)
-    return MemberStatus(NodeId(f"n{number}"), said, state, 1, age_s, 0.0, vitals)
+    name = NodeId(f"n{number}")
+    return MemberStatus(name, said, state, 1, age_s, 0.0, vitals, has_answered)
 
 
 class Meta:
@@ -108,9 +114,16 @@ async def test_whoever_joins_is_admitted_and_its_share_begins_to_come(meta: Meta
     assert [m.version for m in meta.maps] == sorted({m.version for m in meta.maps})
 
 
-async def test_whoever_has_only_been_heard_of_is_not_admitted(meta: Meta) -> None:
+@pytest.mark.parametrize(
+    "unsettled",
+    [member(4, age_s=1.9), member(4, has_answered=False), member(4, State.SUSPECT)],
+    ids=["just come", "never answered", "suspected"],
+)
+async def test_whoever_has_only_been_heard_of_is_not_admitted(
+    meta: Meta, unsettled: MemberStatus
+) -> None:
     await meta.until_version(1)
-    meta.members.append(member(4, age_s=1.9))
+    meta.members.append(unsettled)
     assert not meta.controller.known(FIRST).seen[N4].is_settled
     await meta.controller._steer(meta.host)
     assert meta.maps[-1] == FIRST

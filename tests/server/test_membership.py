@@ -320,6 +320,17 @@ def test_who_has_no_map_gives_none(tmp_path: Path) -> None:
     assert rig.couriers.take(Kind.MAP) == []
 
 
+def test_names_that_the_map_does_not_have_fill_no_view(
+    rig: MembershipRig, caplog: pytest.LogCaptureFixture
+) -> None:
+    rig.membership.go_by(MAP)
+    rig.receive(gossip(N2, *(claim(NodeId(f"m{number}")) for number in range(1000))))
+    assert len(rig.membership.members()) == 1 + 70
+    assert [words for level, words in lines(caplog) if level == "WARNING"] == [
+        "no room for m70 (incarnation 1): the view has 70 members that are not in the shard map"
+    ]
+
+
 # -- what is kept ---------------------------------------------------------------------------
 
 

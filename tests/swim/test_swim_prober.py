@@ -111,6 +111,34 @@ def test_an_answer_by_any_way_ends_the_probe(is_direct: bool) -> None:
     assert solo.happened() == []
 
 
+def has_answered(solo: Solo, node: NodeId) -> bool:
+    return solo.view()[node].has_answered
+
+
+def test_who_was_only_heard_of_or_through_others_has_not_answered_yet() -> None:
+    solo = Solo(B, C)
+    solo.silent.update((B, C))
+    assert [has_answered(solo, node) for node in (A, B, C)] == [True, False, False]
+    solo.step(gossip(C, claim(B, incarnation=2)), ping(B, incarnation=2))
+    sent, _ = requested(solo)
+    helper = C if sent.target == B else B
+    solo.step(Ack(sender(helper, incarnation=2), sent.sequence))
+    assert [has_answered(solo, node) for node in (B, C)] == [False, False]
+
+
+def test_who_answers_at_the_address_that_it_says_has_answered_until_it_is_gone_or_moves() -> None:
+    solo = Solo(B)
+    _, sent = solo.wait_for(Ping)
+    solo.step(Ack(sender(B, life=2), sent.sequence))
+    assert not has_answered(solo, B)
+    for unsaid in (claim(B, State.LEFT), claim(B, incarnation=3, life=2)):
+        solo.wait(10.0)
+        assert has_answered(solo, B)
+        solo.step(gossip(B, unsaid))
+        assert not has_answered(solo, B)
+        solo.step(gossip(B, claim(B, incarnation=2)))
+
+
 def test_unanswered_by_the_end_of_the_interval_it_is_suspected() -> None:
     solo = Solo(*ALL)
     sent, _ = requested(solo)

@@ -12,6 +12,7 @@ from swim_solo import (
     C,
     D,
     E,
+    F,
     Solo,
     claim,
     gossip,
@@ -23,7 +24,7 @@ from swim_solo import (
 
 from kvstore.ids import NodeId
 from kvstore.swim.claims import INCARNATION_JUMP_MAX, METADATA_BYTES_MAX, Claim, Metadata, State
-from kvstore.swim.members import MEMBERS_MAX
+from kvstore.swim.members import MEMBERS_MAX, STRANGERS_MIN, STRANGERS_PER_NODE
 from kvstore.swim.messages import Ack, Gossip
 from kvstore.swim.ready import EventKind
 
@@ -287,6 +288,26 @@ def test_the_living_are_let_in_for_those_who_are_gone_longest() -> None:
     assert solo.state(D) is None, "of the gone nobody makes room for another"
     assert solo.state(longest) is None
     assert len(solo.view()) == MEMBERS_MAX
+
+
+def test_of_those_that_the_shard_map_does_not_name_only_so_many_are_kept() -> None:
+    solo = Solo(B, known=[(claim(E, State.REMOVED), 0.0)])
+    solo.core.expect([A, B, C])
+    room = STRANGERS_MIN + 3 * STRANGERS_PER_NODE
+    made_up = [NodeId(f"m{number}") for number in range(room)]
+    solo.step(gossip(B, *map(claim, made_up)))
+    assert len(solo.view()) == room + 3
+    solo.happened()
+    solo.step(gossip(B, claim(D), claim(C)))
+    assert (solo.state(D), solo.state(C)) == (None, State.ALIVE)
+    assert solo.happened() == [(EventKind.CROWDED, D), (JOINED, C)]
+    solo.step(gossip(B, claim(made_up[0], State.DEAD, accuser=B)))
+    solo.step(push_pull(B, claim(F, State.DEAD, accuser=B)), gossip(B, claim(D)))
+    assert (solo.state(D), solo.state(F)) == (State.ALIVE, None)
+    assert solo.state(made_up[0]) is None, "the gone make room"
+    solo.core.expect([A, B, C, D])
+    solo.step(gossip(B, claim(F)))
+    assert solo.state(F) is State.ALIVE, "one of them has been admitted"
 
 
 # -- forgetting -----------------------------------------------------------------------------------
