@@ -16,11 +16,18 @@ from kvstore.raft import confchange
 from kvstore.raft.messages import AppendRequest, Entry, EntryKind, GroupConfig, SnapshotChunk
 
 if TYPE_CHECKING:
+    from kvstore.ids import Term
     from kvstore.raft.messages import Message
 
 TERM_MAX = 1 << 39
 """No group gets here: an election every millisecond would take 17 years. Beyond it the numbers
 of snapshot transfers (term << 24) would leave 64 bits."""
+
+TERM_JUMP_MAX = 1 << 20
+"""A message further ahead of our term than this is absurd: with PreVote a term begins only when a
+majority has lost its leader, so no group holds so many elections while a member is away. A term
+is durable and never falls: one that was taken from nowhere would bring the group nearer to the
+end of all terms for good."""
 
 
 def is_plausible(message: Message) -> bool:
@@ -32,6 +39,11 @@ def is_plausible(message: Message) -> bool:
     if isinstance(message, SnapshotChunk):
         return message.meta.term <= message.term and is_whole(message.meta.config)
     return True
+
+
+def is_within_reach(message: Message, term: Term) -> bool:
+    """Whether a group can have come to the message's term while we were at ``term``."""
+    return message.term <= term + TERM_JUMP_MAX
 
 
 def _continues(request: AppendRequest) -> bool:

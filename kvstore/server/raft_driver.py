@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from kvstore.ids import GroupId, LogIndex, NodeId, Term, group_of_shard
+from kvstore.net.repeats import RepeatFilter
 from kvstore.raft import confchange
 from kvstore.raft.messages import (
     AppendRequest,
@@ -31,6 +32,7 @@ from kvstore.raft.messages import (
     VoteResponse,
 )
 from kvstore.raft.ready import Role
+from kvstore.raft.validation import is_within_reach
 from kvstore.server.applying import Applier
 from kvstore.server.late_reads import LateReads
 from kvstore.server.peer_messages import check_message
@@ -142,6 +144,7 @@ class RaftDriver:
         self._sender = Sender(
             peers, pace, later=self._later, clock=clock, on_dropped=self.messages_dropped
         )
+        self._absurdities = RepeatFilter()
         self._late_reads = LateReads(self._later, clock, self.wake)
         self.snapshots: SnapshotWork
         """Must be set before anything is received."""
@@ -199,6 +202,9 @@ class RaftDriver:
             host = self.hosts.get(group)
             if host is None or host.replicas.get(message.sender) != node:
                 continue
+            if not is_within_reach(message, host.core.term):
+                self._note_absurd(host, node, message)
+                continue
             if host.to_apply_bytes > BACKLOG_BYTES_MAX and isinstance(message, AppendRequest):
                 continue  # The engine does not keep up; the leader will send it again.
             if isinstance(message, TimeoutNow) and not self.may_lead():
@@ -206,6 +212,17 @@ class RaftDriver:
             host.core.step(message, now)
             if host.core.has_ready():
                 self.wake(host)
+
+    def _note_absurd(self, host: ShardHost, node: NodeId, message: Message) -> None:
+        if self._absurdities.is_new((host, node), self._clock()):
+            log.warning(
+                "%s: %s speaks of term %d, and we are in term %d: no group gets so far, and "
+                "what it says is dropped",
+                host.name,
+                node,
+                message.term,
+                host.core.term,
+            )
 
     def peer_connected(self, node: NodeId) -> None:
         """A connection to ``node`` stands (again)."""

@@ -19,8 +19,8 @@ from kvstore.ids import NodeId
 
 INCARNATION_MAX: Final = 1 << 32
 INCARNATION_JUMP_MAX: Final = 1 << 20
-"""A claim further ahead of what is known than this is absurd: nobody restarts so often. It is
-refused, for whoever is claimed to have reached the end could never again speak for itself."""
+"""A claim further ahead of what the member itself has told is absurd: nobody restarts so often.
+It is refused, for whoever is claimed to have reached the end could never again speak for itself."""
 METADATA_BYTES_MAX: Final = 600
 """Of all that a member says of itself, for it travels in news and in every exchange of views."""
 

@@ -140,6 +140,7 @@ class SwimCore:
         member = self._view.members.get(sender.node)
         if member is not None and sender.incarnation >= member.incarnation:
             member.arrivals.arrived(now)
+            member.told = max(member.told, member.incarnation)
             member.learn(sender.vitals, sender.incarnation)
         if member is None or member.state is State.DEAD or member.incarnation != sender.incarnation:
             self._exchange.missed_news_of(sender, now)

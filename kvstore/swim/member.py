@@ -30,6 +30,9 @@ class Member:
     vitals: Vitals = NO_VITALS
     vitals_of: int = 0
     """The incarnation that ``vitals`` are of."""
+    told: int = 0
+    """The incarnation that it has told of itself, or was met in: others' claims are measured by
+    this, so that however many there are they cannot carry it away."""
     has_answered: bool = False
     """A ping of this node itself, since it takes part and at the address that it says."""
 

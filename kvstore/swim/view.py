@@ -59,7 +59,7 @@ class View:
         self._config = config
         self._awareness = awareness
         self.own = Member(own, metadata, State.ALIVE, incarnation, 0.0, ArrivalWindow(1.0))
-        self.own.has_answered = True
+        self.own.told, self.own.has_answered = incarnation, True
         self.members = Members(self.own)
         self.schedule = ProbeSchedule(rng)
         self.broadcasts = Broadcasts(config.retransmit_mult)
@@ -120,7 +120,7 @@ class View:
             )
             return
         arrivals = ArrivalWindow(self._config.probe_interval_s)
-        member = Member(claim.node, None, State.LEFT, UNMET, now, arrivals)
+        member = Member(claim.node, None, State.LEFT, UNMET, now, arrivals, told=claim.incarnation)
         self.members.add(member)
         self._change(member, claim, now)
         member.since = now - age_s
@@ -207,6 +207,7 @@ class View:
     def begin_incarnation(self, incarnation: int) -> None:
         """From now on this node is in a later ``incarnation``, and says so."""
         self.own.incarnation = incarnation
+        self.own.told += 1
         self.broadcasts.add(self.own.claim())
 
     def leave(self, now: float) -> None:
@@ -277,7 +278,7 @@ def _fault_of(claim: Claim, known: Member | None) -> str | None:
     """What about ``claim`` cannot be so."""
     if claim.metadata is not None and claim.metadata.size_bytes > METADATA_BYTES_MAX:
         return f"{claim.metadata.size_bytes} bytes of metadata"
-    reached = (0 if known is None else known.incarnation) + INCARNATION_JUMP_MAX
+    reached = (0 if known is None else known.told) + INCARNATION_JUMP_MAX
     if claim.incarnation > min(reached, INCARNATION_MAX) and claim.state is not State.REMOVED:
         return f"incarnation {claim.incarnation}"
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from server_support import NODES, OWN, FakeLog, Rig, command, settle, until
@@ -19,6 +20,7 @@ from kvstore.raft.messages import (
     VoteRequest,
     VoteResponse,
 )
+from kvstore.raft.validation import TERM_JUMP_MAX
 from kvstore.server import applying, raft_driver
 from kvstore.storage import records
 from kvstore.storage.records import RecordType
@@ -171,6 +173,23 @@ async def test_a_message_that_no_correct_replica_sends_is_refused_and_harms_nobo
     rig.hear(append(command(1), commit=1))
     await settle()
     assert rig.host.machine.applied_index == 1
+
+
+async def test_a_term_that_no_group_gets_to_is_dropped_and_told_of_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    rig = Rig()
+    absurd = Heartbeat(TWO, OWN, Term(TERM_JUMP_MAX + 1), LogIndex(0), 1)
+    for _ in range(3):
+        rig.driver.receive(NODES[TWO], [(GroupId(1), absurd)])
+    await settle()
+    assert rig.host.core.term == 0
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(said) == 1
+    assert "n2 speaks of term 1048577, and we are in term 0" in said[0]
+    rig.driver.receive(NODES[TWO], [(GroupId(1), replace(absurd, term=Term(TERM_JUMP_MAX)))])
+    await settle()
+    assert rig.host.core.term == TERM_JUMP_MAX, "a newcomer may be far behind"
 
 
 async def test_a_lost_lane_makes_a_leader_probe_again_without_spinning() -> None:

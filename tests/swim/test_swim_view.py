@@ -224,6 +224,25 @@ def test_an_absurd_accusation_does_not_carry_us_away() -> None:
     assert solo.core.incarnation == 3 + INCARNATION_JUMP_MAX
 
 
+def test_many_accusations_carry_us_no_further_than_one() -> None:
+    solo = Solo(B, incarnation=2)
+    for _ in range(9):
+        solo.is_suspected(A, incarnation=solo.core.incarnation + INCARNATION_JUMP_MAX // 2)
+    assert solo.core.incarnation <= 4 + INCARNATION_JUMP_MAX
+    assert (EventKind.ABSURD, A) in solo.happened()
+
+
+def test_others_carry_a_member_no_further_than_it_has_told_itself() -> None:
+    solo = Solo(B, C)
+    for steps in range(1, 9):
+        solo.step(gossip(C, claim(B, incarnation=steps * INCARNATION_JUMP_MAX)))
+    reached = INCARNATION_JUMP_MAX
+    assert solo.view()[B].incarnation == reached
+    solo.step(ping(B, incarnation=reached))
+    solo.step(gossip(C, claim(B, incarnation=2 * reached)))
+    assert solo.view()[B].incarnation == 2 * reached
+
+
 def test_who_is_removed_says_nothing_any_more() -> None:
     solo = Solo(B, C)
     solo.wait(1.0)
