@@ -31,6 +31,11 @@ once it is to be remembered it is held to that for good, also when it is no memb
 when we do not know yet that it is one, as before the shard map is read: should it be a member
 again, no second directory of one life may have come by its name.
 
+Whoever knows the id of a directory can say hello as its node. So who comes is told it only if it
+may hold replicas; clients and strangers are not. A node that has only joined goes by the names of
+those that it dials until they have dialled it. Whomever a node itself dials it does tell, for that
+is how a newcomer learns it: against one that listens within the network this is no protection.
+
 Two processes on *copies* of one directory have everything in common but their start, which the
 directory counts. Of these the later is let in: a restarted node must be, and which of two copies
 is the right one nobody here can know.
@@ -40,14 +45,15 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from typing import TYPE_CHECKING, TypeVar
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from kvstore import __version__
-from kvstore.errors import ClockAhead, Refused, Removed, Unavailable
+from kvstore.errors import ClockAhead, ProtocolError, Refused, Removed, Unavailable
 from kvstore.hlc import HybridClock, revision_at
 from kvstore.storage.identity_file import Pin
 from kvstore.swim.members import MEMBERS_MAX
-from kvstore.wire.hello import NOT_SAID, Hello, Welcome
+from kvstore.wire.hello import NO_DATA_ID, NOT_SAID, Hello, Welcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -61,6 +67,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SOFTWARE = f"kvstore {__version__}"
+STARTS_JUMP_MAX: Final = 1 << 20
+"""Nobody is started so often between two meetings."""
 T = TypeVar("T")
 
 
@@ -142,7 +150,8 @@ class Handshake:
             Removed: it was expelled for good.
             Refused: another cluster, no member of this one, or a member with a lost disk.
             Unavailable: a repaired member that is not remembered yet; it may come again.
-            ClockAhead: a peer's clock runs too far ahead of ours.
+            ClockAhead: a peer's clock runs, or ran when it began, too far ahead of ours.
+            ProtocolError: it cannot have been started so often.
         """
         ours = self._config.cluster.id
         if hello.cluster_id is not None and hello.cluster_id != ours:
@@ -158,16 +167,18 @@ class Handshake:
                 )
             self._check_peer(hello.node_id, pin, hello.begun, hello.wall_ms)
         wall_ms = self._wall_ms()
-        return Welcome(
+        welcome = Welcome(
             cluster_id=ours,
             node_id=self._config.node_id,
-            data_id=self._own.data_id,
+            data_id=NO_DATA_ID,
             wall_ms=wall_ms,
             revision_now=revision_at(wall_ms),
             software=SOFTWARE,
-            life=self._own.life,
-            begun=self._begun,
         )
+        if hello.node_id is None or hello.role != "peer" or not self._is_held(hello.node_id):
+            return welcome
+        own = self._own
+        return replace(welcome, data_id=own.data_id, life=own.life, begun=self._begun)
 
     def check_welcome(self, expected: NodeId | None, welcome: Welcome) -> None:
         """Accept whoever answered at the address of ``expected``, if anybody was.
@@ -183,7 +194,12 @@ class Handshake:
         if self.is_removed(welcome.node_id):
             raise Refused(f"{welcome.node_id} was removed from this cluster")
         pin = Pin(welcome.data_id, welcome.life)
-        self._check_peer(welcome.node_id, pin, welcome.begun, welcome.wall_ms)
+        if welcome.data_id != NO_DATA_ID:
+            self._check_peer(welcome.node_id, pin, welcome.begun, welcome.wall_ms)
+        elif welcome.node_id == self._config.node_id:
+            raise Refused(f"two nodes are called {welcome.node_id}")
+        else:
+            self._check_clock(welcome.node_id, welcome.wall_ms)
 
     def _check_peer(self, node: NodeId, pin: Pin, begun: Begun, wall_ms: int) -> None:
         if node == self._config.node_id:
@@ -193,10 +209,7 @@ class Handshake:
         if known is not None and pin != known:
             self._check_directory(node, pin, known)
         self._check_process(node, pin, begun)
-        try:
-            self._clock.check_peer(wall_ms, self._wall_ms())
-        except ClockAhead as error:
-            raise ClockAhead(f"{node}'s {error.message}") from None
+        self._check_clock(node, wall_ms)
         if begun != NOT_SAID:
             _keep(self._latest, node, (pin.life, begun))
         if not self._is_held(node):
@@ -209,6 +222,12 @@ class Handshake:
             raise Unavailable(
                 f"{node} was repaired: its new data directory is being remembered, come again"
             )
+
+    def _check_clock(self, node: NodeId, wall_ms: int) -> None:
+        try:
+            self._clock.check_peer(wall_ms, self._wall_ms())
+        except ClockAhead as error:
+            raise ClockAhead(f"{node}'s {error.message}") from None
 
     def _is_held(self, node: NodeId) -> bool:
         """Whether ``node`` is held to its directory also when it is gone."""
@@ -229,10 +248,22 @@ class Handshake:
 
     def _check_process(self, node: NodeId, pin: Pin, begun: Begun) -> None:
         latest = self._latest.get(node)
+        self._check_begun(node, begun, 0 if latest is None else latest[1].starts)
         if latest is not None and begun != NOT_SAID and (pin.life, begun) < latest:
             raise Refused(
                 f"another process that calls itself {node} began later, on the same data or a "
                 "copy of it; only one may run: stop this one, or that one and restart this"
+            )
+
+    def _check_begun(self, node: NodeId, begun: Begun, starts: int) -> None:
+        """Whether it can have begun so: whoever is believed shuts out all that began earlier."""
+        if begun.starts > starts + STARTS_JUMP_MAX:
+            raise ProtocolError(f"{node} cannot have been started {begun.starts} times")
+        ahead_ms = begun.wall_ms - self._wall_ms()
+        if ahead_ms > self._config.limits.clock_ahead_ms_max:
+            raise ClockAhead(
+                f"{node} says that it was started {ahead_ms} ms from now: restart it once its "
+                "clock is right"
             )
 
     def _known(self, node: NodeId) -> Pin | None:

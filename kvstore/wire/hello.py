@@ -33,6 +33,8 @@ class Begun(NamedTuple):
 
 
 NOT_SAID: Final = Begun()
+NO_DATA_ID: Final = 0
+"""Instead of a data id, in the welcome of a node that does not say it to whoever has come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,7 @@ class Welcome:
     cluster_id: str
     node_id: NodeId
     data_id: int
+    """``NO_DATA_ID`` if it does not say; nor does it say ``life`` and ``begun`` then."""
     wall_ms: int
     revision_now: Revision
     """The node's clock: what a client's session id is made from."""

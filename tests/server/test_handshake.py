@@ -9,14 +9,22 @@ from typing import TYPE_CHECKING, cast
 import pytest
 
 from kvstore.config import ClusterConfig, NodeAddress, NodeConfig
-from kvstore.errors import ClockAhead, KVError, Refused, Removed, Unavailable
+from kvstore.errors import ClockAhead, KVError, ProtocolError, Refused, Removed, Unavailable
 from kvstore.hlc import revision_at
 from kvstore.ids import NodeId
 from kvstore.net.transport import Lane
-from kvstore.server.handshake import Handshake
+from kvstore.server.handshake import STARTS_JUMP_MAX, Handshake
 from kvstore.storage.identity_file import Pin
 from kvstore.swim.members import MEMBERS_MAX
-from kvstore.wire.hello import Begun, Hello, Welcome, decode_hello, encode_hello
+from kvstore.wire.hello import (
+    NO_DATA_ID,
+    NOT_SAID,
+    Begun,
+    Hello,
+    Welcome,
+    decode_hello,
+    encode_hello,
+)
 
 if TYPE_CHECKING:
     from kvstore.net.connection import FrameConnection
@@ -59,8 +67,50 @@ class Door:
 def test_a_client_is_told_where_it_is() -> None:
     welcome = Door().welcome(CLIENT)
     assert (welcome.cluster_id, welcome.node_id) == ("c", N1)
-    assert (welcome.data_id, welcome.life) == (111, 4)
     assert (welcome.wall_ms, welcome.revision_now) == (NOW_MS, revision_at(NOW_MS))
+
+
+def test_only_members_are_told_which_directory_a_node_has() -> None:
+    door = Door()
+    for hello in (CLIENT, replace(CLIENT, node_id=N2), replace(PEER, node_id=N9)):
+        welcome = door.welcome(hello)
+        assert (welcome.data_id, welcome.life, welcome.begun) == (NO_DATA_ID, 0, NOT_SAID)
+    welcome = door.welcome(PEER)
+    assert (welcome.data_id, welcome.life, welcome.begun) == (111, 4, Begun(6, NOW_MS))
+
+
+def test_whoever_does_not_say_its_directory_is_held_to_it_when_it_does() -> None:
+    door = Door()
+    unsaid = replace(WELCOME, data_id=NO_DATA_ID, life=0)
+    door.handshake.check_welcome(N2, unsaid)
+    assert door.remembered == []
+    door.welcome(PEER)
+    assert door.remembered == [(N2, Pin(222, 2))]
+    door.handshake.check_welcome(N2, unsaid)
+    with pytest.raises(ClockAhead, match="n2's clock is 501 ms ahead"):
+        door.handshake.check_welcome(N2, replace(unsaid, wall_ms=NOW_MS + 501))
+    with pytest.raises(Refused, match="two nodes are called n1"):
+        door.handshake.check_welcome(None, replace(unsaid, node_id=N1))
+
+
+@pytest.mark.parametrize(
+    ("begun", "error", "said"),
+    [
+        (Begun(STARTS_JUMP_MAX + 4, 0), ProtocolError, "cannot have been started 1048580 times"),
+        (Begun(3, NOW_MS + 501), ClockAhead, "n2 says that it was started 501 ms from now"),
+    ],
+)
+def test_a_process_that_cannot_have_begun_so_shuts_nobody_out(
+    begun: Begun, error: type[KVError], said: str
+) -> None:
+    door = Door(n2=Pin(222, 2))
+    true = replace(PEER, begun=Begun(3, NOW_MS - 5))
+    door.welcome(true)
+    with pytest.raises(error, match=said):
+        door.welcome(replace(true, begun=begun))
+    with pytest.raises(error, match=said):
+        door.handshake.check_welcome(N2, replace(WELCOME, begun=begun))
+    door.welcome(true)
 
 
 def test_a_client_of_another_cluster_is_turned_away() -> None:
