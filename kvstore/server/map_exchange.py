@@ -141,7 +141,9 @@ class MapExchange:
             case Kind.MAP_NEWS:
                 self.heard(node, decode_news(frame.body))
             case Kind.REPORTS:
-                self.on_reports(decode_reports(frame.body))
+                reports = decode_reports(frame.body)
+                if self._is_member(node):  # The map follows them, and only members lead a group.
+                    self.on_reports(reports)
             case _:
                 pass
 

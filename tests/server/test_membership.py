@@ -29,13 +29,14 @@ from server_support import settle, until
 
 from kvstore import __version__
 from kvstore.errors import ProtocolError
-from kvstore.ids import NodeId, replica_id
+from kvstore.ids import GroupId, NodeId, ReplicaId, replica_id
 from kvstore.server import membership as membership_module
 from kvstore.server.map_exchange import MAP_PULL_AGAIN_S, MAP_PULL_INTERVAL_S
 from kvstore.server.membership import (
     INCARNATIONS_RESERVED,
     VITALS_INTERVAL_S,
 )
+from kvstore.sharding.known import Report
 from kvstore.sharding.shard_map import MapNode, Replica
 from kvstore.storage.membership_file import Remembered
 from kvstore.swim.claims import Metadata, State, Vitals
@@ -44,6 +45,7 @@ from kvstore.wire.frames import Frame
 from kvstore.wire.kinds import Kind
 from kvstore.wire.map_codec import decode_map, encode_map, encode_news
 from kvstore.wire.membership import decode_members_reply
+from kvstore.wire.report_codec import encode_reports
 from kvstore.wire.swim_codec import encode_message
 
 if TYPE_CHECKING:
@@ -311,6 +313,18 @@ def test_a_member_that_asks_is_given_the_map(rig: MembershipRig) -> None:
     (sent,) = rig.couriers.take(Kind.MAP)
     assert (sent.node, sent.address) == (N2, "n2:5"), "of n3 nothing is known"
     assert decode_map(sent.frame.body) == MAP
+
+
+def test_how_far_groups_are_is_told_by_members_only(rig: MembershipRig) -> None:
+    told: list[Report] = []
+    rig.membership.maps.on_reports = told.extend
+    empty: frozenset[ReplicaId] = frozenset()
+    report = Report(GroupId(1), 2, frozenset({ReplicaId(9)}), empty, empty)
+    frame = Frame(Kind.REPORTS, 0, 0, encode_reports([report]))
+    rig.membership.receive(N4, frame)
+    assert told == []
+    rig.membership.receive(N2, frame)
+    assert told == [report]
 
 
 def test_who_has_no_map_gives_none(tmp_path: Path) -> None:
