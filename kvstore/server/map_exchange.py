@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from kvstore.ids import META_GROUP
 from kvstore.net.repeats import RepeatFilter
 from kvstore.sharding.changes import why_not_after
+from kvstore.sharding.shard_map import FOUNDING_VERSION
 from kvstore.wire.frames import encode_frame
 from kvstore.wire.kinds import Kind
 from kvstore.wire.map_codec import decode_map, decode_news, encode_map, encode_news
@@ -187,8 +188,8 @@ class MapExchange:
             self.take_committed(shard_map)
 
     def _can_follow(self, node: NodeId, shard_map: ShardMap) -> bool:
-        if self.shard_map is None:
-            return True
+        if self.shard_map is None or self.shard_map.version == FOUNDING_VERSION:
+            return True  # A configuration that was written anew may name other founders.
         why_not = why_not_after(self.shard_map, shard_map)
         if why_not is None and self._is_member(node) and not shard_map.has(node):
             why_not = f"by it {node} is no member"

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
     from kvstore.config import ClusterConfig
 
+FOUNDING_VERSION = 1
+"""Of the map that a configuration gives."""
 META_REPLICAS_MAX = 5
 """Of the meta group, where there are so many nodes."""
 
@@ -206,7 +208,7 @@ def bootstrap(cluster: ClusterConfig) -> ShardMap:
     ids = {node.id: replica_id(node.number, 0) for node in nodes}
     placed = placement(cluster.nodes, cluster.shards, cluster.replicas)
     return ShardMap(
-        version=1,
+        version=FOUNDING_VERSION,
         shards=cluster.shards,
         nodes=nodes,
         replicas=tuple(tuple(Replica(ids[node], node) for node in held) for held in placed),

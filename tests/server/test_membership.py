@@ -253,14 +253,14 @@ def test_each_configured_address_is_asked_in_its_turn(rig: MembershipRig) -> Non
 def test_a_map_that_cannot_follow_ours_is_not_taken_and_that_is_said_once(
     tmp_path: Path, wrong: ShardMap, why: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    ours = replace(MAP, removed=(N4,), last_number=4)
+    ours = replace(MAP, version=2, removed=(N4,), last_number=4)
     rig = MembershipRig(tmp_path, shard_map=ours)
     for _ in range(2):
         rig.receive(ping(N2, map_version=9))
         give(rig, replace(wrong, version=9))
         rig.clock.now += MAP_PULL_AGAIN_S
     assert rig.membership.shard_map == ours
-    said = f"n2 sends version 9 of the shard map, which cannot follow our version 1: {why}"
+    said = f"n2 sends version 9 of the shard map, which cannot follow our version 2: {why}"
     assert lines(caplog) == [("WARNING", said)]
 
 
@@ -313,6 +313,15 @@ def test_a_member_that_asks_is_given_the_map(rig: MembershipRig) -> None:
     (sent,) = rig.couriers.take(Kind.MAP)
     assert (sent.node, sent.address) == (N2, "n2:5"), "of n3 nothing is known"
     assert decode_map(sent.frame.body) == MAP
+
+
+def test_a_founder_whose_configuration_was_written_anew_takes_the_map_that_is(
+    rig: MembershipRig,
+) -> None:
+    now = map_of(MAP.nodes[1], MapNode(N1, 7, "n1:1"))
+    rig.receive(ping(N2, map_version=9))
+    give(rig, now)
+    assert rig.membership.shard_map == now
 
 
 def test_how_far_groups_are_is_told_by_members_only(rig: MembershipRig) -> None:

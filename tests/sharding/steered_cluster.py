@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from kvstore.config import ClusterConfig, NodeAddress, ShardingConfig
 from kvstore.ids import GroupId, NodeId
+from kvstore.sharding.changes import why_not_after
 from kvstore.sharding.farewells import Farewells
 from kvstore.sharding.known import Known, Report, Seen
 from kvstore.sharding.placement import load_max, shares
@@ -48,6 +49,7 @@ class Cluster:
         if after is None:
             return False
         assert after.version == self.map.version + 1
+        assert why_not_after(self.map, after) is None
         self.map = after
         self.most_under_way = max(self.most_under_way, len(after.changes))
         return True
