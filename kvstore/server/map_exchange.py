@@ -39,6 +39,8 @@ log = logging.getLogger(__name__)
 MAP_PULL_INTERVAL_S: Final = 0.5
 MAP_PULL_AGAIN_S: Final = 5.0
 """Before a node that did not send its newer map is asked again: others may have it too."""
+IN_VAIN_S: Final = 30.0
+"""For how long only others may speak of a newer map before that is said."""
 NUMBER_BITS: Final = 63
 
 
@@ -118,6 +120,8 @@ class MapExchange:
         self._rng = rng
         self._members_asked, self._seeds_asked = _Pulls(), _Pulls()
         self._refusals = RepeatFilter()
+        self._only_others_since: float | None = None
+        """Since when only those have a newer map, as they say, of whom it is not taken."""
 
     @property
     def version(self) -> int:
@@ -160,11 +164,26 @@ class MapExchange:
             if self._members_asked.may_ask(node, now):
                 self._send(node, self._question(self._members_asked, node, now), address=address)
             return
+        self._note_other(node, version, now)
         # That which is there now is most likely to answer.
         seeds = sorted(self._seeds, key=lambda seed: seed != address)
         seed = next((seed for seed in seeds if self._seeds_asked.may_ask(seed, now)), None)
         if seed is not None:
             self._send(None, self._question(self._seeds_asked, seed, now), address=seed)
+
+    def _note_other(self, node: NodeId, version: int, now: float) -> None:
+        if self._only_others_since is None:
+            self._only_others_since = now
+        is_in_vain = now - self._only_others_since >= IN_VAIN_S
+        if is_in_vain and self._refusals.is_new("in vain", now):
+            log.warning(
+                "%s says that it has version %d of the shard map, ours is version %d, and nobody "
+                "whom ours or the configuration names gives a newer one: if the members have all "
+                "changed meanwhile, add the address of one to cluster.seeds and restart",
+                node,
+                version,
+                self.version,
+            )
 
     def _is_member(self, node: NodeId) -> bool:
         return self.shard_map is not None and self.shard_map.has(node)
@@ -207,6 +226,7 @@ class MapExchange:
         """Go by ``shard_map``, which the meta group has committed, if it is newer than ours."""
         if shard_map.version > self.version:
             self.shard_map = shard_map
+            self._only_others_since = None
             self._tell_version()
             self.on_map(shard_map)
 

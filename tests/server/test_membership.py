@@ -31,7 +31,7 @@ from kvstore import __version__
 from kvstore.errors import ProtocolError
 from kvstore.ids import GroupId, NodeId, ReplicaId, replica_id
 from kvstore.server import membership as membership_module
-from kvstore.server.map_exchange import MAP_PULL_AGAIN_S, MAP_PULL_INTERVAL_S
+from kvstore.server.map_exchange import IN_VAIN_S, MAP_PULL_AGAIN_S, MAP_PULL_INTERVAL_S
 from kvstore.server.membership import (
     INCARNATIONS_RESERVED,
     VITALS_INTERVAL_S,
@@ -212,6 +212,25 @@ def test_a_node_whose_members_have_all_changed_asks_at_its_configured_addresses(
     assert pulled_from(rig) == [(None, "n3:1")]
     give(rig, now, N3)
     assert rig.membership.shard_map == now
+
+
+def test_that_nobody_who_counts_has_the_newer_map_is_said_after_a_while(
+    rig: MembershipRig, caplog: pytest.LogCaptureFixture
+) -> None:
+    rig.receive(ping(N4, map_version=9))
+    rig.clock.now += IN_VAIN_S
+    rig.receive(ping(N2, map_version=2))
+    give(rig, NEWER)
+    caplog.clear()
+    for _ in range(3):
+        rig.receive(ping(N4, map_version=9))
+        assert lines(caplog) == []
+        rig.clock.now += IN_VAIN_S / 3
+    for _ in range(3):
+        rig.receive(ping(N4, map_version=9))
+    ((level, words),) = lines(caplog)
+    assert level == "WARNING"
+    assert words.startswith("n4 says that it has version 9 of the shard map, ours is version 2")
 
 
 def test_each_configured_address_is_asked_in_its_turn(rig: MembershipRig) -> None:
