@@ -250,7 +250,16 @@ class Controller:
         is_there = is_alive and member.has_answered
         is_settled = is_there and member.age_s >= self._admit_after_s
         version = member.vitals.map_version
-        return Seen(said.address, said.weight, said.zone, is_alive, gone_s, is_settled, version)
+        return Seen(
+            said.address,
+            said.weight,
+            said.zone,
+            is_alive,
+            gone_s,
+            is_settled,
+            version,
+            member.has_answered,
+        )
 
     async def order(self, change: Callable[[ShardMap, Known], ShardMap]) -> ShardMap:
         """Carry out what an administrator wants, after whatever is under way.

@@ -23,6 +23,8 @@ class Seen:
     """It has been alive for so long that one that is not there would have been found dead."""
     map_version: int = 0
     """Of the shard map that it goes by, as far as its gossip has come; 0 = none yet."""
+    has_answered: bool = True
+    """At that address, and the leader of the meta group itself: others may say what they like."""
 
 
 @dataclass(frozen=True, slots=True)

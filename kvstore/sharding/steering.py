@@ -89,7 +89,7 @@ def _admit(shard_map: ShardMap, known: Known) -> ShardMap:
             if not seen.is_settled or not changes.has_numbers_left(shard_map):
                 continue
             shard_map = changes.admit(shard_map, name, seen.address, seen.weight, seen.zone)
-        elif shard_map.node(name).address != seen.address:
+        elif seen.has_answered and shard_map.node(name).address != seen.address:
             shard_map = changes.set_address(shard_map, name, seen.address)
     return shard_map
 

@@ -124,7 +124,9 @@ async def test_whoever_has_only_been_heard_of_is_not_admitted(
 ) -> None:
     await meta.until_version(1)
     meta.members.append(unsettled)
-    assert not meta.controller.known(FIRST).seen[N4].is_settled
+    seen = meta.controller.known(FIRST).seen[N4]
+    assert not seen.is_settled
+    assert seen.has_answered == unsettled.has_answered
     await meta.controller._steer(meta.host)
     assert meta.maps[-1] == FIRST
 

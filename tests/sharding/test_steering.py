@@ -107,6 +107,16 @@ def test_the_meta_group_is_spread_over_zones_once_there_are_enough() -> None:
     assert len(it.map.meta) == 5
 
 
+def test_a_member_is_found_elsewhere_once_it_has_answered_there() -> None:
+    it = Cluster()
+    it.seen[N2] = replace(it.seen[N2], address="h:92", has_answered=False)
+    it.settle()
+    assert it.map.node(N2).address == "h:2"
+    it.seen[N2] = replace(it.seen[N2], has_answered=True)
+    it.settle()
+    assert it.map.node(N2).address == "h:92"
+
+
 def test_who_is_removed_is_not_admitted_again() -> None:
     it = Cluster()
     it.join(N4)
