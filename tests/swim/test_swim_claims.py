@@ -160,7 +160,7 @@ def test_an_incarnation_far_ahead_is_refused(known: int, claimed: int, is_believ
     seen.events.clear()
     member = seen.members.get(B)
     assert member is not None
-    member.incarnation = known
+    member.incarnation = member.told = known
     seen.take(claim(B, State.DEAD, claimed, C), 0.0)
     assert (member.incarnation == claimed) is is_believed
     expected = EventKind.DIED if is_believed else EventKind.ABSURD
