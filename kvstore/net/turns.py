@@ -1,4 +1,4 @@
-"""How much of what arrives one iteration of the loop sees to.
+"""How much of one kind of work one iteration of the loop sees to, such as of what arrives.
 
 A socket that always has more to read would otherwise have all of it handled before anything else
 is: hundreds of thousands of small requests at once, and nobody would hear this node meanwhile. So
@@ -24,35 +24,47 @@ BYTES_PER_FRAME: Final = 16384
 
 
 class Listener(Protocol):
-    """Has frames that wait."""
+    """Has something that waits, such as frames."""
 
     def take_turn(self) -> None:
-        """Hear some of them, and come again if there are more."""
+        """See to some of it, and come again if there is more."""
         ...
 
 
 class Turns:
     """Invariant: while something waits or was spent, the next turn is on its way."""
 
-    def __init__(self, call_soon: Callable[[Callable[[], None]], object] | None = None) -> None:
+    def __init__(
+        self,
+        call_soon: Callable[[Callable[[], None]], object] | None = None,
+        *,
+        budget: int = FRAMES_A_TURN,
+    ) -> None:
         """Nothing waits, nothing is spent.
 
         Args:
             call_soon: Runs something in the next iteration; by default that of the running loop.
+            budget: How much may be spent in one turn; frames, unless it is about other work.
         """
         self._call_soon = call_soon or asyncio.get_running_loop().call_soon
-        self.left = FRAMES_A_TURN
-        """Frames that may still be heard in this turn; none if it is not above 0."""
+        self._budget = budget
+        self.left = budget
+        """What may still be spent in this turn; nothing if it is not above 0."""
         self._waiting: deque[Listener] = deque()
         self._is_scheduled = False
 
-    def spend(self, frames: int) -> None:
+    @property
+    def is_waited_for(self) -> bool:
+        """Whether somebody waits for the next turn."""
+        return bool(self._waiting)
+
+    def spend(self, cost: int) -> None:
         """So much is taken from this turn."""
-        self.left -= frames
+        self.left -= cost
         self._schedule()
 
     def put(self, listener: Listener) -> None:
-        """It is heard from the next turn on; to be put once until then."""
+        """It has its turn from the next one on; to be put once until then."""
         self._waiting.append(listener)
         self._schedule()
 
@@ -63,7 +75,7 @@ class Turns:
 
     def _turn(self) -> None:
         self._is_scheduled = False
-        self.left = FRAMES_A_TURN
+        self.left = self._budget
         try:
             while self._waiting and self.left > 0:
                 self._waiting.popleft().take_turn()

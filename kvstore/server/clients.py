@@ -24,7 +24,7 @@ from kvstore.errors import (
 from kvstore.ids import ShardId, group_of_shard
 from kvstore.kv import commands
 from kvstore.server.pending import Read, Write
-from kvstore.server.reading import BYTES_PER_KEY, LongRead, Scans, Turns
+from kvstore.server.reading import BYTES_PER_KEY, LongRead, Reads, Scans
 from kvstore.server.signpost import Signpost
 from kvstore.wire import requests
 from kvstore.wire.checksums import decode_checksum
@@ -142,7 +142,7 @@ class ClientRequests:
         self._admission = admission
         self._clock = clock
         self._request_timeout_s = request_timeout_s
-        self._turns = Turns(driver.loop, driver.guarded, relieve)
+        self._reads = Reads(driver.loop, driver.guarded, relieve)
         self._scans = Scans()
         self._where = where
         self._meter = meter
@@ -225,7 +225,7 @@ class ClientRequests:
             if not answer.is_wanted:
                 answer.fail(_gone())
                 return
-            if not self._turns.may_read(len(request.keys)):
+            if not self._reads.may_read(len(request.keys)):
                 self._read_later(host, request.keys, answer)
                 return
             try:
@@ -235,8 +235,8 @@ class ClientRequests:
                 return
             body = requests.encode_read_reply(rows)
             answer.reply(body)
-            self._turns.spend(len(body) // BYTES_PER_KEY)
-            self._turns.answered(len(body))
+            self._reads.turns.spend(len(body) // BYTES_PER_KEY)
+            self._reads.answered(len(body))
 
         host.read(Read(serve, answer))
         self._driver.wake(host)
@@ -256,8 +256,9 @@ class ClientRequests:
                 )
             return None
 
-        self._turns.put(
+        self._reads.turns.put(
             LongRead(
+                self._reads,
                 host,
                 keys,
                 answer,
@@ -316,7 +317,7 @@ class ClientRequests:
         if error is None:
             body = done.result()
             answer.reply(body)
-            self._turns.answered(len(body))
+            self._reads.answered(len(body))
         elif isinstance(error, CorruptionError):
             self._driver.fail(error)
         else:

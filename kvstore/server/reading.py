@@ -13,6 +13,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from kvstore.errors import InvalidArgument, KVError, Unavailable
+from kvstore.net.turns import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -33,8 +34,8 @@ SCANS_AT_ONCE: Final = 4
 Row = tuple[bytes, int]
 
 
-class Turns:
-    """Invariant: while something waits, the next turn is on its way.
+class Reads:
+    """What may be read now, and what waits for its turn.
 
     It also counts the bytes of answers: those that nobody takes are charged to no request, and
     would fill the memory before the connections are looked at in the usual course.
@@ -53,29 +54,17 @@ class Turns:
             guarded: Runs what must stop the node if it fails.
             relieve: Ends connections if all together hold too much that is not taken.
         """
-        self._loop = loop
-        self._guarded = guarded
+        self.turns: Final = Turns(lambda turn: loop.call_soon(guarded, turn), budget=KEYS_A_TURN)
         self._relieve = relieve
         self._answered_bytes = 0
         """Since connections were looked at."""
-        self._left = KEYS_A_TURN
-        self._waiting: deque[LongRead] = deque()
-        self._is_scheduled = False
-
-    def __len__(self) -> int:
-        return len(self._waiting)
 
     def may_read(self, keys: int) -> bool:
         """Whether so many keys may be read right now; if so they count."""
-        if self._waiting or keys > self._left:
+        if self.turns.is_waited_for or keys > self.turns.left:
             return False
-        self.spend(keys)
+        self.turns.spend(keys)
         return True
-
-    def spend(self, keys: int) -> None:
-        """So much is taken from this turn."""
-        self._left -= keys
-        self._schedule()
 
     def answered(self, size_bytes: int) -> None:
         """An answer of so many bytes was handed to its connection."""
@@ -84,33 +73,13 @@ class Turns:
             self._answered_bytes = 0
             self._relieve()
 
-    def put(self, read: LongRead) -> None:
-        """It is read from the next turn on."""
-        self._waiting.append(read)
-        self._schedule()
-
-    def _schedule(self) -> None:
-        if not self._is_scheduled:
-            self._is_scheduled = True
-            self._loop.call_soon(self._guarded, self._turn)
-
-    def _turn(self) -> None:
-        self._is_scheduled = False
-        self._left = KEYS_A_TURN
-        while self._waiting and self._left > 0:
-            read = self._waiting.popleft()
-            self.spend(read.step())
-            if not read.is_done:
-                self._waiting.append(read)
-            else:
-                self.answered(read.size_bytes)
-
 
 class LongRead:
     """One request, answered once its last key was read."""
 
     def __init__(
         self,
+        reads: Reads,
         host: ShardHost,
         keys: Sequence[bytes],
         answer: Answer,
@@ -122,6 +91,7 @@ class LongRead:
         """Begin with none.
 
         Args:
+            reads: Whose turns it takes.
             host: Has the keys.
             keys: At least one.
             answer: Gets the reply.
@@ -129,6 +99,7 @@ class LongRead:
             encode: Makes the reply of the rows.
             why_not: Why the answer is not wanted, or not to be had here, any more.
         """
+        self._reads = reads
         self._host = host
         self._installs = host.installs
         self._keys = keys
@@ -137,12 +108,21 @@ class LongRead:
         self._encode = encode
         self._why_not = why_not
         self._rows: list[Row | None] = []
-        self.size_bytes = 0
+        self._size_bytes = 0
         """Of the values that were read."""
-        self.is_done = False
+        self._is_done = False
 
-    def step(self) -> int:
-        """Read some of the keys; the result is what that took of a turn."""
+    def take_turn(self) -> None:
+        """Read some of the keys; see :class:`kvstore.net.turns.Listener`."""
+        turns = self._reads.turns
+        turns.spend(self._step())
+        if not self._is_done:
+            turns.put(self)
+        else:
+            self._reads.answered(self._size_bytes)
+
+    def _step(self) -> int:
+        """The result is what it took of the turn."""
         error = self._why_not()
         if error is None and (self._host.installing or self._host.installs != self._installs):
             error = Unavailable(f"{self._host.name}: the replica was replaced")
@@ -157,17 +137,17 @@ class LongRead:
             return KEYS_A_STEP
         size_bytes = sum(len(row[0]) for row in rows if row is not None)
         self._rows += rows
-        self.size_bytes += size_bytes
-        if self.size_bytes > self._bytes_max:
+        self._size_bytes += size_bytes
+        if self._size_bytes > self._bytes_max:
             told = f"the values together exceed {self._bytes_max} bytes; ask for fewer keys"
             self._fail(InvalidArgument(told))
         elif len(self._rows) == len(self._keys):
-            self.is_done = True
+            self._is_done = True
             self._answer.reply(self._encode(self._rows))
         return len(keys) + size_bytes // BYTES_PER_KEY
 
     def _fail(self, error: KVError) -> None:
-        self.is_done = True
+        self._is_done = True
         self._answer.fail(error)
 
 

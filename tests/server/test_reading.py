@@ -25,7 +25,7 @@ class Reading(Front):
     def __init__(self) -> None:
         super().__init__(voters=1)
         self.turns: list[Callable[[], None]] = []
-        self.requests._turns._loop = self  # type: ignore[assignment]
+        self.requests._reads.turns._call_soon = lambda turn: self.turns.append(turn)
         self.read_keys = 0
         machine = self.rig.host.machine
         get_many = machine.get_many
@@ -36,9 +36,6 @@ class Reading(Front):
 
         machine.get_many = counted  # type: ignore[method-assign,assignment]
 
-    def call_soon(self, callback: Callable[..., None], *arguments: object) -> None:
-        self.turns.append(lambda: callback(*arguments))
-
     def turn(self) -> int:
         """The next; how many keys were read in it."""
         before = self.read_keys
@@ -48,7 +45,7 @@ class Reading(Front):
 
     @property
     def is_idle(self) -> bool:
-        return not len(self.requests._turns) and self.admission.pending_bytes == 0
+        return not self.requests._reads.turns.is_waited_for and self.admission.pending_bytes == 0
 
 
 async def reading() -> Reading:
